@@ -241,11 +241,15 @@ def test_all_classes_of_torch_are_listed():
 
 
 @pytest.mark.parametrize("distribution", [*DISCRETE.values(), *COMPOSED], ids=lambda some: type(some).__name__)
-def test_a_discrete_distribution_is_refused(distribution):
-    with pytest.raises(LiftError, match="is discrete: its points are numbers without a gradient"):
-        ce.as_energy(distribution)
-    with pytest.raises(LiftError):
-        ce.as_energy(td.Normal(0.0, 1.0)) & distribution
+def test_a_discrete_distribution_has_energies_at_its_values_alone(distribution):
+    if isinstance(distribution, td.Multinomial | td.TransformedDistribution):
+        with pytest.raises(LiftError, match="transforms discrete numbers|A support of discrete numbers is boolean"):
+            ce.as_energy(distribution)
+        return
+    energy, x = ce.as_energy(distribution), distribution.sample((6,)).to(DTYPE)
+    assert energy.has_gradient is not isinstance(distribution, td.Categorical)
+    torch.testing.assert_close(energy(x), -distribution.log_prob(x).reshape(6, -1).sum(1))
+    assert (energy(x + 0.5) == math.inf).all() and not energy.with_gradient(x + 0.5)[1].any()
 
 
 def inside_points(distribution: td.Distribution, count: int = 6) -> torch.Tensor:

@@ -76,7 +76,7 @@ def test_every_sampler_is_there_by_the_name_of_its_class():
     assert all(issubclass(cls, Sampler) for cls in classes)
     by_name = NORMAL.sample(20, sampler="mala", step_size=0.5, steps=5, seed=0)
     assert torch.equal(NORMAL.sample(20, sampler=ce.samplers.MALA(step_size=0.5), steps=5, seed=0), by_name)
-    with pytest.raises(AttributeError, match=r"Known: Annealed, ChEES, "):
+    with pytest.raises(AttributeError, match=r"Known: Annealed, Annealing, ChEES, "):
         ce.samplers.Zzz  # noqa: B018
     assert inspect.signature(ce.log_z) == inspect.signature(get("estimator", "log-z"))
     assert "HMC" in dir(copy.deepcopy(ce.samplers)) and copy.deepcopy(ce.log_z)

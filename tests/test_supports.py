@@ -47,13 +47,12 @@ def test_the_energy_is_infinite_outside_with_zero_gradient_and_nan_at_nan(build)
     [
         (constraints.interval, "the class"),
         ("positive", "got 'positive'"),
-        (constraints.boolean, "is continuous"),
-        (constraints.cat([constraints.positive, constraints.integer_interval(0, 3)]), "is continuous"),
+        (constraints.multinomial(3), "A support of discrete numbers is boolean"),
         (constraints.dependent, "depends on arguments"),
         (constraints.symmetric, "No coordinates are known"),
     ],
 )
-def test_what_is_no_continuous_support_is_refused(support, message):
+def test_what_is_no_support_is_refused(support, message):
     with pytest.raises(OptionError, match=message):
         ce.as_energy(torch.square, support=support)
     with pytest.raises(OptionError, match=message):
@@ -323,7 +322,7 @@ test_supports_that_do_not_fit_a_distribution_are_refused = refusals(
     (None, (3,), None),
     (constraints.simplex, (), None),
     (constraints.cat([constraints.positive, constraints.real], 0, [1, 1]), (3,), None),
-    (constraints.nonnegative_integer, (3,), None),
+    (constraints.multinomial(3), (3,), "A support of discrete numbers"),
     call=lambda support, event: ce.as_energy(Product(support, exponential, event=event)),
     error=LiftError,
 )

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
+from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.checks import changed_points
@@ -61,6 +61,7 @@ class DistributionEnergy(Energy):
                 f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
             )
         self.decoder = decoder
+        self.has_gradient = not any(isinstance(law, Categorical) for law in (distribution, getattr(distribution, "base_dist", None)))
         self.distribution = map_tensors(distribution, lambda tensor: tensor)
         like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
         try:
@@ -105,8 +106,9 @@ class DistributionEnergy(Energy):
 
 def _check(distribution: Distribution) -> None:
     """Raises if a distribution has no support, or has learnable tensors: after a step others computed from them are stale."""
-    name, inner = type(distribution).__name__, distribution
+    name, inner, moved = type(distribution).__name__, distribution, False
     while isinstance(inner, Independent | MixtureSameFamily | TransformedDistribution):
+        moved = moved or isinstance(inner, TransformedDistribution)
         inner = inner.component_distribution if isinstance(inner, MixtureSameFamily) else inner.base_dist
     try:
         support: Any = inner.support
@@ -114,6 +116,8 @@ def _check(distribution: Distribution) -> None:
         support = None
     if support is None or constraints.is_dependent(support):
         raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
+    if support.is_discrete and moved:
+        raise LiftError(f"{name} transforms discrete numbers: lift the distribution of these, and transform points in a function.")
     learnt = next((path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad), None)
     if learnt is not None:
         raise LiftError(

@@ -9,15 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.registry import get
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient, sample
 from composable_energy.sampling.noise import Noise
+from composable_energy.sampling.wrappers import UnconstrainedEnergy
+from composable_energy.supports import coordinates_of
 from composable_energy.testing.checks import Banana, Check, Gaussian, SkipCheck, assert_close, build_subject, named_checks, run_checks
 
 _EXACT_CHAINS, _EXACT_STEPS = 20_000, 20
+_ENDS = (-4, 5)  # of whole numbers
 _MOST_ERRORS = 4.5  # standard errors; a correct sampler exceeds it for one of the five moments in 1 of 30,000 seeds
 _MOST_DISTANCE = 2.47  # Kolmogorov's distance times the square root of n; p = 1e-5
 
@@ -41,7 +46,7 @@ def check_sampler(sampler: SamplerLike, *, expected_failures: Mapping[str, str] 
 def sampler_checks(
     sampler: SamplerLike, *, steps: int | None = None, variance: float = 1.0, bias: float = 0.0, exact: bool | None = None
 ) -> list[Check]:
-    """Returns the checks of a sampler. The targets are `Gaussian` and `Banana`.
+    """Returns the checks of a sampler. The targets are `Gaussian`, on whole numbers where points are discrete, and `Banana`.
 
     | name | what is checked |
     |---|---|
@@ -83,17 +88,42 @@ class _Subject:
                 options.pop("init", None)  # it may not suit, as where a sampler starts at a noise level
             return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, **options})
 
+    def target(self, event: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64) -> Gaussian:
+        """Returns a unit Gaussian, on the points that the sampler draws; that on whole numbers has nearly the same moments."""
+        target = Gaussian(torch.tensor([0.5, -1.0], dtype=dtype) if event is None else torch.zeros(event, dtype=dtype))
+        if not self.continuous:
+            whole, last = constraints.integer_interval(*_ENDS), target.mean.shape[-1]
+            mixed = constraints.cat([whole, constraints.real], -1, [1, last - 1])
+            target.support = whole if "discrete" in self.instance.traits.states else mixed
+        return target
+
+    @property
+    def continuous(self) -> bool:
+        return "continuous" in self.instance.traits.states
+
+    @cached_property
+    def seen(self) -> Energy:
+        """The target as a sampler gets it."""
+        target = self.target()
+        found = coordinates_of(target.support, (2,), torch.float64, torch.device("cpu"))
+        return target if found is None else UnconstrainedEnergy(target, found)
+
+    def start(self, noise: Noise) -> Tensor:
+        """Returns a start point for each chain of a noise."""
+        x = noise.normal(torch.zeros(len(noise.chains), 2, dtype=torch.float64))
+        return x if self.continuous else x.round().clamp(*_ENDS)
+
     @cached_property
     def tuned(self) -> Sampler:
         """The sampler tuned on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
-            return self.instance.tune(_target(), noise.normal(torch.zeros(64, 2, dtype=torch.float64)), noise)[0]
+            return self.instance.tune(self.seen, self.start(noise), noise)[0]
 
     @cached_property
     def rejects(self) -> bool:
         """Whether it has an acceptance rate; only then it is stable on energies that grow faster than squares."""
-        return self.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)[1].acceptance is not None
+        return self.step(self.seen, torch.ones(3, 2, dtype=torch.float64), 1)[1].acceptance is not None
 
     def step(self, energy: Energy, start: Tensor, step: int) -> tuple[State, Info]:
         """Returns the result of one step of the tuned sampler from a start."""
@@ -105,7 +135,7 @@ class _Subject:
         """Returns the states of 50 chains at six steps, each with copies of its tensors from before the next step."""
         noise, found = Noise(seed=0, chains=range(50)), []
         with torch.no_grad():
-            state = self.tuned.init(energy, noise.normal(torch.zeros(50, 2, dtype=torch.float64)), noise)
+            state = self.tuned.init(energy, self.start(noise), noise)
             for step in range(1, 7):
                 found.append((state, {name: value.clone() for name, value in vars(state).items() if isinstance(value, Tensor)}))
                 state = self.tuned.step(energy, state, noise.at(step))[0]
@@ -116,13 +146,9 @@ class _Subject:
         return build_subject(self.sampler, Sampler, lambda name: get("sampler", name)())
 
 
-def _target(dtype: torch.dtype = torch.float64) -> Gaussian:
-    return Gaussian(torch.tensor([0.5, -1.0], dtype=dtype))
-
-
 def _build(subject: _Subject) -> None:
     assert isinstance(subject.tuned, Sampler), f"`tune` returns a {type(subject.tuned).__name__} in place of a sampler and points"
-    result = subject.step(_target(), torch.ones(3, 2, dtype=torch.float64), 1)
+    result = subject.step(subject.seen, torch.ones(3, 2, dtype=torch.float64), 1)
     assert isinstance(result, tuple) and len(result) == 2, "`step` returns a state and an `Info`"
     for value, kind in zip(result, (State, Info), strict=True):
         assert isinstance(value, kind), f"`step` returns a {type(value).__name__} in place of `{kind.__name__}`"
@@ -133,7 +159,7 @@ def _seed(subject: _Subject) -> None:
     with torch.random.fork_rng():
         for seed, global_seed in ((1, 1), (1, 2), (2, 1)):
             before = torch.manual_seed(global_seed).get_state()
-            draws.append(subject.draw(_target(), (6, 2), seed=seed, init=start))
+            draws.append(subject.draw(subject.target(), (6, 2), seed=seed, init=start))
             assert torch.equal(torch.get_rng_state(), before), "the global random state has changed: draw random numbers from `noise` only"
     first, again, other = draws
     assert torch.equal(first, again), "one seed gives two draws: draw random numbers from `noise` only"
@@ -142,16 +168,16 @@ def _seed(subject: _Subject) -> None:
 
 def _shape(subject: _Subject) -> None:
     for dtype in (torch.float32, torch.float64):
-        for event in ((1,), (2, 3)):
-            target = Gaussian(torch.zeros(event, dtype=dtype))
+        for event in ((2,) if "mixed" in subject.instance.traits.states else (1,), (2, 3)):
+            target = subject.target(event, dtype)
             drawn = subject.draw(target, (3, *event))
             assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, requested {(3, *event)}"
             assert drawn.dtype == dtype, f"{drawn.dtype} from an energy and a start of {dtype}"
-    assert subject.draw(_target(), (1, 2)).shape == (1, 2), "a single chain"
+    assert subject.draw(subject.target(), (1, 2)).shape == (1, 2), "a single chain"
 
 
 def _moments(subject: _Subject) -> None:
-    chains, target = 4000, _target()
+    chains, target = 4000, subject.target()
     drawn = subject.draw(target, (chains, 2), few=False)
     spread = math.sqrt(subject.variance / chains)
     off = (drawn.mean(0) - target.mean).abs().max().item()
@@ -170,6 +196,8 @@ def _exact(subject: _Subject) -> None:
         raise SkipCheck("it is not exact")
     if subject.exact is None and not subject.rejects:
         raise SkipCheck("it never rejects, so a step is not exact; use `exact=True` to check it anyway")
+    if not subject.continuous:
+        return _exact_whole(subject)
     target = Banana()
     start = target.exact(Noise(0, range(_EXACT_CHAINS)).child("exact draws"))
     try:
@@ -180,6 +208,22 @@ def _exact(subject: _Subject) -> None:
     worst, wrong = max(errors, key=lambda name: errors[name]), f"exact draws do not stay exact: after {_EXACT_STEPS} steps"
     assert errors[worst] < _MOST_ERRORS, f"{wrong} the {worst} is {errors[worst]:.1f} standard errors off"
     assert distance < _MOST_DISTANCE, f"{wrong} Kolmogorov and Smirnov give p < 1e-5"
+
+
+def _exact_whole(subject: _Subject) -> None:
+    """Checks a sampler of whole numbers as `_exact`, by moments alone; mixed points have one such number."""
+    target, values = subject.target(), torch.arange(_ENDS[0], _ENDS[1] + 1, dtype=torch.float64)
+    shares = torch.softmax(-(values[:, None] - target.mean).square() / 2, 0)
+    start = values[torch.multinomial(shares.T, _EXACT_CHAINS, replacement=True, generator=torch.Generator().manual_seed(0)).T]
+    mean = (shares * values[:, None]).sum(0)
+    sd = (shares * (values[:, None] - mean).square()).sum(0).sqrt()
+    if "discrete" not in subject.instance.traits.states:
+        normal = Noise(0, range(_EXACT_CHAINS)).normal(start)
+        start[:, 1], mean[1], sd[1] = target.mean[1] + normal[:, 1], target.mean[1], 1.0
+    drawn = sample(target, start.shape, sampler=subject.sampler, init=start, steps=_EXACT_STEPS, seed=0)
+    errors, _ = measure_deviations((drawn - mean) / sd)
+    worst = max(errors, key=lambda name: errors[name])
+    assert errors[worst] < _MOST_ERRORS, f"exact draws do not stay exact: the {worst} is {errors[worst]:.1f} standard errors off"
 
 
 def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
@@ -204,17 +248,17 @@ def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
 
 
 def _noise(subject: _Subject) -> None:
-    start = torch.full((64, 2), 0.5, dtype=torch.float64)
-    (first, _), (second, _) = (subject.step(_target(), start, step) for step in (1, 2))
+    start = torch.ones(64, 2, dtype=torch.float64)
+    (first, _), (second, _) = (subject.step(subject.seen, start, step) for step in (1, 2))
     assert not torch.equal(first.x, second.x), "two steps get the same noise: use the noise of the step, `noise`"
     assert len(first.x.unique(dim=0)) > 2, "all chains get the same noise: draw some for each row"
 
 
 def _chunks(subject: _Subject) -> None:
-    whole = subject.draw(_target(), (11, 2))
+    whole = subject.draw(subject.target(), (11, 2))
     for size in (1, 4):
-        assert_close(subject.draw(_target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
-    if subject.rejects:  # so that each chain decides for itself
+        assert_close(subject.draw(subject.target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+    if subject.rejects and subject.continuous:  # so that each chain decides for itself
         options = {"sampler": subject.tuned, "steps": 20 if subject.tuned.total_steps is None else None, "seed": 0}
         try:
             parts, whole = (sample(Banana(), (40, 2), batch_size=size, **options) for size in (17, None))
@@ -226,19 +270,19 @@ def _chunks(subject: _Subject) -> None:
 def _resume(subject: _Subject) -> None:
     if subject.instance.total_steps is not None:
         raise SkipCheck("it has a fixed schedule")
-    whole = sample(_target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
-    _, trace = sample(_target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
-    assert_close(sample(_target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
+    whole = sample(subject.target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
+    _, trace = sample(subject.target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
+    assert_close(sample(subject.target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
 
 
 def _state(subject: _Subject) -> None:
-    for state, before in subject.walk(_target()):
+    for state, before in subject.walk(subject.seen):
         changed = [name for name, value in before.items() if not torch.equal(getattr(state, name), value)]
         assert not changed, f"a step changes {', '.join(changed)} of its state in place; return a new one"
 
 
 def _values(subject: _Subject) -> None:
-    energy = Banana() if subject.rejects else _target().at(0.0)
+    energy = subject.seen if not subject.continuous else Banana() if subject.rejects else subject.target().at(0.0)
     state = subject.walk(energy)[-1][0]
     energies, gradients = energy_and_gradient(energy, state.x)
     kept = energies.isfinite() & gradients.isfinite().all(1)  # a chain of a wrong sampler may have run away, which `exact` reports
@@ -250,9 +294,9 @@ def _values(subject: _Subject) -> None:
 class _NetworkEnergy(Gaussian):
     """A Gaussian plus a bounded network, which noise blurs."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, support: Constraint | None) -> None:
         super().__init__(torch.zeros(2, dtype=torch.float64))
-        self.network = network
+        self.network, self.support = network, support
 
     def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         return super().forward(x, sigma) + self.network(x).squeeze(-1).tanh() / (1 + torch.as_tensor(sigma) ** 2)
@@ -260,9 +304,9 @@ class _NetworkEnergy(Gaussian):
 
 def _surroundings(subject: _Subject) -> None:
     network = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1)).double().train()
-    before, start = {name: value.clone() for name, value in network.state_dict().items()}, torch.full((4, 2), 0.25, dtype=torch.float64)
-    drawn = subject.draw(_NetworkEnergy(network), (4, 2), init=start)
-    assert bool((start == 0.25).all()), "the start has been changed in place"
+    before, start = {name: value.clone() for name, value in network.state_dict().items()}, torch.ones(4, 2, dtype=torch.float64)
+    drawn = subject.draw(_NetworkEnergy(network, subject.target().support), (4, 2), init=start)
+    assert bool((start == 1).all()), "the start has been changed in place"
     assert drawn.grad_fn is None and not drawn.requires_grad, "draws carry a graph"
     assert all(p.grad is None for p in network.parameters()), "weights got a gradient"
     assert all(p.requires_grad for p in network.parameters()), "weights are frozen afterwards"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -13,9 +13,10 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, repeated
-from composable_energy_discrete.neighbours import Blocks, choose_values, neighbour_energies
+from composable_energy_discrete.neighbours import Blocks, choose_values, has_gradients, neighbour_energies
 
 _STATES = 2**16  # that are enumerated by default
+_TOGETHER = 2**16  # states that are evaluated together
 _SITES = 64  # values of all sites together that Gibbs sampling takes one after another by default
 
 
@@ -102,8 +103,15 @@ class Annealing(Sampler):
 
 
 @dataclass(frozen=True)
+class _Table(State):
+    """A state with minus the energies of all states, which all chains share; empty where chains have conditions of their own."""
+
+    logits: Tensor = field(metadata={"per_chain": False})
+
+
+@dataclass(frozen=True)
 class Enumeration(Sampler):
-    """Independent exact draws: the energies of all states are evaluated once.
+    """Exact draws, each independent of the one before: the energies of all states are evaluated once.
 
     Args:
         most: The largest number of states.
@@ -111,33 +119,35 @@ class Enumeration(Sampler):
 
     most: int = 2**20
 
-    traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0)
+    traits: ClassVar[Traits] = Traits(steps=8, states=("discrete",), gradients=0)
 
     def __post_init__(self) -> None:
         check_integer("most", self.most)
 
-    @property
-    def total_steps(self) -> int:
-        return 1
-
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return State(x, energy(x), torch.zeros_like(x))
+        if energy.sites.log_states > math.log(self.most) + 1e-9:
+            raise OptionError(f"{energy} has e^{energy.sites.log_states:.1f} states, and at most {self.most:,} are enumerated.")
+        logits = x.new_empty(0) if has_rows(energy) else torch.cat([-energy(some) for some in all_states(energy, x).split(_TOGETHER)])
+        return _Table(x, energy(x), torch.zeros_like(x), logits.double())
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        if energy.sites.log_states > math.log(self.most) + 1e-9:
-            raise OptionError(f"{energy} has {math.exp(energy.sites.log_states):,.0f} states, enumerated are at most {self.most:,}.")
-        points = all_states(energy, state.x)
-        uniform = noise.uniform(state.x.double())
-        if has_rows(energy):
-            rows = repeated(energy, len(state.x), len(points))(points.repeat(len(state.x), *[1] * (points.ndim - 1)))
-            x = points[choose_values(-rows.view(len(state.x), -1).double(), uniform).long()]
+        logits, uniform, index = cast(_Table, state).logits, noise.uniform(state.x.double()), []
+        if len(logits):
+            shares = logits.softmax(0).cumsum(0)
+            chosen = torch.searchsorted(shares, uniform * shares[-1], right=True).clamp_max(len(shares) - 1)
         else:
-            x = points[choose_values(-energy(points).double()[None].expand(len(uniform), -1), uniform).long()]
-        return State(x, energy(x), state.grad), Info()
+            points = all_states(energy, state.x)
+            rows = repeated(energy, len(state.x), len(points))(points.repeat(len(state.x), *[1] * (points.ndim - 1)))
+            chosen = choose_values(-rows.view(len(state.x), -1).double(), uniform).long()
+        for count in reversed(energy.sites.counts.tolist()):  # the last site varies first in `all_states`
+            index.insert(0, chosen % count)
+            chosen = chosen // count
+        x = energy.sites.place(state.x, torch.stack(index, 1))
+        return replace(state, x=x, energy=energy(x)), Info()
 
 
 def all_states(energy: Energy, x: Tensor) -> Tensor:
-    """Returns all states of discrete points, with shape (states, *), of points that differ in their continuous numbers alone from x[:1]."""
+    """Returns all states of the discrete numbers of points, with shape (states, *); continuous ones are those of the first point."""
     counts = energy.sites.counts.tolist()
     index = torch.cartesian_prod(*(torch.arange(count, device=x.device) for count in counts)).reshape(-1, len(counts))
     return energy.sites.place(x[:1].expand(len(index), *x.shape[1:]), index)
@@ -170,9 +180,3 @@ class Discrete(Sampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         raise OptionError("`Discrete` chooses a sampler when it is tuned: let `sample` do that, or take one, such as `Gibbs`.")
-
-
-def has_gradients(energy: Energy) -> bool:
-    """Returns whether all parts of an energy have gradients."""
-    return all(part.has_gradient for part in energy.modules() if isinstance(part, Energy))
-

@@ -13,16 +13,17 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits
-from composable_energy_discrete.neighbours import choose_values
+from composable_energy_discrete.neighbours import choose_values, has_gradients
 
+_FAR = 3.0  # a squared distance: that of neighbouring numbers is 1, of one-hot rows 2
 _FIRST, _LEAST, _MOST = 0.5, 1e-3, 1e3  # of step sizes
 
 
-def _judge(state: State, proposal: State, log_ratio: Tensor, noise: Noise) -> tuple[State, Info]:
+def _judge(state: State, proposal: State, log_ratio: Tensor, uniform: Tensor) -> tuple[State, Info]:
     """Accepts proposals with probability min(1, e^r); those without density are rejected."""
     known = torch.where(proposal.energy < torch.inf, log_ratio, -torch.inf)
     rates = known.clamp(max=0).exp().nan_to_num(0.0).masked_fill(proposal.energy.isnan(), torch.nan)
-    accepted = noise.uniform(state.x, stream=1).log() < known
+    accepted = uniform.log() < known
     rows = accepted.view(-1, *[1] * (state.x.ndim - 1))
     x, grad = torch.where(rows, proposal.x, state.x), torch.where(rows, proposal.grad, state.grad)
     return State(x, torch.where(accepted, proposal.energy, state.energy), grad), Info(rates)
@@ -38,7 +39,7 @@ class GibbsWithGradients(Sampler):
     r"""Gibbs with gradients (Grathwohl et al., 2021): a site and its new value are proposed together, and accepted or rejected.
 
     The change to value $k$ of site $s$ is proposed with probability $\propto e^{-\Delta_{sk} / 2}$, where the gradient gives the change
-    $\Delta$ of the energy to first order. A step costs one gradient.
+    $\Delta$ of the energy to first order. Whole numbers change by 1: further away the first order says little. A step costs one gradient.
 
     Args:
         changes: The number of proposals of a step, one after another.
@@ -57,15 +58,15 @@ class GibbsWithGradients(Sampler):
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         rates = []
         for change in range(self.changes):
-            state, info = self._change(energy, state, noise.at((noise.step - 1) * self.changes + change + 1))
+            state, info = self._change(energy, state, noise, change)
             rates.append(info.acceptance)
         return state, Info(torch.stack(rates).mean(0))
 
-    def _change(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
+    def _change(self, energy: Energy, state: State, noise: Noise, change: int) -> tuple[State, Info]:
         sites, index = energy.sites, energy.sites.index(state.x)
         forward = self._log_proposals(energy, state, index)
         values = sites.allowed.shape[1]
-        chosen = choose_values(forward.flatten(1), noise.uniform(state.x)).long()
+        chosen = choose_values(forward.flatten(1), noise.uniform(state.x, stream=2 * change)).long()
         site, value = chosen // values, chosen % values
         rows = torch.arange(len(index), device=index.device)
         moved = index.index_put((rows, site), value)
@@ -73,11 +74,12 @@ class GibbsWithGradients(Sampler):
         proposal = State(x, *energy.with_gradient(x))
         back = self._log_proposals(energy, proposal, moved)
         log_ratio = state.energy - proposal.energy + back[rows, site, index[rows, site]] - forward[rows, site, value]
-        return _judge(state, proposal, log_ratio, noise)
+        return _judge(state, proposal, log_ratio, noise.uniform(state.x, stream=2 * change + 1))
 
     def _log_proposals(self, energy: Energy, state: State, index: Tensor) -> Tensor:
         """Returns the logarithms of the probabilities of changes, with shape $(B, S, K)$."""
-        logits = (-_slopes(energy, state) / 2).scatter(2, index[..., None], -math.inf)
+        far = energy.sites.distances(state.x) > _FAR
+        logits = (-_slopes(energy, state) / 2).masked_fill(far, -math.inf).scatter(2, index[..., None], -math.inf)
         return logits.flatten(1).log_softmax(1).view_as(logits)
 
 
@@ -128,6 +130,11 @@ class DiscreteLangevin(Sampler):
         late = kept[len(kept) // 2 :]
         return replace(self, step_size=math.exp(round(sum(late) / len(late), 3))), state.x
 
+    def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
+        if not self.corrected and not has_gradients(energy):
+            raise OptionError(f"{energy} has parts without gradients, which would not count: leave out corrected=False, or take 'gibbs'.")
+        return State(x, *energy.with_gradient(x))
+
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.step_size is None:
             raise OptionError("DiscreteLangevin has no step_size yet: give one, or let `sample` tune it.")
@@ -142,7 +149,7 @@ class DiscreteLangevin(Sampler):
         back = self._log_proposals(energy, proposal)
         log_ratio = state.energy - proposal.energy
         log_ratio = log_ratio + (back.gather(2, index[..., None]) - forward.gather(2, moved[..., None])).sum((1, 2))
-        return _judge(state, proposal, log_ratio, noise)
+        return _judge(state, proposal, log_ratio, noise.uniform(state.x, stream=1))
 
     def _log_proposals(self, energy: Energy, state: State) -> Tensor:
         """Returns the logarithms of the probabilities of values, with shape $(B, S, K)$."""

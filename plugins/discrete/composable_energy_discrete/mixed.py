@@ -23,9 +23,10 @@ _ROUNDS = 3  # of tuning at other discrete numbers, where these are not summed o
 
 @dataclass(frozen=True)
 class _MixedState(State):
-    """A state whose gradient is that of the continuous numbers, with the energy that has it."""
+    """A state with the energy of the continuous numbers and its gradient; the gradient of all numbers stays 0."""
 
     part: Tensor
+    slope: Tensor
 
 
 class _Continuous(Energy):
@@ -138,16 +139,14 @@ class Mixed(Sampler):
         part, before = self._part(energy, state.x), cast(_MixedState, state)
         v = part.take(state.x)
         # Summed over the discrete numbers, energies do not depend on those that were drawn.
-        inner = State(v, before.part, part.take(before.grad)) if isinstance(part, _Summed) else self.inner.init(part, v, noise)
+        inner = State(v, before.part, before.slope) if isinstance(part, _Summed) else self.inner.init(part, v, noise)
         after, info = self.inner.step(part, inner, noise)
         return self._joined(energy, part, part.move(after.x, noise.child("sites")), after), info
 
     def _joined(self, energy: Energy, part: _Continuous | _Summed, x: Tensor, inner: State) -> State:
         if type(inner) is not State:
             raise OptionError(f"The state of {self.inner} has more than points: take 'chees', 'hmc', 'mala' or 'langevin'.")
-        flat = torch.zeros_like(x).reshape(len(x), -1)
-        grad = flat.masked_scatter(part.free.expand_as(flat), inner.grad).reshape(x.shape)
-        return _MixedState(x, energy(x), grad, inner.energy)
+        return _MixedState(x, energy(x), torch.zeros_like(x), inner.energy, inner.grad)
 
     def _part(self, energy: Energy, x: Tensor) -> _Continuous | _Summed:
         return (_Summed if energy.sites.log_states <= math.log(max(self.most, 1)) + 1e-9 else _Continuous)(energy, x)

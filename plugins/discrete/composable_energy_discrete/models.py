@@ -60,9 +60,9 @@ class _Lattice(LocalEnergy):
 
 
 class Ising(_Lattice):
-    r"""The Ising model $E(x) = -J \sum_{\langle i j \rangle} s_i s_j - \sum_i h_i s_i$ of spins $s = 2 x - 1$, where $x$ is 0 or 1.
+    r"""The Ising model on a lattice, of numbers that are 0 or 1.
 
-    On a square lattice it is critical at $J = \ln(1 + \sqrt 2) / 2 \approx .4407$.
+    $E(x) = -J \sum_{\langle i j \rangle} s_i s_j - \sum_i h_i s_i$ with spins $s = 2 x - 1$ and all pairs of neighbours. On a square lattice it is critical at $J = \ln(1 + \sqrt 2) / 2 \approx .4407$.
 
     Args:
         shape: The shape of the lattice, which is that of a point.
@@ -92,9 +92,9 @@ class Ising(_Lattice):
 
 
 class Potts(_Lattice):
-    r"""The Potts model $E(x) = -J \sum_{\langle i j \rangle} x_i \cdot x_j - \sum_i h \cdot x_i$ of one-hot rows $x_i$.
+    r"""The Potts model on a lattice, of one-hot rows.
 
-    On a square lattice of $q$ states it is critical at $J = \ln(1 + \sqrt q)$.
+    $E(x) = -J \sum_{\langle i j \rangle} x_i \cdot x_j - \sum_i h \cdot x_i$ with all pairs of neighbours. On a square lattice of $q$ states it is critical at $J = \ln(1 + \sqrt q)$.
 
     Args:
         shape: The shape of the lattice; a point has one more axis, of the states.
@@ -126,9 +126,9 @@ class Potts(_Lattice):
 
 
 class BoltzmannMachine(Energy):
-    r"""The restricted Boltzmann machine (Smolensky, 1986) of visible numbers that are 0 or 1, with its hidden ones summed out.
+    r"""The restricted Boltzmann machine of numbers that are 0 or 1.
 
-    $E(v) = -b \cdot v - \sum_j \log(1 + e^{c_j + (v W)_j})$. `joint()` is the machine of visible and hidden numbers, whose two halves
+    Its hidden numbers are summed out: $E(v) = -b \cdot v - \sum_j \log(1 + e^{c_j + (v W)_j})$. `joint()` is the machine of visible and hidden numbers, whose two halves
     `Gibbs` draws in turn.
 
     Args:

@@ -137,3 +137,8 @@ def choose_values(logits: Tensor, uniform: Tensor) -> Tensor:
         return uniform < torch.sigmoid(logits[..., 1] - logits[..., 0])
     shares = torch.softmax(logits, -1).cumsum(-1)
     return (shares[..., :-1] <= uniform[..., None] * shares[..., -1:]).sum(-1)
+
+
+def has_gradients(energy: Energy) -> bool:
+    """Returns whether all parts of an energy have gradients."""
+    return all(part.has_gradient for part in energy.modules() if isinstance(part, Energy))

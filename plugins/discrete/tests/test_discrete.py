@@ -1,0 +1,212 @@
+"""Samplers of discrete and mixed points against all states, in closed form or enumerated, and the energies that know their neighbours."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import distributions as td
+from torch.distributions import constraints
+
+import composable_energy as ce
+from composable_energy import testing
+from composable_energy.errors import OptionError
+from composable_energy.supports import coordinates_of
+from composable_energy_discrete import Annealing, BoltzmannMachine, DiscreteLangevin, Enumeration, Gibbs, Ising, Mixed, Potts
+
+SAMPLERS = {
+    "enumeration": {"steps": 1},
+    "gibbs": {"steps": 60},
+    "gibbs-with-gradients": {"steps": 300},
+    "discrete-langevin": {"steps": 300},
+}
+CHAINS = 4000
+
+
+def bernoulli(*shares: float) -> ce.Energy:
+    return ce.as_energy(td.Bernoulli(torch.tensor(shares)))
+
+
+def table(x: torch.Tensor) -> torch.Tensor:
+    """An energy of three numbers without structure, which prefers an odd sum."""
+    return 1.5 * torch.cos(math.pi * x.sum(1)) + x[:, 0] * x[:, 2] - 0.5 * x[:, 1]
+
+
+A, B = bernoulli(0.2, 0.7, 0.5), bernoulli(0.9, 0.9, 0.1)
+FUNCTION = ce.as_energy(table, event_shape=(3,), support=constraints.boolean)
+COUNTS = ce.as_energy(td.Poisson(torch.tensor([1.0, 2.0]))).on(constraints.integer_interval(0, 6))
+CATEGORIES = ce.as_energy(td.Categorical(torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])))
+ROWS = ce.as_energy(td.OneHotCategorical(torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])))
+EXPRESSIONS = {
+    "distribution": A,
+    "function": FUNCTION,
+    "or": A | B,
+    "and not": A & ~B,
+    "and function": 2 * A & FUNCTION,
+    "ising": Ising((2, 3), 0.4, 0.2),
+    "ising and distribution": Ising(3, 0.4) & A,
+    "potts": Potts((2, 2), 3, 0.7, torch.tensor([0.3, 0.0, -0.2])),
+    "machine": BoltzmannMachine(3, 2),
+    "joint machine": BoltzmannMachine(3, 2).joint(),
+    "counts": COUNTS,
+    "counts and function": COUNTS & ce.as_energy(lambda x: (x[:, 0] - x[:, 1]).square(), event_shape=(2,)),
+    "categories": CATEGORIES,
+    "one-hot rows": ROWS,
+}
+
+
+def states_of(energy: ce.Energy) -> torch.Tensor:
+    """Returns all states of a small energy."""
+    event = energy.event_shape
+    if energy is COUNTS or "Poisson" in str(energy):
+        return torch.tensor(list(itertools.product(range(7), repeat=2))).float()
+    if energy is CATEGORIES:
+        return torch.tensor(list(itertools.product(range(3), repeat=2))).float()
+    if energy is ROWS or isinstance(energy, Potts):
+        sites = event[:-1].numel()
+        index = torch.tensor(list(itertools.product(range(3), repeat=sites)))
+        return torch.nn.functional.one_hot(index, 3).float().reshape(-1, *event)
+    return torch.tensor(list(itertools.product([0.0, 1.0], repeat=event.numel()))).reshape(-1, *event)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("name", EXPRESSIONS)
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")  # of chains this short
+def test_draws_have_the_probabilities_of_all_states(name, sampler):
+    energy = EXPRESSIONS[name]
+    states = states_of(energy)
+    expected = torch.softmax(-energy(states).double(), 0)
+    drawn = energy.sample(CHAINS, sampler=sampler, seed=0, **SAMPLERS[sampler])
+    same = (drawn.flatten(1)[:, None] == states.flatten(1)).all(2)
+    assert same.any(1).all(), "a draw is no state"
+    found = same.double().mean(0)
+    errors = (found - expected).abs() / (expected * (1 - expected) / CHAINS).sqrt().clamp_min(2 / CHAINS)
+    assert errors.max() < (4 if len(states) < 20 else 4.8)  # of hundreds of states
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [Ising((3, 4), 0.3, 0.1), Ising((2, 3), 0.3, periodic=False), Potts((2, 3), 3, 0.4), Ising(5), BoltzmannMachine(3, 2).joint()],
+    ids=lambda energy: f"{energy} {tuple(energy.event_shape)}",
+)
+def test_differences_and_couplings_are_those_of_the_energy(energy):
+    x = energy.sample(3, sampler="gibbs", steps=2, seed=1)
+    sites = coordinates_of(energy.support, energy.event_shape, x.dtype, x.device).sites
+    index, count = sites.index(x), len(sites.counts)
+    near = energy(sites.neighbours(x, index, torch.arange(count)).flatten(0, 2)).view(3, count, -1)
+    torch.testing.assert_close(energy.differences(x), near[..., 1:] - near[..., :1], rtol=0, atol=1e-5)
+    coupled = torch.eye(count, dtype=torch.bool)
+    for one, other in energy.couplings().T.tolist():
+        coupled[one, other] = coupled[other, one] = True
+    for site in range(count):  # its value changes the differences of those that it is coupled to alone
+        moved = index.clone()
+        moved[:, site] = (moved[:, site] + 1) % sites.counts[site]
+        changed = (energy.differences(sites.place(x, moved)) - energy.differences(x)).abs().amax((0, 2)) > 1e-5
+        assert not (changed & ~coupled[site]).any() and changed.any()
+
+
+@pytest.mark.parametrize("name", ["ising", "function", "categories"])
+def test_draws_depend_on_no_batch_and_go_on_where_they_stopped(name):
+    energy = EXPRESSIONS[name]
+    for sampler in ("gibbs", "discrete-langevin", "gibbs-with-gradients"):
+        options = {"sampler": sampler, "seed": 3, "steps": 6}
+        whole, first = energy.sample(7, **options), energy.sample(7, **{**options, "steps": 2}, trace=True)[1]
+        assert torch.equal(energy.sample(7, batch_size=3, **options), whole)
+        assert torch.equal(energy.sample(7, steps=4, resume=first), whole)
+
+
+def test_the_sampler_suits_the_points():
+    long = ce.as_energy(lambda x: x.sum(1) * 0.1, event_shape=(40,), support=constraints.boolean)
+    mixed = bernoulli(0.5).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x")
+    for energy, kind in ((A, Enumeration), (Ising((5, 5), 0.2), Gibbs), (long, DiscreteLangevin), (mixed, Mixed)):
+        assert isinstance(energy.sample(4, seed=0, trace=True)[1].sampler, kind)
+    with pytest.raises(OptionError, match="chees draws continuous points, and those of Bernoulli are discrete"):
+        A.sample(2, sampler="chees")
+    with pytest.raises(OptionError, match="gibbs draws discrete points, and those of Normal are continuous: use 'chees'"):
+        ce.as_energy(td.Normal(0.0, 1.0)).sample(2, sampler="gibbs")
+    with pytest.raises(OptionError, match=r"have no end: give one, .*integer_interval\(0, 100\)"):
+        ce.as_energy(td.Poisson(3.0)).sample(2)
+    with pytest.raises(OptionError, match="1 of 2 given points are not inside the support"):
+        A.sample(2, init=torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]]))
+    with pytest.raises(OptionError, match="parts without gradients"):
+        CATEGORIES.sample(2, sampler="discrete-langevin", corrected=False)
+    with pytest.raises(OptionError, match="at most 8 are enumerated"):
+        Ising(4).sample(2, sampler="enumeration", most=8)
+
+
+@pytest.mark.parametrize("most", [64, 0])
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_labels_and_means_of_a_mixture_are_drawn_together(most):
+    """Numbers x given labels z are normal around 3 z, and given x labels are Bernoulli: both are known."""
+    joint = bernoulli(0.3).over("z") & ce.as_energy(lambda z, x: (x - 3 * z).square().sum(1) / 2, variables={"z": (1,), "x": (1,)})
+    drawn = joint.sample(CHAINS, seed=0, sampler=Mixed(most=most), steps=60)
+    assert set(drawn["z"].unique().tolist()) == {0.0, 1.0}
+    share, error = drawn["z"].mean().item(), math.sqrt(0.3 * 0.7 / CHAINS)
+    assert abs(share - 0.3) < 4 * error
+    for label in (0.0, 1.0):
+        x = drawn["x"][drawn["z"] == label]
+        assert abs(x.mean() - 3 * label) < 4 / math.sqrt(len(x)) and abs(x.var() - 1) < 4 * math.sqrt(2 / len(x))
+
+
+def test_counts_beside_a_rate_have_the_distribution_of_a_conjugate_pair():
+    rate = ce.as_energy(td.Gamma(3.0, 2.0)).over("rate")
+    counts = ce.as_energy(lambda n, rate: rate - n * rate.log() + torch.lgamma(n + 1), variables={"n": COUNT, "rate": ce.positive})
+    drawn = (rate & counts).sample(2000, seed=0, steps=60)
+    n, expected = drawn["n"], td.NegativeBinomial(3.0, 1 / 3)
+    for value in range(4):
+        share = expected.log_prob(torch.tensor(float(value))).exp().item()
+        assert abs((n == value).double().mean() - share) < 4 * math.sqrt(share / 2000)
+
+
+COUNT = constraints.integer_interval(0, 60)
+
+
+def test_annealing_colours_a_graph():
+    """Three colours of a ring of odd length with chords: a draw of an energy of broken edges, which is 0 where none is."""
+    edges = torch.tensor([(i, (i + 1) % 15) for i in range(15)] + [(i, (i + 6) % 15) for i in range(0, 15, 3)]).T
+    broken = ce.as_energy(
+        lambda x: (x[:, edges[0]] * x[:, edges[1]]).sum((1, 2)), event_shape=(15, 3), support=constraints.one_hot, name="broken"
+    )
+    best = broken.sample(8, sampler=Annealing(sweeps=60), seed=0)
+    assert broken(best).min() == 0 and (best.sum(2) == 1).all()
+
+
+def test_the_machine_is_the_sum_of_the_joint_one():
+    machine = BoltzmannMachine(3, 4)
+    torch.nn.init.normal_(machine.weight, generator=torch.Generator().manual_seed(0))
+    v, h = states_of(A), torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)))
+    joint = machine.joint()(torch.cat([v.repeat_interleave(16, 0), h.repeat(8, 1)], 1)).view(8, 16)
+    torch.testing.assert_close(machine(v), -torch.logsumexp(-joint, 1))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampler", ["gibbs", "discrete-langevin", "gibbs-with-gradients"])
+def test_compiled_steps_draw_the_same(sampler):
+    energy = Ising((4, 4), 0.3, 0.1)
+    plain, compiled = (energy.sample(32, sampler=sampler, steps=20, seed=0, compile=compiles) for compiles in (False, True))
+    assert torch.equal(plain, compiled)
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_each_energy_conforms(name):
+    energy = EXPRESSIONS[name]
+    if name == "joint machine":
+        energy = energy.machine
+    x = states_of(energy)[::2][:6]
+    testing.check_energy(energy, x, expected_failures={"save": "functions are not saved"} if "function" in name else None)
+
+
+@pytest.mark.parametrize(
+    "sampler", [Gibbs(), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", Annealing(sweeps=8)], ids=str
+)
+def test_each_sampler_conforms(sampler):
+    """`discrete-annealing` ends in states of low energy, so that its moments are not those of the density."""
+    failures = {"moments": "it minimizes"} if isinstance(sampler, Annealing) else None
+    exact = True if isinstance(sampler, Gibbs) or sampler in ("enumeration", "discrete") else None
+    testing.check_sampler(sampler, steps=None if failures else 60, exact=exact, expected_failures=failures)
+
+
+def test_models_are_there_by_name():
+    shapes = {"ising-lattice": {"shape": (2, 3)}, "potts-lattice": {"shape": 4, "states": 3}, "boltzmann-machine": {"visible": 3, "hidden": 2}}
+    for name, options in shapes.items():
+        assert ce.load(name, **options).sample(2, seed=0).shape[0] == 2
