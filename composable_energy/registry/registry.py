@@ -327,13 +327,7 @@ def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
 
 
 class Exports:
-    """The plug-ins of a kind by the names of their classes or functions: `composable_energy.samplers.HMC(step_size=0.1)`.
-
-    `dir` lists them and imports no plug-in; using one imports its package.
-
-    Args:
-        kind: The kind, such as `sampler`.
-    """
+    """The plug-ins of a kind by names of classes and functions: `composable_energy.samplers.HMC`; using one imports its package."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind

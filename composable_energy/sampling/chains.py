@@ -126,19 +126,12 @@ class Chains:
         return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
-        """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
-
-        Args:
-            state: A state of chains; None for that of the active ones.
-        """
+        """Returns a state, by default that of active chains, as users see it: points of the support, and energies, NaN without value."""
         state = visible_state(self.problem.plain, self.active_state() if state is None else state)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:
-        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number.
-
-        They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
-        """
+        """Returns energies and gradients of up to `most` active chains, which identify the energy; at two levels if it binds one."""
         ids, state = self.rows[:most], take(self.active_state(), slice(most))
         if not self.energy.conditions.isdisjoint(self.sampler.traits.binds):
             return values_of(self.problem, ids, state.x)
@@ -246,10 +239,7 @@ def finite_rows(state: State) -> Tensor:
 
 
 def merge(found: Sequence[tuple[S, Info]], sampler: str, faults: Faults) -> tuple[S, Info]:
-    """Returns one state and info of the chains of all batches, and counts proposals that are not a number.
-
-    Means and counts stay tensors, so that no step waits for the device; see `to_floats`.
-    """
+    """Returns one state and info of all batches, and counts NaN proposals; means stay tensors, so that no step waits for the device."""
     rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
         count = len(state.x)

@@ -114,10 +114,7 @@ class Convergence(Observer):
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
     def _extend(self, chains: Chains) -> None:
-        """Doubles the number of steps if the chains have not converged.
-
-        Where R-hat stays as it was and chains spread no further than before, as in modes that are apart, more steps do not help.
-        """
+        """Doubles the number of steps if the chains have not converged and more steps help: R-hat fell, or the chains spread further."""
         before, found = self.figures, self.warning(chains)
         kind = "" if found is None else found.kind
         helps = kind in ("drift", "r_hat", "ess")

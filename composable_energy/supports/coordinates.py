@@ -28,12 +28,7 @@ _TURNS = 3  # of the window of angles
 
 
 class Coordinates(ABC):
-    """Abstract coordinates of the points of a support.
-
-    Args:
-        event: The shape of a point.
-        shape: The shape of its coordinates; None for that of a point.
-    """
+    """Abstract coordinates of the points of a support; `event` is the shape of a point, `shape` that of coordinates, if it differs."""
 
     def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None) -> None:
         self.event = torch.Size(event)
