@@ -143,6 +143,12 @@ _ELSEWHERE = {  # names that other libraries and papers use, by the names here
 }
 
 
+_INSTEAD_OF_NUTS = (
+    " It does the work of NUTS: on the four targets of benchmarks.md an effective draw takes 7.7, 114, 6.3 and 11.1 gradients, "
+    "with the NUTS of BlackJAX 56.2, 4,727, 19.3 and 54.1."
+)
+
+
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Returns up to `count` names near to one, as `plane/ring` to `ring`; a name that others use stands for the one here."""
     forms = {_form(one): one for one in known}
@@ -164,7 +170,8 @@ def _form(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the sentence " Did you mean ...?" with the nearest names; empty if no name is near."""
     close = nearest_names(name, known)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    figures = _INSTEAD_OF_NUTS if close == ["chees"] and _form(name) in _ELSEWHERE["chees"].split() else ""
+    return f" Did you mean {' or '.join(map(repr, close))}?{figures}" if close else ""
 
 
 def listed(known: Iterable[str]) -> str:
