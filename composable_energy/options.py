@@ -189,10 +189,6 @@ def printable(text: object) -> str:
     r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
 
     The `str` of an object may even raise.
-
-    Example:
-        >>> print(printable("\x1b[2Jname"))
-        \x1b[2Jname
     """
     try:
         found = str.__str__(str(text))

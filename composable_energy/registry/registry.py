@@ -150,10 +150,7 @@ def kind_of(name: str) -> Kind:
 
 
 def find(kind: str, name: str) -> PluginRecord:
-    """Returns the entry that a name stands for, `name` or `distribution:name`, or raises an error of `get`.
-
-    The library's own entry has its name, also where other packages offer it: installing a package changes no default.
-    """
+    """Returns the entry of `name` or `distribution:name`, or raises an error of `get`; installing other packages changes no own name."""
     if not isinstance(name, str):
         raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
     if (kind, name) in registered:

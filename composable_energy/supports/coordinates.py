@@ -146,10 +146,7 @@ class Ordered(Coordinates):
 
 
 class ZeroSum(Coordinates):
-    """Orthonormal coordinates of the vectors whose sum is 0: all numbers but the last, and what is added to them in a reflection.
-
-    Distances and volumes stay, and the order of the numbers does not matter: normal coordinates give a covariance of I - 1/n.
-    """
+    """Orthonormal coordinates of vectors whose sum is 0, by a reflection: volumes stay, and normal ones have a covariance of I - 1/n."""
 
     def __init__(self, event: Sequence[int]) -> None:
         super().__init__(event, (*event[:-1], event[-1] - 1))
