@@ -17,11 +17,14 @@ from composable_energy.supports.sets import interval as interval
 from composable_energy.supports.sets import is_bounded as is_bounded
 from composable_energy.supports.sets import is_full as is_full
 from composable_energy.supports.sets import map_support as map_support
+from composable_energy.supports.sets import ordered as ordered
 from composable_energy.supports.sets import plain as plain
 from composable_energy.supports.sets import positive as positive
+from composable_energy.supports.sets import positive_ordered as positive_ordered
 from composable_energy.supports.sets import same_support as same_support
 from composable_energy.supports.sets import sphere as sphere
 from composable_energy.supports.sets import unite as unite
+from composable_energy.supports.sets import zero_sum as zero_sum
 from composable_energy.supports.variables import Variables as Variables
 from composable_energy.supports.variables import join as join
 from composable_energy.supports.variables import split as split

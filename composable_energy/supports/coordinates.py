@@ -12,6 +12,7 @@ one end of some coordinates, and it has no bijection for triangular and positive
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +29,7 @@ _TURNS = 3  # of the window of angles
 
 
 class Coordinates(ABC):
-    """Abstract coordinates of the points of a support.
-
-    Args:
-        event: The shape of a point.
-        shape: The shape of its coordinates; None for that of a point.
-    """
+    """Abstract coordinates of the points of a support; `event` is the shape of a point, `shape` that of coordinates, if it differs."""
 
     def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None) -> None:
         self.event = torch.Size(event)
@@ -130,6 +126,37 @@ class Simplex(Coordinates):
 
     def _offset(self, u: Tensor) -> Tensor:
         return torch.arange(u.shape[-1], 0, -1, dtype=u.dtype, device=u.device).log()
+
+
+class Ordered(Coordinates):
+    """The first number, or its logarithm where all are positive, and the logarithms of the steps from each number to the next one."""
+
+    def __init__(self, event: Sequence[int], *, positive: bool = False) -> None:
+        super().__init__(event)
+        self.free = 0 if positive else 1  # coordinates that are no logarithms
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        logs = u[..., self.free :]
+        x = torch.cat([u[..., : self.free], logs.exp()], -1).cumsum(-1)
+        return x if self.free else x.clamp_min(torch.finfo(u.dtype).smallest_normal), _total(logs)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        steps = x.diff(dim=-1, prepend=torch.zeros_like(x[..., :1]))
+        return torch.cat([steps[..., : self.free], steps[..., self.free :].log()], -1)
+
+
+class ZeroSum(Coordinates):
+    """Orthonormal coordinates of vectors whose sum is 0, by a reflection: volumes stay, and normal ones have a covariance of I - 1/n."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, (*event[:-1], event[-1] - 1))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        total, root = u.sum(-1, keepdim=True), math.sqrt(self.event[-1])
+        return torch.cat([u - total / (root + root**2), -total / root], -1), _total(torch.zeros_like(u))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x[..., :-1] - x[..., -1:] / (1 + math.sqrt(self.event[-1]))
 
 
 class Directions(Coordinates):
@@ -248,7 +275,8 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     name = sets.name_of(inner)
     if name in sets.MATRICES:
         return Triangular(event, name)
-    known = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    known |= {"ordered": Ordered, "positive_ordered": partial(Ordered, positive=True), "zero_sum": ZeroSum}
     return known[name](event) if name in known else Bijection(inner, event)
 
 

@@ -1,8 +1,9 @@
 r"""Supports: the sets where densities live, as constraints of `torch.distributions`, with their intersections and unions.
 
 A support is a `torch.distributions.constraints.Constraint`, or None for all of $\mathbb{R}^n$. It describes one point, and leading axes
-that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle` and
-`sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0.
+that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle`, `sphere`,
+`ordered`, `positive_ordered` and `zero_sum` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary
+has probability 0.
 """
 
 import copy
@@ -41,6 +42,31 @@ class _Sphere(Constraint):
         return (value.norm(dim=-1) - 1).abs() < _tolerance(value)
 
 
+class _Ordered(Constraint):
+    r"""Vectors of increasing numbers, $x_1 < x_2 < \dots$; the last axis of a point is one vector."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value[..., 1:] >= value[..., :-1]).all(-1)
+
+
+class _PositiveOrdered(_Ordered):
+    """Vectors of increasing positive numbers; the last axis of a point is one vector."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return super().check(value) & (value > 0).all(-1)
+
+
+class _ZeroSum(Constraint):
+    """Vectors whose sum is 0; the last axis of a point is one vector. Densities are those of the volume in this subspace."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.sum(-1).abs() <= _tolerance(value) * value.abs().sum(-1)  # of any scale: a sum rounds in proportion to its terms
+
+
 class _Empty(Constraint):
     """No point."""
 
@@ -50,12 +76,16 @@ class _Empty(Constraint):
 
 circle: Constraint = _Circle()
 sphere: Constraint = _Sphere()
+ordered: Constraint = _Ordered()
+positive_ordered: Constraint = _PositiveOrdered()
+zero_sum: Constraint = _ZeroSum()
 empty: Constraint = _Empty()
 positive: Constraint = constraints.positive
 """The support of positive numbers."""
 
 MATRICES = ("lower_triangular", "lower_cholesky", "positive_definite", "positive_semidefinite")
-_SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "empty": empty}
+_SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "zero_sum": zero_sum, "empty": empty}
+_SINGLE |= {"ordered": ordered, "positive_ordered": positive_ordered}
 _SINGLE |= {name: getattr(constraints, name) for name in ("real", "simplex", "corr_cholesky", *MATRICES)}
 _ARGUMENTS = {
     "greater_than": ("lower_bound",),
@@ -67,7 +97,8 @@ _ARGUMENTS = {
     "cat": ("cseq", "dim", "lengths"),
     "stack": ("cseq", "dim"),
 }
-_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0)}  # of single numbers in points of these supports
+# Of single numbers in points of these supports.
+_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "positive_ordered": (0.0, math.inf)}
 
 
 def check_support(support: Any) -> Support:
@@ -168,16 +199,21 @@ def interval(low: Bound, high: Bound) -> Support:
 
 def is_full(support: Support) -> bool:
     """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return support is None or all(ends_of(part) is not None for part in parts_of(support))
+    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered) for part in parts_of(support))
 
 
 def is_bounded(support: Support) -> bool:
     """Returns whether a support is known to have a finite volume."""
     for part in parts_of(support):
-        ends = (0.0, 1.0) if part is not None and name_of(part) in ("circle", *_RANGES) else ends_of(part)
+        ends = (-math.pi, math.pi) if isinstance(part, _Circle) else _range_of(part)
         if ends is None or not _all(torch.as_tensor(ends[1] - ends[0]).isfinite()):
             return False
     return True
+
+
+def _range_of(support: Support) -> tuple[Bound, Bound] | None:
+    """Returns the ends between which single numbers in points of a support are; None if they are not known."""
+    return ends_of(support) if support is None else _RANGES.get(name_of(support) or "", ends_of(support))
 
 
 def _all(condition: bool | Tensor) -> bool:
@@ -280,6 +316,8 @@ def _intersect_two(a: Support, b: Support) -> Support | EllipsisType:
         return a
     if includes(a, b):
         return b
+    if any(isinstance(x, _Ordered) and same_support(y, positive) for x, y in ((a, b), (b, a))):
+        return positive_ordered
     one, other = ((-math.pi, math.pi) if isinstance(support, _Circle) else ends_of(support) for support in (a, b))
     if one is not None and other is not None:
         low, high = _larger(one[0], other[0]), _smaller(one[1], other[1])
@@ -317,7 +355,9 @@ def includes(a: Support, b: Support) -> bool:
     """Returns whether a support includes another, as far as it is known."""
     if a is None or same_support(a, b) or isinstance(b, _Empty):
         return True
-    outer, inner = ends_of(a), None if b is None else _RANGES.get(name_of(b) or "", ends_of(b))
+    if isinstance(a, _Ordered) and isinstance(b, _PositiveOrdered):
+        return True
+    outer, inner = ends_of(a), None if b is None else _range_of(b)
     if outer is not None and inner is not None:
         return _all(outer[0] <= inner[0]) and _all(inner[1] <= outer[1])
     pairs = _pairs(a, b)

@@ -183,10 +183,7 @@ def _exact(subject: _Subject) -> None:
 
 
 def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
-    r"""Returns the deviations of points with shape $(n, 2)$ from a standard normal distribution.
-
-    They are those of five moments in standard errors, and the larger Kolmogorov distance of the two coordinates times $\sqrt n$.
-    """
+    r"""Returns how far points are from standard normal: five moments in standard errors, and the Kolmogorov distance times $\sqrt n$."""
     n = len(white)
     first, second = white.double().T
     moments = {
