@@ -8,10 +8,7 @@ from torch import Tensor
 
 
 def scale(weight: float | Tensor, energies: Tensor) -> Tensor:
-    """Returns weighted energies; a weight tensor moves to their device.
-
-    Infinite energies stay infinite at weight 0, and give a learnable weight no gradient.
-    """
+    """Returns weighted energies; infinite ones stay infinite at weight 0, and give a learnable weight no gradient."""
     if not isinstance(weight, Tensor):
         if weight == 0:
             return torch.where(energies.isinf(), energies.detach(), 0.0 * energies)
@@ -57,12 +54,7 @@ def unsqueeze_to(values: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error.
-
-    Attributes:
-        value: The number.
-        standard_error: Its standard error; 0 for an exact number.
-    """
+    """A number with its standard error; that of an exact number is 0."""
 
     value: float
     standard_error: float = 0.0

@@ -12,11 +12,7 @@ __all__ = ["LazyMethod", "attach_stub"]
 
 
 class LazyMethod:
-    """A method of a class that is a function of an upper layer, with its signature and documentation.
-
-    Args:
-        path: The function as `module:name`, imported at the first use of the method; its first parameter is the instance.
-    """
+    """A method of a class that is a function of an upper layer, `module:name`, imported at the first use of the method."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -32,14 +28,10 @@ class LazyMethod:
 
 
 def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Returns `__getattr__`, `__dir__` and `__all__` of a package whose stub `__init__.pyi` imports its public names (SPEC 1).
-
-    They take `__name__` and `__file__` of it. Modules that the stub imports by `from . import module as module` are listed and found, but
-    not in `__all__`.
-    """
+    """Returns `__getattr__`, `__dir__` and `__all__` of a package of this `__name__` and `__file__`, whose stub has the names (SPEC 1)."""
     imports = [node for node in ast.parse(Path(file).with_suffix(".pyi").read_bytes()).body if isinstance(node, ast.ImportFrom)]
     homes = {alias.name: node.module for node in imports if node.module for alias in node.names}
-    modules = [alias.name for node in imports if not node.module for alias in node.names]
+    modules = [alias.name for node in imports if not node.module for alias in node.names]  # not in `__all__`
 
     def get_attribute(name: str) -> Any:
         home = homes.get(name, package)

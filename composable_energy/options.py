@@ -36,10 +36,7 @@ def check_integer(name: str, value: Any, least: int = 1, *, optional: bool = Fal
 def check_number(
     name: str, value: Any, *, above: float | None = None, least: float | None = None, below: float = math.inf, optional: bool = False
 ) -> float:
-    """Returns a number in a range with open bounds `above` and `below` or a closed one `least`; also None where the option is `optional`.
-
-    It is at most 1e18, and a positive one at least 1e-30.
-    """
+    """Returns a number between open bounds `above` and `below`, or from `least` on, of size 1e-30 to 1e18 or 0; `optional` admits None."""
     if optional and value is None:
         return value  # pyright: ignore[reportReturnType]
     try:
@@ -146,12 +143,14 @@ _ELSEWHERE = {  # names that other libraries and papers use, by the names here
 }
 
 
-def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Returns the known names that are nearest to a name, at most `count`.
+_INSTEAD_OF_NUTS = (
+    " It does the work of NUTS: on the four targets of benchmarks.md an effective draw takes 7.7, 114, 6.3 and 11.1 gradients, "
+    "with the NUTS of BlackJAX 56.2, 4,727, 19.3 and 54.1."
+)
 
-    The case of letters does not count, nor `-` in place of `_`. A name that others use stands for the one here; else a name may be near to
-    one word of a known one, as `ring` to `plane/ring`.
-    """
+
+def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """Returns up to `count` names near to one, as `plane/ring` to `ring`; a name that others use stands for the one here."""
     forms = {_form(one): one for one in known}
     wanted = _form(name)
     here = [one for names, others in _ELSEWHERE.items() if wanted in others.split() for one in names.split()]
@@ -171,7 +170,8 @@ def _form(name: str) -> str:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the sentence " Did you mean ...?" with the nearest names; empty if no name is near."""
     close = nearest_names(name, known)
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    figures = _INSTEAD_OF_NUTS if close == ["chees"] and _form(name) in _ELSEWHERE["chees"].split() else ""
+    return f" Did you mean {' or '.join(map(repr, close))}?{figures}" if close else ""
 
 
 def listed(known: Iterable[str]) -> str:
@@ -189,10 +189,6 @@ def printable(text: object) -> str:
     r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
 
     The `str` of an object may even raise.
-
-    Example:
-        >>> print(printable("\x1b[2Jname"))
-        \x1b[2Jname
     """
     try:
         found = str.__str__(str(text))
@@ -234,11 +230,7 @@ def written_bytes(number: float) -> str:
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Imports a module of an extra, such as `metrics` of `pip install 'composable-energy[metrics]'`.
-
-    Raises:
-        ExtraNotInstalled: It is not installed.
-    """
+    """Imports a module of an extra, such as `metrics` of `pip install 'composable-energy[metrics]'`, or raises `ExtraNotInstalled`."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

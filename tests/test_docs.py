@@ -1,5 +1,6 @@
 """Documentation: its code runs, its API pages list every public name, its pictures have scripts."""
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -67,7 +68,8 @@ SESSIONS = [(page, session) for page in PAGES for session in run_blocks.sessions
 def test_a_block_runs_alone_or_after_those_that_its_page_says(page, session, tmp_path, monkeypatch):
     if page.name == "speed.md" and not COMPILES:
         pytest.skip("its examples compile, which fails where torch is installed in a path with a space")
-    if page.name == "diffusers.md" and importlib.util.find_spec("diffusers") is None:
+    small_faces = any("composable_energy_small_faces" in block.code for block in session)
+    if small_faces and importlib.util.find_spec("diffusers") is None:
         pytest.skip("needs the extra diffusers, which Python 3.10 does not have")
     monkeypatch.chdir(tmp_path)
     try:
@@ -135,14 +137,14 @@ def test_what_a_page_shows_is_what_comes_out(tmp_path):
     assert caught.traceback[-1].lineno + 1 == 6  # of the page
 
 
-def _documented() -> set[int]:
-    """The ids of all objects that the API pages show: by name, or as members of a module that is shown."""
-    found = set()
+def _documented() -> dict[str, Any]:
+    """All objects that the API pages show, by their paths."""
+    found = {}
     for page in (DOCS / "api").glob("*.md"):
         for path in re.findall(r"^::: ([\w.]+)", page.read_text(), re.M):
             head, _, name = path.rpartition(".")
             try:
-                found.add(id(getattr(importlib.import_module(head), name)))
+                found[path] = getattr(importlib.import_module(head), name)
             except ImportError as error:
                 raise AssertionError(f"{page.name} shows {path}, which is not there") from error
     return found
@@ -156,9 +158,29 @@ def _public(home: Any) -> list[str]:
 
 @pytest.mark.parametrize("module", PUBLIC_MODULES)
 def test_api_pages_show_every_public_name(module):
-    documented, home = _documented(), importlib.import_module(module)
+    documented, home = set(map(id, _documented().values())), importlib.import_module(module)
     missing = [name for name in _public(home) if id(getattr(home, name)) not in documented]
     assert not missing, f"no page under docs/api shows {', '.join(f'{module}.{name}' for name in missing)}"
+
+
+def _names_in(code: str) -> set[str]:
+    """The variables, attributes and imports of code."""
+    nodes = list(ast.walk(ast.parse(code)))
+    fields = {getattr(node, field, "") for node in nodes for field in ("id", "attr")}
+    return fields | {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+
+
+def _has_doctest(found: Any) -> bool:
+    """Whether the docstring of an object, or of one of its methods, has an example that is not skipped."""
+    tests = doctest.DocTestFinder().find(found, "found", globs={})
+    return callable(found) and any(not example.options.get(doctest.SKIP) for test in tests for example in test.examples)
+
+
+def test_every_public_object_has_an_example_that_runs():
+    """In its docstring, or by its name in a block of a page; `::: path` in `docs/api` shows an object."""
+    used = set().union(*(_names_in(block.code) for _, session in SESSIONS for block in session))
+    missing = [path for path, found in _documented().items() if path.rpartition(".")[2] not in used and not _has_doctest(found)]
+    assert not missing, f"add to a block of its page under docs/api: {', '.join(missing)}"
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "tutorials").glob("*.md")), ids=lambda page: page.stem)

@@ -5,7 +5,9 @@ import functools
 import inspect
 import json
 import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +166,16 @@ def test_what_a_plugin_says_is_shown_in_a_table_and_nothing_is_built():
 
 def draw(**options):
     return NORMAL.sample((4, 2), **{"sampler": "langevin", **options})
+
+
+def test_the_answer_to_nuts_quotes_figures_that_were_measured():
+    with pytest.raises(PluginNotFound) as found:
+        ce.get("sampler", "no-u-turn")
+    text = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    rows = text[text.index("<!-- gradients a sample -->") :]
+    for name, said in (("**chees**", r"takes (.*) gradients"), ("BlackJAX NUTS", r"BlackJAX (.*)\.")):
+        cells = next(line for line in rows.splitlines() if line.startswith(f"| {name} |")).strip("| ").split(" | ")[1:]
+        assert re.search(said, str(found.value))[1] == f"{', '.join(cells[:3])} and {cells[3]}"
 
 
 test_another_name_is_answered_with_the_right_one = refusals(

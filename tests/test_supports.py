@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.distributions import Normal, constraints
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError, LiftError, OptionError, ShapeError, SupportWarning
-from composable_energy.supports import circle, contains, same_support, sphere
+from composable_energy.supports import circle, contains, coordinates_of, ordered, positive_ordered, same_support, sphere, zero_sum
 from tests.factories import DTYPE as F64
 from tests.factories import t
 from tests.refusals import refusals
@@ -18,6 +19,7 @@ from tests.refusals import refusals
 BOX = constraints.interval(t(-1.0, -math.inf, 2.0, -math.inf), t(1.0, 0.0, math.inf, math.inf))
 MIXED = constraints.cat([constraints.simplex, constraints.positive, circle, constraints.real], dim=0, lengths=[3, 1, 2, 1])
 STACK = constraints.stack([constraints.positive, constraints.unit_interval], dim=-1)
+ROWS = constraints.cat([ordered, positive_ordered, zero_sum, constraints.real], dim=0, lengths=[2, 2, 3, 1])
 SHORT = {"sampler": "hmc", "step_size": 0.4, "leapfrogs": 5, "steps": 30}
 DRAWS = 4000
 unconverged = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -100,6 +102,7 @@ def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
     [
         *(constraints.positive, constraints.interval(2.0, 5.0), BOX, constraints.simplex, constraints.lower_triangular),
         *(constraints.lower_cholesky, constraints.positive_definite, constraints.corr_cholesky, STACK, circle, sphere, MIXED),
+        *(ordered, positive_ordered, zero_sum, ROWS),
     ],
     ids=str,
 )
@@ -216,6 +219,73 @@ def test_directions_on_a_sphere_have_the_mean_of_their_density():
     assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / math.sqrt(n)).all()
 
 
+@pytest.mark.parametrize(("support", "size"), [(ordered, 3), (positive_ordered, 3), (zero_sum, 4)], ids=str)
+def test_coordinates_of_vectors_have_their_change_of_volume_and_an_inverse(support, size):
+    coordinates = coordinates_of(support, (2, size), F64, torch.device("cpu"))
+    u = torch.randn(5, *coordinates.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x, volume = coordinates.points(u)
+    assert contains(support, x).all()
+    torch.testing.assert_close(coordinates.inverse(x), u)
+    slopes = torch.vmap(torch.func.jacrev(lambda one: coordinates.points(one[None])[0].flatten()))(u).flatten(2)
+    torch.testing.assert_close(torch.linalg.slogdet(slopes.mT @ slopes)[1] / 2, volume)
+
+
+def test_what_is_in_no_support_of_vectors_is_outside_up_to_rounding():
+    rows = t(1.0, 2.0, 2.5, -2.0, 1.0, 1.0, 3.0, 1.0, 2.0, -4.0, 1.0, 3.0, 0.0, 0.0, 0.0).reshape(5, 3)
+    expected = {ordered: [1, 1, 0, 1, 1], positive_ordered: [1, 0, 0, 0, 0], zero_sum: [0, 1, 0, 1, 1]}
+    for support, inside in expected.items():
+        energies, gradients = ce.as_energy(lambda x: x.square().sum(1), support=support).with_gradient(rows)
+        assert energies.isfinite().int().tolist() == inside
+        assert (gradients[energies.isinf()] == 0).all()
+    for scale in (1e-6, 1.0, 1e6):
+        x = scale * torch.randn(500, 300, generator=torch.Generator().manual_seed(0))
+        assert contains(zero_sum, x - x.mean(1, keepdim=True)).all()
+        assert not contains(zero_sum, x + 1e-3 * scale).any()
+
+
+def test_supports_of_vectors_meet_and_join_where_one_is_known():
+    for one, other, both in (
+        (ordered, constraints.positive, positive_ordered),
+        (constraints.nonnegative, positive_ordered, positive_ordered),
+        (positive_ordered, ordered, positive_ordered),
+        (constraints.cat([ordered, zero_sum], 0, [2, 1]), constraints.cat([positive_ordered, zero_sum], 0, [2, 1]), None),
+    ):
+        met = (ce.inside(one, (3,)) & ce.inside(other, (3,))).support
+        assert same_support(met, other if both is None else both)
+    assert (ce.inside(ordered, (3,)) | ce.inside(positive_ordered, (3,))).support is ordered
+    assert (ce.inside(ordered, (3,)) | ce.as_energy(STANDARD)).support is None
+    for one, other in ((ordered, zero_sum), (zero_sum, UNIT), (ordered, constraints.greater_than(2.0))):
+        with pytest.raises(ExpressionError, match=r"lives on .* and .* on .*; the intersection is none of the supports"):
+            (ce.inside(one, (3,)) & ce.inside(other, (3,))).sample(5, seed=0)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sampler", ["annealed", "chees", "descent", "hmc", "langevin", "mala", "smc", "tempering", "underdamped"])
+def test_all_samplers_stay_on_supports_of_vectors(sampler):
+    energy = ce.as_energy(lambda x: x.square().sum(1) / 2 + x[:, 2:4].sum(1), support=ROWS, event_shape=(8,))
+    steps = {} if sampler in ("annealed", "smc") else {"steps": 5}
+    sized = {"step_size": 0.1} if sampler in ("langevin", "mala", "hmc", "underdamped") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert contains(ROWS, energy.sample(8, seed=0, dtype=F64, sampler=sampler, **steps, **sized)).all()
+
+
+@unconverged
+@pytest.mark.full
+def test_draws_of_vectors_have_the_moments_of_closed_forms():
+    """Order statistics of three normal and three exponential numbers; and four normal numbers whose sum is known to be 0."""
+    n, third = DRAWS, 1 / 3
+    cuts = ce.as_energy(Normal(torch.zeros(3, dtype=F64), 1.0)).on(ordered).over("cuts")
+    waits = ce.as_energy(td.Exponential(torch.ones(3, dtype=F64))).on(ordered).over("waits")
+    effects = ce.as_energy(lambda effects: effects.square().sum(1) / 2, variables={"effects": ((4,), zero_sum)})
+    drawn = (cuts & waits & effects).sample(n, seed=0, dtype=F64, sampler="hmc", step_size=0.3, leapfrogs=6, steps=60)
+    high = 1.5 / math.sqrt(math.pi)
+    for name, means in (("cuts", (-high, 0.0, high)), ("waits", (third, third + 0.5, third + 1.5)), ("effects", (0.0,) * 4)):
+        assert ((drawn[name].mean(0) - t(*means)).abs() < 4 * drawn[name].std(0) / math.sqrt(n)).all()
+    torch.testing.assert_close(drawn["effects"].T.cov(), torch.eye(4, dtype=F64) - 0.25, rtol=0, atol=4 * math.sqrt(2 / n) * 0.75)
+    assert drawn["waits"][:, 2].var() == pytest.approx(1 + 0.25 + 1 / 9, rel=8 * math.sqrt(2 / n))  # of the largest of three
+
+
 @unconverged
 @pytest.mark.full
 def test_log_z_integrates_over_the_support():
@@ -224,6 +294,9 @@ def test_log_z_integrates_over_the_support():
         (ce.as_energy(td.Dirichlet(t(2.0, 3.0, 1.0))), 0.0),
         (ce.as_energy(lambda x: -2.0 * x[:, 2], support=sphere, event_shape=(3,)), math.log(4 * math.pi * math.sinh(2) / 2)),
         (ce.as_energy(td.Gamma(t(3.0), t(1.0))) & ce.inside(constraints.less_than(3.0)), math.log(td.Gamma(3.0, 1.0).cdf(t(3.0)).item())),
+        (ce.as_energy(STANDARD).on(ordered), -math.log(6)),  # one of the orders of three numbers
+        (ce.as_energy(lambda x: x.sum(1), support=positive_ordered, event_shape=(3,)), -math.log(6)),
+        (ce.as_energy(lambda x: x.square().sum(1) / 2, support=zero_sum, event_shape=(4,)), 1.5 * math.log(2 * math.pi)),
     ):
         found = ce.log_z(energy, seed=0, dtype=F64, particles=512)
         assert abs(found.value - expected) < 4 * found.standard_error + 1e-3

@@ -283,6 +283,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: ce.as_energy(lambda x: x.sum(1)).over("x"), ShapeError, "does not say the shape"),
     (lambda: LATENT.over("z"), ExpressionError, "latent points"),
     (lambda: MODEL.over({"theta": (3,), "mu": ()}), ShapeError, "lacks tau"),
+    (lambda: PRIOR.over("x"), ShapeError, r"is over mu \(\) already, .* leave out `.over`, .* `.over\({'mu': \(\), 'other': \(\)}\)`"),
     (lambda: PRIOR & ce.as_energy(Normal(torch.zeros(2), 1.0)), ExpressionError, "without a name"),
     (lambda: PRIOR & ce.as_energy(Normal(0.0, 1.0), variables={"mu": (2,)}), ShapeError, "variable mu has shape"),
     (lambda: PRIOR & lift(lambda a, mu: a.square() * mu, {"a": ()}), ExpressionError, "condition and of a variable"),

@@ -155,7 +155,11 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
     else:
         wrong = [name for name, shape in known.items() if shapes.get(name) != shape]
         if wrong:
-            raise ShapeError(f"{energy} is over {_list(known)}, got {_list(shapes)}: it lacks {', '.join(wrong)} of this shape.")
+            every = ", ".join(f"{name!r}: {tuple(shape)}" for name, shape in known.items())
+            raise ShapeError(
+                f"{energy} is over {_list(known)} already, and {', '.join(shapes)} lacks {', '.join(wrong)} of this shape: leave out "
+                f"`.over`, or write all variables, these and others, as in `.over({{{every}, 'other': ()}})`."
+            )
         placed = energy if isinstance(energy, Factor) and not energy.values else None
         factor = Factor(energy, shapes, list(known)) if placed is None else Factor(placed.terms[0], shapes, placed.names)
     return factor if support is None else factor.on(support)

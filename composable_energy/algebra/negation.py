@@ -186,10 +186,7 @@ class Negation(Node):
 
 
 def has_level(conjunction: Conjunction) -> bool:
-    """Returns whether the complement of a conjunction is one of where its own draws are: if a term is an absolute density.
-
-    A conjunction that cannot be sampled, such as `~A & ~B`, has no such place; its complement is `A | B`.
-    """
+    """Returns whether a term is an absolute density; the complement of a conjunction without one, as of `~A & ~B`, is `A | B`."""
     terms = conjunction.concepts
     return conjunction.grounded and any(term.formula is None and not term.bases and not isinstance(term, Negation) for term in terms)
 
@@ -207,10 +204,7 @@ def lacks_level(module: nn.Module) -> bool:
 
 
 def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
-    """Returns an expression with the levels that are not known yet, as `fill_levels`; parts without them, and all weights, are shared.
-
-    `find_point` returns a point with shape $(1, *)$; it is called if a level is missing.
-    """
+    """Returns an expression with the levels that it misses, as `fill_levels` at `find_point()`; other parts and weights are shared."""
     if not lacks_level(energy):
         return energy
     shared = (item for item in contents(energy) if isinstance(item, Tensor) or (isinstance(item, nn.Module) and not lacks_level(item)))
@@ -220,10 +214,7 @@ def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
 
 
 def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) -> None:
-    """Sets the levels that are not known yet in an expression, such as a twin.
-
-    A point with shape $(1, *)$ gives the shape, dtype and device of draws; `binds` are conditions that are bound around the expression.
-    """
+    """Sets the missing levels of an expression; x, with shape $(1, *)$, is like its draws, and `binds` are conditions bound around it."""
     if not lacks_level(energy):
         return
     inside = binds
@@ -294,10 +285,7 @@ def _exact_level(energy: Energy, quantile: float, temperature: float) -> Estimat
 
 
 def _level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Estimate:
-    """Returns a quantile of the evidence of draws, raised until the complement excludes the draws, up to a share of $2 (1 - q)$.
-
-    The energies of a flat density, such as a uniform one, are hardly below their quantile, so the border must lie above them.
-    """
+    """Returns a quantile of the evidence of draws; for a flat density one so high that at most a share of $2 (1 - q)$ of them passes."""
     ordered, count = evidence.double().sort().values, len(evidence)
     # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
     rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))

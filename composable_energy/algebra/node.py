@@ -254,10 +254,7 @@ def energies_in(module: nn.Module) -> list[Energy]:
 
 
 def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
-    """Returns terms with nodes of a class replaced by their terms, other than weighted ones and those that occur several times.
-
-    So repeating `E = E & E` adds one node each.
-    """
+    """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each."""
     counts, result = Counter(terms), list[Energy]()
     for term in terms:
         nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
@@ -266,11 +263,7 @@ def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
 
 
 def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
-    """Returns each distinct base of the terms once.
-
-    A base keeps its weight if all terms give it the same one; else it has weight 1, so that `A & 2 * B` over one base is the base plus the
-    evidence of A plus twice that of B.
-    """
+    """Returns each distinct base once, with the weight that all terms give it, else 1: `A & 2 * B` adds twice the evidence of B."""
     found: list[WeightedBase] = []
     for term in terms:
         for base in term.bases:

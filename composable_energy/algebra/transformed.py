@@ -135,10 +135,7 @@ def _check_decoder(operand: Energy, decoder: nn.Module) -> nn.Module:
 
 
 def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
-    """Binds conditions in the leaves of an expression; parts that do not depend on them are kept.
-
-    So terms that become equal are counted as equal: `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`.
-    """
+    """Binds conditions in the leaves, so that `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`; parts that do not depend on them are kept."""
     labels = (list, tuple)  # several labels of one event
     own = {name: list(value) if isinstance(value, labels) else copy_condition(value) for name, value in values.items()}
     return _bind_once(energy, own, {})
@@ -264,17 +261,11 @@ def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside
 
 
 class NoiseLeaves(NamedTuple):
-    """The parts that an expression is a function of.
+    """The parts that an expression is a function of."""
 
-    Attributes:
-        leaves: Absolute energies, and energies without value, that depend on the noise level `sigma`.
-        others: All other parts, such as energies without noise levels and evidence with values.
-        additive: Whether parts without noise levels add to the energy, as terms of a conjunction do, and are not inside of a mixture.
-    """
-
-    leaves: tuple[Energy, ...]
-    others: tuple[Energy, ...]
-    additive: bool
+    leaves: tuple[Energy, ...]  # absolute energies, and those without value, that depend on the noise level
+    others: tuple[Energy, ...]  # all others, such as energies without noise levels and evidence with values
+    additive: bool  # whether parts without noise levels add to the energy, and are not inside of a mixture
 
     @property
     def plain(self) -> tuple[Energy, ...]:
@@ -289,10 +280,7 @@ class NoiseLeaves(NamedTuple):
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:
-    r"""Returns the parts of which an expression is a function $G(E_1(x, \sigma), \dots)$, those with noise levels apart from the others.
-
-    An energy relative to a base whose evidence has values counts as another part; its base is a leaf.
-    """
+    """Returns the parts of which an expression is a function; an energy whose evidence has values is another part, and its base a leaf."""
     leaves: dict[Energy, None] = {}
     others: dict[Energy, None] = {}
     seen, todo = {energy}, [energy]
@@ -314,10 +302,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
 
 
 def weakens_evidence(energy: Energy) -> bool:
-    """Returns whether an expression with noise levels takes a power below 1 of a density or of evidence.
-
-    At a noise level such a power is far from the density of the data with noise, and correctors do not make up for it.
-    """
+    """Returns whether an expression takes a power below 1 of evidence with noise levels, which is far from the density of noisy data."""
     powers = (part for part in energy.modules() if isinstance(part, Weighted) and "sigma" in part.conditions)
     weak = [part for part in powers if 0 < as_float(part.factor) < 1]
     return any(noise_leaves(part).leaves for part in weak)

@@ -84,10 +84,7 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
 
 
 def select_draws(trace: Trace, burn_in: int | None) -> Draws:
-    """Returns the draws of a trace: the points that were kept; else the steps after the burn-in, or the later half of the steps.
-
-    A sampler with a fixed schedule has draws at its last step only.
-    """
+    """Returns the kept points; else the steps after the burn-in, or the later half of them; of a fixed schedule the last step alone."""
     before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
     kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
     if not stationary:

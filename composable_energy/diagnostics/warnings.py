@@ -232,10 +232,7 @@ def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps
 
 
 def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
-    """Yields the warning about branches of a mixture without points, or with more or fewer points than chance explains.
-
-    The shares are mean probabilities of the branches at the points; `known` has the branches whose shares are known.
-    """
+    """Yields warnings about branches without points, or whose shares at the points differ from the `known` ones by more than chance."""
     wrong = []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
         error, off = math.hypot(math.sqrt(branch.share * (1 - branch.share) / count), branch.error), abs(share - branch.share)

@@ -178,11 +178,7 @@ def changed_points(energy: object) -> ExpressionError:
 
 
 def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
-    """Notes on an exception from a user's function which term of which expression was evaluated, and at how many points.
-
-    The energies that an exception passes through call it one after another: the first is the term, the last the expression. Errors of this
-    library name their energy already.
-    """
+    """Notes on an exception which term of which expression raised it, at how many points; the first energy that it passes is the term."""
     if isinstance(error, RuntimeError) and _NUMPY in str(error):
         raise ExpressionError(f"{energy} calls NumPy, which has no gradient: compute it with torch alone.") from error
     if isinstance(error, RuntimeError) and _IN_PLACE in str(error):
@@ -192,7 +188,7 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
         text = str(error).strip().partition("\n")[0]
         what = text if isinstance(error, ShapeError) else f"{energy} raised at points of shape {tuple(x.shape)}: {text}."
         raise ShapeError(f"{what} Its function takes one point at a time: `torch.vmap` of it takes a batch.") from error
-    if isinstance(error, ComposableEnergyError):
+    if isinstance(error, ComposableEnergyError):  # it names its energy already
         return
     term = vars(error).setdefault(_TERM, str(energy))
     whole = "" if str(energy) == term else f", a term of {energy},"

@@ -35,10 +35,7 @@ class Parameters(NamedTuple):
 
 
 def parameters_of(function: Callable[..., object], positional: int = 1) -> Parameters:
-    """Returns the conditions of a module or function: its parameters after the first, positional ones.
-
-    They are not cached: a cache would keep the function alive.
-    """
+    """Returns the conditions of a function: its parameters after the positional ones. A cache of them would keep the function alive."""
     if isinstance(function, SharedModule):
         function = function.module
     function = getattr(function, "_orig_mod", function)  # the module inside `torch.compile`; there is no public name
@@ -65,10 +62,7 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
 
 
 def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) -> Tensor:
-    """Returns a condition as a tensor with one row for each point, on its device and, if real, of its dtype.
-
-    Its value is a number, or a tensor whose first axis is 1 or the number of chains. `chains` are those of the points; None for all.
-    """
+    """Returns a condition, a number or tensor of 1 row or one for each chain, with one row for each point; `chains` are those of points."""
     if not isinstance(value, Tensor):
         try:
             value = torch.as_tensor(value, device=x.device, dtype=x.dtype if isinstance(value, float) else None)

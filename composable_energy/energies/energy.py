@@ -126,8 +126,6 @@ class Energy(nn.Module, ABC):
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)
 
-    # Evaluation --------------------------------------------------------------------------------------------------------------------------
-
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
         """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
@@ -205,8 +203,6 @@ class Energy(nn.Module, ABC):
             raise ExpressionError(f"{self} has no gradient at its points: it is constant, or detaches them (`detach`, `no_grad`, NumPy).")
         return -found[0]
 
-    # Structure ---------------------------------------------------------------------------------------------------------------------------
-
     @property
     def evidence_has_value(self) -> bool:
         """Whether the evidence has values; for events it has, even if the base has none."""
@@ -239,8 +235,6 @@ class Energy(nn.Module, ABC):
     def known_level(self, quantile: float) -> float | None:
         """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""
         return None
-
-    # Description -------------------------------------------------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments other than `terms`, by name; used to compare, save and rebuild the energy.
@@ -280,8 +274,6 @@ class Energy(nn.Module, ABC):
     def __repr__(self) -> str:
         return _algebra().tree(self)
 
-    # Operators ------------------------------------------------------------------------------------------------------------------------
-
     __and__, __rand__ = _operator("&")
     __or__, __ror__ = _operator("|")
     __xor__, __rxor__ = _operator("^")
@@ -309,8 +301,6 @@ class Energy(nn.Module, ABC):
 
     def __truediv__(self, temperature: object) -> Energy:
         return _algebra().scale(self, temperature, inverse=True)
-
-    # Derived energies, and methods of upper layers ------------------------------------------------------------------------------------
 
     def given(self, **conditions: Any) -> Energy:
         """Returns the energy with conditions bound, such as `given(y=3)`, or at values of named variables, over the others.
@@ -373,8 +363,6 @@ class Energy(nn.Module, ABC):
     """Returns the `Inference` of conditions given points, over lists of candidates: `E.infer(x, over={"y": range(10)})`."""
     push = LazyMethod("composable_energy.files:push")
     """Uploads the expression and its weights, such as to a hub: `E.push("owner/name")`; see `composable_energy.files.push`."""
-
-    # Points that fit ---------------------------------------------------------------------------------------------------------------------
 
     def became_twin(self) -> None:
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""

@@ -42,26 +42,17 @@ class Use:
 
 
 class Evaluation:
-    """One evaluation of an expression. Its attributes are set after its construction, as a call less in each step counts.
+    """One evaluation of an expression. Its attributes are set after its construction, as a call less in each step counts."""
 
-    Attributes:
-        root: The energy whose `with_gradient` runs, which uses its `forward`, also if its class overrides it; None outside of one.
-        valueless: Whether a term without value was evaluated.
-        memo: Results of parts that several terms share; None outside of the evaluation of one energy.
-        repeated: The ids of sub-expressions that occur more than once.
-        uses: Collects the calls of energies whose gradient is not that of autograd.
-        given: The values of some energies at all points, each with shape $(B,)$, so that an expression is a function of these values; also
-            of energies that have none, such as scores, which no term refuses then.
-        denoised: Points with noise, compared by identity; the denoised points where terms without noise levels are evaluated, or None to
-            leave these terms out; and the noise level, for terms that allow for the spread of the data there, or None to let none do so.
-    """
-
-    root: Energy | None = None
-    valueless: bool = False
-    memo: dict[Any, Any] | None = None
-    repeated: frozenset[int] = frozenset()
-    uses: list[Use] | None = None
+    root: Energy | None = None  # whose `with_gradient` runs by its `forward`, also if its class overrides it; None outside of one
+    valueless: bool = False  # whether a term without value was evaluated
+    memo: dict[Any, Any] | None = None  # results of parts that several terms share; None outside of the evaluation of one energy
+    repeated: frozenset[int] = frozenset()  # the ids of sub-expressions that occur more than once
+    uses: list[Use] | None = None  # collects the calls of energies whose gradient is not that of autograd
+    # The values of some energies, each with shape (B,), of which an expression is a function then; also of scores, which no term refuses.
     given: Mapping[Any, Tensor] | None = None
+    # Points with noise, compared by identity; the denoised ones where terms without noise levels are evaluated, None to leave these out;
+    # and the noise level, for terms that allow for the spread of the data there, None to let none do so.
     denoised: tuple[Tensor | None, Tensor | None, float | None] = (None, None, None)
 
 
@@ -75,10 +66,7 @@ THREAD = _Thread()
 
 @contextmanager
 def evaluating(**changes: Any) -> Iterator[Evaluation]:
-    """A context in which parts of all energies are evaluated once, and attributes of the evaluation, such as `given`, are set.
-
-    With `memo=None` the evaluations inside share nothing.
-    """
+    """A context in which parts are evaluated once, unless `memo=None`, and attributes of the evaluation, such as `given`, are set."""
     outer, inner = THREAD.evaluation, Evaluation()
     if outer is not None:
         vars(inner).update(vars(outer), valueless=False)
@@ -130,17 +118,14 @@ def note_repeated(items: Sequence[object]) -> None:
 def evaluate_once(
     function: Callable[..., Any], x: Tensor, conditions: Mapping[str, Any], call: Callable[..., Any] | None = None, *, always: bool = False
 ) -> Any:
-    """Returns `function(x, **conditions)`, or of `call` in place of it, memoized by identities while an expression is evaluated.
-
-    In-place changes of the points, other weights (`torch.func.functional_call`) and another gradient mode are separate calls. A module in
-    training mode is not memoized, so that its dropout masks differ, unless it is `always`, as a repeated sub-expression.
-    """
+    """Returns `function(x, **conditions)`, or that of `call`, once while an expression is evaluated; in training mode only if `always`."""
     call = call or function
     if torch.compiler.is_dynamo_compiling():  # a compiled graph has no memo
         return call(x, **conditions)
     module = function.__self__ if isinstance(function, MethodType) else function
-    if (getattr(module, "training", False) and not always) or x.is_inference():
+    if (getattr(module, "training", False) and not always) or x.is_inference():  # dropout masks differ
         return call(x, **conditions)
+    # In-place changes, other weights (`torch.func.functional_call`) and another gradient mode are separate calls.
     identity = (id(module), id(function.__func__)) if isinstance(function, MethodType) else id(module)
     # `_version` counts writes to a tensor; it is not public, and torch has no other counter (`test_identity.py` pins it).
     key = identity, id(x), x._version, tuple((name, id(value)) for name, value in conditions.items())
@@ -294,12 +279,7 @@ def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
 
 
 class OwnGradient(torch.autograd.Function):
-    """The energies of points with shape $(B, *)$, with the gradient of an override of `with_gradient`.
-
-    Raises:
-        ShapeError: The gradient does not have the shape of the points.
-        ExpressionError: The gradient is to be differentiated again.
-    """
+    """The energies of points with shape $(B, *)$, with the gradient of an override of `with_gradient`, which has no derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, energy: Energy, conditions: dict[str, Any]) -> Tensor:

@@ -311,10 +311,7 @@ def tensors_of(energy: object) -> list[Tensor]:
 
 
 def _captured(function: FunctionType, owner: object = None) -> list[Any]:
-    """Returns what a function of a user captures: its closure, its defaults, the globals that it names, and attributes of classes.
-
-    A name that is an attribute of the `owner` of a method is none of a global.
-    """
+    """Returns what a function of a user captures: closure, defaults, globals that it names, unless its `owner` has such an attribute."""
     if _is_of_library(function):
         return []
     codes = [function.__code__]

@@ -61,7 +61,7 @@ class DistributionEnergy(Energy):
                 f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
             )
         self.decoder = decoder
-        self.has_gradient = not any(isinstance(law, Categorical) for law in (distribution, getattr(distribution, "base_dist", None)))
+        self.has_gradient = not isinstance(getattr(distribution, "base_dist", distribution), Categorical)
         self.distribution = map_tensors(distribution, lambda tensor: tensor)
         like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
         try:

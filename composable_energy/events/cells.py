@@ -51,13 +51,7 @@ def differs(values: frozenset[Label] | Interval) -> bool:
 
 
 class LabelCells:
-    """The partition of labels by atoms, which are sets of labels; `count` is the number of labels, None if it is unknown.
-
-    Raises:
-        OptionError: A label is out of range.
-        ExpressionError: Labels are the same in some chains and not in others.
-        ShapeError: Labels are for different numbers of chains.
-    """
+    """The partition of labels by atoms, which are sets of labels; `count` is the number of labels, None if it is unknown."""
 
     def __init__(self, atoms: Iterable[frozenset[Label]], count: int | None) -> None:
         atoms = list(dict.fromkeys(atoms))
@@ -84,13 +78,7 @@ class LabelCells:
         return tuple(bool(group) and _contains(values, group[0]) for group in self.groups)
 
     def log_prob(self, reading: Tensor, cells: Sequence[int], chains: Tensor | None) -> Tensor:
-        """Returns the log probabilities of a union of cells, with shape $(B,)$.
-
-        Args:
-            reading: The result of `Variable.read`.
-            cells: The indices of the cells, ascending.
-            chains: The chains of the points; None if they are all chains.
-        """
+        """Returns the log probabilities of a union of ascending cells, with shape $(B,)$; `chains` are those of points, None for all."""
         chosen = [self.groups[cell] for cell in cells]
         if not self.chained:
             parts = [reading[:, first : last + 1] for first, last in _runs(sorted(label for group in chosen for label in group))]
@@ -109,12 +97,7 @@ class LabelCells:
 
 
 class IntervalCells:
-    """The partition of the line at the ends of intervals.
-
-    Raises:
-        ExpressionError: The order of ends differs between chains.
-        ShapeError: Ends are for different numbers of chains.
-    """
+    """The partition of the line at the ends of intervals, whose order is the same in all chains."""
 
     def __init__(self, atoms: Iterable[Interval]) -> None:
         ends = [end for atom in atoms for end in (atom.low, atom.high) if isinstance(end, ChainValues) or math.isfinite(end)]
@@ -167,7 +150,6 @@ def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends o
     return int(orders[0]) if len(orders) else 0
 
 
-#
 # log(Phi(b) - Phi(a)) is accurate in both tails. Far from the mean the two terms differ by less than their rounding, and in float32 their
 # logarithms reach -1e12. So tails are computed with the scaled complementary error function, Phi(-t) = exp(-t^2 / 2) erfcx(t / sqrt 2) / 2,
 # and the ratio of two tails from the width of the interval, without cancellation (W. J. Cody, 1969: erfcx and its use in tails).
@@ -208,11 +190,7 @@ def log_probability(mean: Tensor, width: Tensor, low: Tensor | float | None, hig
 
 
 def log_sum(logs: Tensor, axis: int) -> Tensor:
-    r"""Returns $\log \sum e^{\text{logs}}$ along an axis.
-
-    Its gradients, the shares, sum to 1 for numbers of any size; those of `torch.logsumexp` are computed from its rounded result and are
-    off by .0005 at $10^4$ in `float32`.
-    """
+    r"""Returns $\log \sum e^{\text{logs}}$ along an axis. Its gradients sum to 1; in float32 those of `torch.logsumexp` do not."""
     largest = logs.amax(axis, keepdim=True).detach()
     return (logs - largest).exp().sum(axis).log() + largest.squeeze(axis)
 

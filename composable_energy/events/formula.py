@@ -277,30 +277,17 @@ def _merge(parts: Sequence[tuple[Sequence[Variable], Sequence[Node]]]) -> tuple[
 
 
 class Diagram:
-    """A compiled formula; its `constant` is the value of a constant one.
-
-    Args:
-        cells: The cells of each variable.
-        nodes: The nodes, children first: the level, and the edges other than to false: the child (an index in `nodes`, or -1 for true) and
-            its cells, ascending.
-
-    Attributes:
-        levels: The levels of the nodes.
-        edges: The distinct tests of the edges.
-        heads: The yes-or-no heads that are read together.
-    """
+    """A compiled formula, with the cells of each variable; its `constant` is the value of a constant one."""
 
     def __init__(self, cells: Sequence[LabelCells | IntervalCells], nodes: Sequence[tuple[int, Any]], constant: bool | None) -> None:
+        # Of each node, children first: the level, and of edges not to false the child, -1 for true, with its cells in ascending order.
         self.cells, self.nodes, self.constant = cells, nodes, constant
         self.levels = sorted({level for level, _ in nodes})
         self.edges: list[Edge] = list(dict.fromkeys((level, union) for level, edges in nodes for _, union in edges))
-        self.heads: Heads = {}
+        self.heads: Heads = {}  # the yes-or-no heads that are read together
 
     def log_prob(self, log_prob: Callable[[int, tuple[int, ...]], Tensor], known: Mapping[tuple[Edge, ...], Tensor]) -> Tensor:
-        """Returns the log probabilities of the formula, with shape $(B,)$, from a function of a level and cells that returns theirs.
-
-        Those of some edges are `known`, with shape (edges, B).
-        """
+        """Returns log probabilities, with shape $(B,)$, from a function that gives those of a level and cells; some are `known` already."""
         done = {edge for edges in known for edge in edges}
         of_edge = {edge: log_prob(*edge) for edge in self.edges if edge not in done}
         if all(len(edges) == 1 for _, edges in self.nodes):  # the product of all edges, as of a conjunction of heads

@@ -67,7 +67,8 @@ def load(source: Path, /, **options: Any) -> Any: ...
 def load(source: str | Path, /, **options: Any) -> Any:
     """Returns a saved expression, an energy by name, or what a loader finds at a location.
 
-    A folder with saved energies in its sub-folders, such as that of a run, gives a dict of them by name, which share what is equal.
+    A folder with saved energies in its sub-folders, such as that of a run, gives a dict of them by name, which share what is equal. Give it
+    as a `Path` where types are checked: a text counts as the name or the folder of one energy.
 
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 

@@ -32,11 +32,7 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Returns a path with the home of `~` and `~user`.
-
-    Raises:
-        OptionError: It is no path of this system, such as a text with a null character, or the user is unknown.
-    """
+    """Returns a path with the home of `~` and `~user`; raises `OptionError` if it is no path of this system."""
     try:
         if b"\0" in os.fsencode(path):
             raise ValueError("it has a null character")
@@ -47,11 +43,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill.
-
-    Raises:
-        StorageError: Another process, or another call in this one, holds the lock, or it cannot be created.
-    """
+    """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill."""
     path = _real_path(path)
     place = path.with_name(f".{path.name}.lock")
     lock = FileLock(place, thread_local=False)
@@ -71,11 +63,7 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path, largest: int | None = None) -> bytes:
-    """Returns the content of a regular file of at most `largest` bytes. A pipe or a device, which may never end, is refused.
-
-    Raises:
-        FileFormatError: The file cannot be read, is too large or no regular file.
-    """
+    """Returns the content of a regular file of at most `largest` bytes. A pipe or a device, which may never end, is refused."""
     reason: object
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -93,19 +81,12 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Writes a file atomically: after a crash it has its old or its new content.
-
-    The content is synced to a temporary file, which is then renamed. A symbolic link stays, and its target is replaced; permissions stay.
-    Temporary files of the same path, whose processes were killed, are removed.
-
-    Raises:
-        StorageError: The file cannot be written; its old content is intact.
-    """
+    """Writes a file atomically: after a crash or an error it has its old or its new content. Links and permissions stay."""
     target = _real_path(path)
     fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
+        _remove_leftovers(target)  # of processes that were killed
         with fresh.open("xb") as file:
             with contextlib.suppress(FileNotFoundError):
                 fresh.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
@@ -196,13 +177,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
 
 
 def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content.
-
-    Raises:
-        StorageError: The file cannot be written; its old content is intact.
-        MemoryError: There is not enough memory.
-        ValueError: A tensor has a type that cannot be written.
-    """
+    """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content."""
     import safetensors.torch
 
     plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
@@ -214,12 +189,7 @@ def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any],
 
 
 def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Returns the header and the tensors of a record, which must be of a kind and a version.
-
-    Raises:
-        DamagedFileError: The file is no record, or has changed since it was written.
-        FileFormatError: It cannot be read, or is of another kind or version.
-    """
+    """Returns the header and the tensors of a record; raises a `FileFormatError` if it is damaged, or of another kind or version."""
     import safetensors.torch
 
     data = read_bytes(path)

@@ -150,10 +150,7 @@ def kind_of(name: str) -> Kind:
 
 
 def find(kind: str, name: str) -> PluginRecord:
-    """Returns the entry that a name stands for, `name` or `distribution:name`, or raises an error of `get`.
-
-    The library's own entry has its name, also where other packages offer it: installing a package changes no default.
-    """
+    """Returns the entry of `name` or `distribution:name`, or raises an error of `get`; installing other packages changes no own name."""
     if not isinstance(name, str):
         raise OptionError(f"The name of the {kind} is a text, got {name!r:.100}.")
     if (kind, name) in registered:
@@ -327,13 +324,7 @@ def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
 
 
 class Exports:
-    """The plug-ins of a kind by the names of their classes or functions: `composable_energy.samplers.HMC(step_size=0.1)`.
-
-    `dir` lists them and imports no plug-in; using one imports its package.
-
-    Args:
-        kind: The kind, such as `sampler`.
-    """
+    """The plug-ins of a kind by names of classes and functions: `composable_energy.samplers.HMC`; using one imports its package."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind

@@ -20,6 +20,9 @@ from composable_energy.sampling.trace import Trace, Values
 from composable_energy.sampling.wrappers import Faults, is_final, visible_state
 
 S = TypeVar("S", bound=State)
+_LEAST_CHAINS, _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 16, 5.0, 0.25, 2.0  # of a drift, and of R-hat
+_NUMBERS = 16  # coordinates, or sums of coordinates with random signs
+_MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -45,6 +48,8 @@ class Chains:
         self.broken: State | None = None  # the first state in which chains diverged, those chains alone
         self._take, self._guarded = step or problem.sampler.step, step is not None
         self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
+        self._sums: Tensor | None = None  # of coordinates, where there are many
+        self.apart = -(-self.count // _MOST_CHAINS)  # of chains, those whose `numbers` are looked at
 
     def start(self) -> None:
         """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
@@ -126,24 +131,63 @@ class Chains:
         return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
-        """Returns a state as users see it: points of the support, and energies that are NaN if the energy has no value.
-
-        Args:
-            state: A state of chains; None for that of the active ones.
-        """
+        """Returns a state, by default that of active chains, as users see it: points of the support, and energies, NaN without value."""
         state = visible_state(self.problem.plain, self.active_state() if state is None else state)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:
-        """Returns energies and gradients at the points of active chains, which identify the energy; `most` limits their number.
-
-        They are those of the state, unless the sampler binds conditions, as a noise level, of which several are compared.
-        """
+        """Returns energies and gradients of up to `most` active chains, which identify the energy; at two levels if it binds one."""
         ids, state = self.rows[:most], take(self.active_state(), slice(most))
         if not self.energy.conditions.isdisjoint(self.sampler.traits.binds):
             return values_of(self.problem, ids, state.x)
         known = unsqueeze_to(state.energy.isfinite() & state.grad.any(), state.x)  # gradients that are all zero count as unknown
         return Values(ids, state.x, state.energy[:, None], torch.where(known, state.grad, torch.nan)[:, None])
+
+    def numbers(self) -> Tensor:
+        """Returns by what convergence is judged: for up to 512 chains the energy, if it has values, and up to 16 coordinates or sums."""
+        x, coordinates = self.state.x[:: self.apart], self.problem.points.coordinates
+        x = x if coordinates is None else coordinates.features(x)
+        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
+        if x.shape[1] > _NUMBERS:
+            self._sums = _sums(x.shape[1]).to(x) if self._sums is None else self._sums
+            x = x @ self._sums
+        return torch.cat([self.state.energy[:: self.apart, None].to(x), x], 1) if self.energy.has_value else x.clone()
+
+    def name(self, figures: Tensor) -> str:
+        """Returns the name of the one of these numbers with the largest figure."""
+        index = int(figures.argmax()) - self.energy.has_value
+        return "the energy" if index < 0 else f"coordinate {index}" if self._sums is None else "a sum of coordinates"
+
+
+def _sums(size: int) -> Tensor:
+    """Returns the factors of coordinates in sums, with shape (size, numbers): of neighbours, and others with random signs."""
+    half, index = _NUMBERS // 2, torch.arange(size)[:, None]
+    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
+    return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
+
+
+def compare_pieces(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
+
+    Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
+    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
+    The means of groups of chains, those in the branches of a mixture, may differ.
+    """
+    means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
+    change, drift = means[-1] - means[0], means.new_zeros(1)
+    if len(change) >= _LEAST_CHAINS:
+        within = rest * (variances[0] + variances[-1]).mean(0) / 2
+        deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
+        drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
+    if groups is not None:
+        for group in groups.unique():
+            means[:, groups == group] -= means[:, groups == group].mean((0, 1))
+    means, variances = means.flatten(0, 1), variances.flatten(0, 1)
+    within, between = variances.mean(0), means.var(0)
+    ratio = between / within
+    error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
+    r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
+    return drift, r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 
 class Observer:
@@ -246,10 +290,7 @@ def finite_rows(state: State) -> Tensor:
 
 
 def merge(found: Sequence[tuple[S, Info]], sampler: str, faults: Faults) -> tuple[S, Info]:
-    """Returns one state and info of the chains of all batches, and counts proposals that are not a number.
-
-    Means and counts stay tensors, so that no step waits for the device; see `to_floats`.
-    """
+    """Returns one state and info of all batches, and counts NaN proposals; means stay tensors, so that no step waits for the device."""
     rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
         count = len(state.x)

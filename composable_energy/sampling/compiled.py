@@ -56,11 +56,7 @@ Functions = dict[Hashable, Function | str]  # a text says why there is no functi
 
 
 class CompiledStep:
-    """The `step` of a sampler, compiled. Where that is impossible, the gradient of the energy is.
-
-    Args:
-        problem: What is sampled.
-    """
+    """The `step` of a sampler, compiled. Where that is impossible, the gradient of the energy is."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem, self.functions = problem, cast(Functions, None)
@@ -106,11 +102,7 @@ class CompiledStep:
 
 
 class _Operations(TorchDispatchMode):
-    """The operations of energies and gradients at points, with their numbers and links, and what was compiled of them.
-
-    Attributes:
-        outside: The tensors that they take from outside, such as weights. Functions read them where they are.
-    """
+    """The operations of energies at points, and what was compiled of them; functions read the tensors from `outside` where they are."""
 
     def __init__(self, problem: Problem, x: Tensor) -> None:
         super().__init__()

@@ -186,10 +186,7 @@ class Noise:
 
 
 def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
-    r"""Returns the numbers that words with shape $(*, W)$ stand for, as of `Noise.words`: normal ones by the Box-Muller transform.
-
-    They are float32, or float64 for words of int64, with the shape $*$, for normal ones followed by that of a point.
-    """
+    r"""Returns the numbers that words with shape $(*, W)$ stand for, float64 for int64, else float32; normal ones by Box and Muller."""
     dtype, bits = (torch.float64, 63) if words.dtype == torch.int64 else (torch.float32, 31)
     half = words.shape[-1] // 2 if draw == "normal" else words.shape[-1]
     unit = words[..., :half].to(dtype).mul_(2.0**-bits).abs_().clamp_(2.0 ** (-bits - 1), 1 - torch.finfo(dtype).eps / 2)
@@ -216,10 +213,7 @@ def _check_word(what: str, value: Any) -> None:
 
 
 def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Returns four random words, tensors of int64 in $[0, 2^{32})$, for a key of two words and each counter of four.
-
-    The words of a counter are such tensors or numbers, which broadcast; at least the first is a tensor.
-    """
+    r"""Returns four random words, of int64 in $[0, 2^{32})$, for a key of two and counters of four words; the first is a tensor."""
     (low, high), (a, b, c, d) = key, counter
     for _ in range(10):
         # Products wrap modulo 2^64 and shifts keep their bits, so signed numbers can be used.
@@ -235,10 +229,7 @@ def key_of(seed: int) -> tuple[int, int]:
 
 
 def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int, event: torch.Size) -> Tensor:
-    """Returns float32 numbers with shape $(B, *)$, or $(B,)$ for uniform ones: four normal ones from each counter, or two if that is all.
-
-    The ids of the chains have shape $(B,)$, on the device of the result; `event` is the shape of one point.
-    """
+    """Returns float32 numbers with shape $(B, *)$, or $(B,)$ for uniform ones; a counter gives four normal ones, or two if that is all."""
     if draw == "uniform":
         return _to_unit(philox(key_of(seed), (torch.zeros_like(chains), step, chains, stream))[0]).clamp_min_(2.0**-33)
     size, numbers = event.numel(), []

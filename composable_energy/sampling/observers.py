@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError
 from composable_energy.files import digest_of, exclusive, exists, expanded, read_record, write_record
-from composable_energy.sampling.chains import Chains, Observer, to_floats
+from composable_energy.sampling.chains import Chains, Observer, compare_pieces, to_floats
 from composable_energy.sampling.checks import check_same_energy
 from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
@@ -27,13 +27,14 @@ from composable_energy.sampling.trace import Trace, Values
 D = TypeVar("D", State, Info)
 _FORMATS = {
     "tuning": "{desc}: {n_fmt} evaluations in {elapsed}",
-    "sampling": "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}",
+    "sampling": "{desc} {bar:30} {n_fmt}/{total_fmt} steps, {rate_noinv_fmt}, eta {remaining}{postfix}",
 }
 _VERSION = 4
 _TENSORS = ("diverged_at", "energies", "acceptance", "points")
 _VALUES = tuple(field.name for field in fields(Values))
 _PLAIN = (bool, int, float, str, type(None))
 _MOST_STEPS = 2**32
+_SEEN, _UNWATCHED = 32, 0.5  # times that chains are looked at for R-hat, half of them since the steps last doubled; seconds without it
 _START_CHAINS = 64  # chains whose values at the start are kept
 _MAX_SHARE = 1 / 20  # of the time, spent on writing
 _ANEW = "give another path, or delete it to begin anew"
@@ -74,6 +75,9 @@ def _copied(value: D) -> D:
 class Progress(Observer):
     """Shows progress bars on stderr, or calls a function.
 
+    After half a second, where steps double, a bar of chains with a stationary density shows R-hat, and how many independent draws the later
+    half of the steps is worth: the worst figures of the energy and of up to 16 coordinates or sums of them.
+
     Args:
         report: A function of what runs, `"tuning"` or `"sampling"`, of how many evaluations or steps are done, and of their number, None
             while that is not known; None shows bars.
@@ -92,10 +96,24 @@ class Progress(Observer):
         self._show("tuning", sampler, evaluations, None)
 
     def on_start(self, chains: Chains) -> None:
+        self.seen, self.steps, self.every, self.began = list[Tensor](), 0, 4, time.monotonic()  # numbers of chains, at every so many steps
         self._show("sampling", chains.sampler, chains.step, chains.last_step)
 
     def on_step(self, chains: Chains, info: Info) -> None:
-        self.on_start(chains)
+        self._show("sampling", chains.sampler, chains.step, chains.last_step)
+        self.steps += 1
+        if self.bar is None or self.bar.disable or self.steps % self.every or chains.active < chains.count:
+            return
+        if not chains.sampler.stationary or chains.problem.own_conditions or chains.problem.drawn is not None:
+            return  # chains have no density, one each, or need not leave the branches that they started in
+        self.seen.append(chains.numbers())
+        if len(self.seen) == _SEEN:
+            if time.monotonic() > self.began + _UNWATCHED:
+                later = torch.stack(self.seen[_SEEN // 2 :]).cpu().double()
+                _, r_hat, _, draws = compare_pieces(later.unflatten(0, (2 if chains.count > 1 else 8, -1)), None)
+                worth = min(draws.min().item(), chains.count * self.steps // 2)
+                self.bar.set_postfix_str(f"R-hat {r_hat.max():.2f}, {worth:,.0f} effective draws", refresh=False)
+            self.seen, self.every = self.seen[1::2], 2 * self.every
 
     def on_end(self, chains: Chains, error: BaseException | None) -> None:
         if self.bar is not None:

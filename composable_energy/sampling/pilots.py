@@ -75,7 +75,7 @@ def tune_sampler(problem: Problem) -> Problem:
         x = problem.init[rows]
     else:
         zeros = points.zeros()
-        x = _start(problem, zeros.expand(_PILOTS, *zeros.shape), noise.child("start"))
+        x = start_points(sampler, zeros.expand(_PILOTS, *zeros.shape).contiguous(), noise.child("start"), problem.plain.sites)
     if problem.call.observers:
         energy = _Reported(energy, sampler, problem.call.observers)
     try:
@@ -119,7 +119,7 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
         if not drawn.exact and level is not None:
             x, _ = sampler.approach(energy, x, approach, math.inf)
     elif arrived is None or level is None or not sampler.traits.from_pilots:
-        x = _start(problem, like, noise.child("start"))
+        x = start_points(sampler, like.contiguous(), noise.child("start"), problem.plain.sites)
     else:
         x = arrived
     if arrived is not None and drawn is None:
@@ -127,12 +127,6 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
         if level is not None and not good.all():
             x, relocated = torch.where(unsqueeze_to(good, x), x, arrived), int((~good).sum())
     return sampler.init(energy, x, noise), relocated
-
-
-def _start(problem: Problem, like: Tensor, noise: Noise) -> Tensor:
-    """Returns the start points of the sampler; those of discrete numbers are equally likely."""
-    x, sites = start_points(problem.sampler, like.contiguous(), noise), problem.plain.sites
-    return x if sites is None else sites.scatter(x)
 
 
 def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:

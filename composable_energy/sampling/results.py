@@ -24,21 +24,18 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.events import Formula, conjoin
 from composable_energy.events.variables import Categorical
-from composable_energy.sampling.chains import Chains, Diverged, Observer
+from composable_energy.sampling.chains import Chains, Diverged, Observer, compare_pieces
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
 from composable_energy.sampling.trace import Trace
 from composable_energy.sampling.wrappers import UnconstrainedEnergy, explain_border, warn_of_rounding
 
-_LEAST_STEPS, _LEAST_CHAINS = 20, 16  # of a piece of the steps; for the standard error of a drift
+_LEAST_STEPS = 20  # of a piece of the steps
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
 _STILL = 0.01  # of the chains, which change a mean by less than its standard error for a few thousand
-_NUMBERS = 16  # coordinates, or sums of coordinates with random signs
-_MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
 _PIECES, _PIECES_OF_ONE = 2, 8  # of the later half of the steps: of several chains, and of one
 _OBSERVED_STEPS = 16  # of each piece, at least: more change nothing where it counts, as steps of slow chains are alike
-_DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 5.0, 0.25, 2.0
 _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _LONGEST, _NEARER = 8, 0.9  # times the sampler's own number of steps; the ratio of R-hat to that before, where more steps help
@@ -60,7 +57,6 @@ class Convergence(Observer):
 
     def __init__(self, judge: bool, extends: bool, kept_after: int | None) -> None:
         self.judge, self.extends, self.kept_after = judge, extends, kept_after
-        self.signs: Tensor | None = None
         self.own_steps = 0  # before any were added
         self.figures: tuple[Tensor, Tensor] | None = None  # of each number: R-hat, and the mean variance within a piece
 
@@ -75,7 +71,6 @@ class Convergence(Observer):
         self.middle = last - min(self.pieces * piece, half)
         self.start = self.halfway = chains.state.x
         self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
-        self.valued = chains.energy.has_value
 
     def on_step(self, chains: Chains, info: object) -> None:
         after = chains.step - self.middle
@@ -83,16 +78,20 @@ class Convergence(Observer):
             self.halfway = chains.state.x
         if after <= 0 or after % self.every or not self.judge:
             return
-        every, coordinates = -(-chains.count // _MOST_CHAINS), chains.problem.points.coordinates
-        x = chains.state.x[::every]
-        x = x if coordinates is None else coordinates.features(x)
-        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
-        if x.shape[1] > _NUMBERS:
-            self.signs = _sums(x.shape[1]).to(x) if self.signs is None else self.signs
-            x = x @ self.signs
-        self.seen.append(torch.cat([chains.state.energy[::every, None].to(x), x], 1) if self.valued else x.clone())
-        if self.extends and chains.step == chains.last_step < _LONGEST * self.own_steps:
-            self._extend(chains)
+        self.seen.append(chains.numbers())
+        if not (self.extends and chains.step == chains.last_step < _LONGEST * self.own_steps):
+            return
+        # Where R-hat stays as it was and chains spread no further than before, as in modes that are apart, more steps do not help.
+        before, found = self.figures, self.warning(chains)
+        kind = "" if found is None else found.kind
+        helps = kind in ("drift", "r_hat", "ess")
+        if kind == "r_hat" and before and self.figures:
+            worst = self.figures[0].argmax()
+            r_hat, spread = (float(now[worst] / earlier[worst]) for now, earlier in zip(self.figures, before, strict=True))
+            helps = r_hat < _NEARER or spread > 1 / _NEARER
+        if helps:
+            chains.last_step *= 2
+            self.on_start(chains)
 
     def warning(self, chains: Chains, trace: Trace | None = None) -> SamplingWarning | None:
         """Returns the warning about chains that have not converged; None of a sampler without a stationary density."""
@@ -116,31 +115,15 @@ class Convergence(Observer):
         excess = 0.0 if bias is None else bias.mean().item()
         return warn_of_bias(sampler, excess) if excess > max(LARGEST_BIAS, 3 * (2 / chains.count) ** 0.5) else found
 
-    def _extend(self, chains: Chains) -> None:
-        """Doubles the number of steps if the chains have not converged.
-
-        Where R-hat stays as it was and chains spread no further than before, as in modes that are apart, more steps do not help.
-        """
-        before, found = self.figures, self.warning(chains)
-        kind = "" if found is None else found.kind
-        helps = kind in ("drift", "r_hat", "ess")
-        if kind == "r_hat" and before and self.figures:
-            worst = self.figures[0].argmax()
-            r_hat, spread = (float(now[worst] / earlier[worst]) for now, earlier in zip(self.figures, before, strict=True))
-            helps = r_hat < _NEARER or spread > 1 / _NEARER
-        if helps:
-            chains.last_step *= 2
-            self.on_start(chains)
-
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
         """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
         pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        groups = None if trace is None or trace.branch_of is None else trace.branch_of[:: -(-chains.count // _MOST_CHAINS)]
-        drift, r_hat, least, draws = _statistics(pieces, groups)
+        groups = None if trace is None or trace.branch_of is None else trace.branch_of[:: chains.apart]
+        drift, r_hat, least, draws = compare_pieces(pieces, groups)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
         self.figures = r_hat, pieces.var(1).mean((0, 1))
         if drift.max() > 1:
-            seen = f"The mean of {self._name(drift)} over all chains still changed between the halves of {steps}: "
+            seen = f"The mean of {chains.name(drift)} over all chains still changed between the halves of {steps}: "
             return SamplingWarning("drift", seen + "the chains have not converged.", advise("drift", sampler))
         if chains.problem.own_conditions or (trace is not None and trace.exact):
             return None
@@ -150,50 +133,14 @@ class Convergence(Observer):
         beyond = (least > _R_HAT) & (r_hat > usual) | (r_hat > _RELAXED)
         if beyond.any():
             worst = torch.where(beyond, r_hat, 0.0)
-            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {self._name(worst)} over {steps}, "
+            seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {chains.name(worst)} over {steps}, "
             return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
         draws = draws * (self.kept / (chains.step - self.middle))
         if self.kept and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
-            name, worth = self._name(-draws), draws.min().item()
+            name, worth = chains.name(-draws), draws.min().item()
             seen = f"The points of the trace are worth about {worth:.0f} independent draws of {name}: the standard error of its mean is "
             return SamplingWarning("ess", f"{seen}{worth**-0.5:.2f} standard deviations.", advise("ess", sampler))
         return None
-
-    def _name(self, figures: Tensor) -> str:
-        """Returns the name of the number with the largest figure."""
-        index = int(figures.argmax()) - self.valued
-        return "the energy" if index < 0 else f"coordinate {index}" if self.signs is None else "a sum of coordinates"
-
-
-def _statistics(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
-
-    Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
-    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
-    The means of groups of chains, those in the branches of a mixture, may differ.
-    """
-    means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
-    change, drift = means[-1] - means[0], means.new_zeros(1)
-    if len(change) >= _LEAST_CHAINS:
-        within = rest * (variances[0] + variances[-1]).mean(0) / 2
-        deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
-        drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-    if groups is not None:
-        for group in groups.unique():
-            means[:, groups == group] -= means[:, groups == group].mean((0, 1))
-    means, variances = means.flatten(0, 1), variances.flatten(0, 1)
-    within, between = variances.mean(0), means.var(0)
-    ratio = between / within
-    error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
-    r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
-    return drift, r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
-
-
-def _sums(size: int) -> Tensor:
-    """Returns the factors of coordinates in sums, with shape (size, numbers): of neighbours, and others with random signs."""
-    half, index = _NUMBERS // 2, torch.arange(size)[:, None]
-    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-    return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
 
 
 def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[Tensor, Trace]:
@@ -248,10 +195,8 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
 
 
 def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
-    r"""Reports formulas that hardly any code of the base fulfils, and far fewer than if their statements were independent.
-
-    The mean of $P(\text{formula} \mid z, \sigma)$ over noisy codes is the same at all levels; at the highest one they are nearly normal.
-    """
+    """Reports formulas that hardly any code of the base fulfils, and far fewer than if their statements were independent."""
+    # The mean probability of a formula over noisy codes is the same at all levels; at the highest one they are nearly normal.
     highest = bound_conditions(problem.sampler, problem.whole, 2)
     if "sigma" not in highest:
         return

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from composable_energy.energies.energy import Energy
 from composable_energy.sampling.noise import Noise
+from composable_energy.supports import Sites
 
 if TYPE_CHECKING:
     from composable_energy.errors import SamplingWarning
@@ -224,16 +225,18 @@ class Sampler(ABC):
         return x, torch.ones(len(x), dtype=torch.bool, device=x.device)
 
 
-def start_points(sampler: Sampler, like: Tensor, noise: Noise) -> Tensor:
+def start_points(sampler: Sampler, like: Tensor, noise: Noise, sites: Sites | None = None) -> Tensor:
     """Returns the start points of a sampler.
 
     Args:
         sampler: The sampler.
         like: Zeros with shape $(B, *)$.
         noise: The noise of the start.
+        sites: The discrete numbers of points, whose values are equally likely; None if there are none.
     """
     start = sampler.traits.start
-    return noise.normal(like) if start is None else start(sampler, like, noise)
+    x = noise.normal(like) if start is None else start(sampler, like, noise)
+    return x if sites is None else sites.scatter(x)
 
 
 def bound_conditions(sampler: Sampler, energy: Energy, step: int = 0) -> dict[str, float]:

@@ -25,7 +25,7 @@ from composable_energy.errors import (
 from composable_energy.options import Recommendation, nearest_names
 from composable_energy.sampling.sampler import Sampler
 from composable_energy.sampling.wrappers import has_rows
-from composable_energy.supports import empty, format_support, integer_ends_of, parts_of
+from composable_energy.supports import empty, format_support, integer_ends_of, is_discrete, parts_of
 
 SamplerLike = str | type[Sampler] | Sampler
 
@@ -35,9 +35,9 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
 
     Args:
         energy: The energy to sample.
-        sampler: A name, a class or an instance; None takes the energy's recommendation, else `annealed` for an energy that needs a noise
-            level, `langevin` for one without value, `discrete` where numbers are discrete, and `chees` for any other. Where evidence is weakened, `feynman-kac` takes the place of
-            a recommended `annealed`, with the same options.
+        sampler: A name, a class or an instance; None takes the energy's recommendation, else `discrete` where numbers are discrete,
+            `annealed` for an energy that needs a noise level, `langevin` for one without value, and `chees` for any other. Where evidence
+            is weakened, `feynman-kac` takes the place of a recommended `annealed`, with the same options.
         options: The sampler's options; they take precedence over recommended ones.
         arguments: The names of the caller's own arguments, to suggest one for a misspelt option.
 
@@ -92,7 +92,8 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
-    _check_states(energy, traits.states, name)
+    if energy.support is not None or "continuous" not in traits.states:
+        _check_states(energy, traits.states, name)
     if traits.values or (energy.needs_log_densities and not traits.log_densities):
         check_value(energy, name)
     if not (traits.values or traits.log_densities):
@@ -122,11 +123,12 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
 def _check_states(energy: Energy, states: Sequence[str], name: str) -> None:
     """Raises if a sampler does not draw points with discrete numbers, or without, or if their values have no end."""
     parts = parts_of(energy.support)
-    discrete = [part for part in parts if part is not None and part.is_discrete]
+    discrete = [part for part in parts if is_discrete(part)]
     found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
     if found not in states:
-        use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for discrete numbers"
-        raise OptionError(f"{name} draws {' or '.join(states)} points, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
+        use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
+        draws = f"{name} draws {' or '.join(states)} points"
+        raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
     for part in discrete:
         ends = integer_ends_of(part)
         if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
@@ -175,7 +177,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         advice = None  # it was made for energies with values
     if advice is None:
         name = "annealed" if "sigma" in energy.required_conditions else "chees" if energy.has_value else "langevin"
-        if any(part is not None and part.is_discrete for part in parts_of(energy.support)):
+        if energy.support is not None and is_discrete(energy.support):
             name = "discrete"
         return name, _sampler_class(name), dict(options)
     name = advice.sampler

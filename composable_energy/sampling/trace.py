@@ -21,19 +21,12 @@ Policy = Literal["raise", "keep"]
 
 @dataclass(frozen=True)
 class Values:
-    """Energies and gradients at $m$ points of chains, under each of $L$ sets of conditions: by them an energy is known again.
+    """Energies and gradients at $m$ points of chains, under each of $L$ sets of conditions: by them an energy is known again."""
 
-    Args:
-        chains: The ids of the chains, with shape $(m,)$.
-        x: The points, with shape $(m, *)$.
-        energies: The energies, with shape $(m, L)$.
-        grads: The gradients, with shape $(m, L, *)$; NaN where none is known, which is not compared.
-    """
-
-    chains: Tensor
-    x: Tensor
-    energies: Tensor
-    grads: Tensor
+    chains: Tensor  # ids, (m,)
+    x: Tensor  # (m, *)
+    energies: Tensor  # (m, L)
+    grads: Tensor  # (m, L, *); NaN where none is known, which is not compared
 
     def is_consistent(self) -> bool:
         """Returns whether the shapes fit together."""

@@ -60,11 +60,7 @@ def _forwarded(name: str) -> Any:
 
 
 class EnergyWrapper(Energy, ABC):
-    """Abstract energy with the values, conditions and name of another one. A subclass changes how that one is evaluated.
-
-    Args:
-        energy: The wrapped energy.
-    """
+    """Abstract energy with the values, conditions and name of another one. A subclass changes how that one is evaluated."""
 
     has_value, evidence_has_value, needs_log_densities = map(_forwarded, ("has_value", "evidence_has_value", "needs_log_densities"))
     conditions, required_conditions = _forwarded("conditions"), _forwarded("required_conditions")
@@ -153,12 +149,7 @@ def check_rows(energy: Energy, n: int) -> None:
 class UnconstrainedEnergy(EnergyWrapper):
     r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`.
 
-    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$, without the volume.
-
-    Args:
-        energy: The energy $E$.
-        coordinates: The coordinates of its support.
-        volume: Whether to subtract the logarithm of the volume; without it the minima are those of $E$.
+    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$. Without `volume` the minima are those of $E$, too.
     """
 
     with_gradient = Energy.with_gradient  # by autograd
@@ -263,21 +254,13 @@ def explain_border(energy: Energy, broken: State) -> str | None:
 
 @dataclass
 class Faults:
-    """The points at which an energy raised an exception or was not a number, which samplers reject as points of density 0.
+    """The points at which an energy raised an exception or was not a number, which samplers reject as points of density 0."""
 
-    Args:
-        points: At how many points, those of pilot chains included.
-        first: What the energy did at the first of them.
-        searches: How many evaluations of parts of batches raised, to find them.
-        undefined: How many proposals were not a number, apart from these points.
-        varies: How the energy differed between two evaluations at the same points; None if it did not.
-    """
-
-    points: int = 0
-    first: str = ""
-    searches: int = 0
-    undefined: Tensor | int = 0
-    varies: str | None = None
+    points: int = 0  # how many, those of pilot chains included
+    first: str = ""  # what the energy did at the first of them
+    searches: int = 0  # how many evaluations of parts of batches raised, to find them
+    undefined: Tensor | int = 0  # how many proposals were not a number, apart from these points
+    varies: str | None = None  # how the energy differed between two evaluations at the same points, if it did
 
 
 class GuardedEnergy(EnergyWrapper):
@@ -286,14 +269,9 @@ class GuardedEnergy(EnergyWrapper):
     After an exception the batch is halved until the points that raise are found. Exceptions about the program are raised at once: errors of
     this library, `TypeError` and its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the
     energy still works where it worked first. So is an error when the search takes too long.
-
-    Attributes:
-        energy: The energy, compiled or not.
-        plain: The same energy, not compiled, for parts of a batch.
-        faults: Counts the points.
     """
 
-    plain: Energy
+    plain: Energy  # the same energy, not compiled, for parts of a batch
     faults: Faults
     _known: tuple[Tensor, int, Mapping[str, Any]] | None = None
 

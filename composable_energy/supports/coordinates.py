@@ -12,6 +12,7 @@ one end of some coordinates, and it has no bijection for triangular and positive
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -24,21 +25,13 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ShapeError
 from composable_energy.supports import sets
 from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
-from composable_energy.supports.sites import Sites, numbers_between, one_hot_rows
+from composable_energy.supports.variables import Sites, map_support, numbers_between, one_hot_rows
 
 _TURNS = 3  # of the window of angles
 
 
 class Coordinates(ABC):
-    """Abstract coordinates of the points of a support.
-
-    Args:
-        event: The shape of a point.
-        shape: The shape of its coordinates; None for that of a point.
-
-    Attributes:
-        sites: Which of the coordinates are discrete; None if none are.
-    """
+    """Abstract coordinates of the points of a support; `event` is the shape of a point, `shape` that of coordinates, if it differs."""
 
     sites: Sites | None = None
 
@@ -161,6 +154,37 @@ class Simplex(Coordinates):
         return torch.arange(u.shape[-1], 0, -1, dtype=u.dtype, device=u.device).log()
 
 
+class Ordered(Coordinates):
+    """The first number, or its logarithm where all are positive, and the logarithms of the steps from each number to the next one."""
+
+    def __init__(self, event: Sequence[int], *, positive: bool = False) -> None:
+        super().__init__(event)
+        self.free = 0 if positive else 1  # coordinates that are no logarithms
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        logs = u[..., self.free :]
+        x = torch.cat([u[..., : self.free], logs.exp()], -1).cumsum(-1)
+        return x if self.free else x.clamp_min(torch.finfo(u.dtype).smallest_normal), _total(logs)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        steps = x.diff(dim=-1, prepend=torch.zeros_like(x[..., :1]))
+        return torch.cat([steps[..., : self.free], steps[..., self.free :].log()], -1)
+
+
+class ZeroSum(Coordinates):
+    """Orthonormal coordinates of vectors whose sum is 0, by a reflection: volumes stay, and normal ones have a covariance of I - 1/n."""
+
+    def __init__(self, event: Sequence[int]) -> None:
+        super().__init__(event, (*event[:-1], event[-1] - 1))
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        total, root = u.sum(-1, keepdim=True), math.sqrt(self.event[-1])
+        return torch.cat([u - total / (root + root**2), -total / root], -1), _total(torch.zeros_like(u))
+
+    def inverse(self, x: Tensor) -> Tensor:
+        return x[..., :-1] - x[..., -1:] / (1 + math.sqrt(self.event[-1]))
+
+
 class Directions(Coordinates):
     r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution.
 
@@ -272,7 +296,7 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     """Returns the coordinates of a support for points of a shape; None for all of R^n."""
     if plain(support) is None:
         return None
-    inner: Any = sets.map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
+    inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
     if len(event) < (1 if is_joined(inner) else inner.event_dim):
         raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
     ends = ends_of(inner)
@@ -285,7 +309,8 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     name = sets.name_of(inner)
     if name in sets.MATRICES:
         return Triangular(event, name)
-    known = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    known |= {"ordered": Ordered, "positive_ordered": partial(Ordered, positive=True), "zero_sum": ZeroSum}
     return known[name](event) if name in known else Bijection(inner, event)
 
 

@@ -1,14 +1,14 @@
 r"""Supports: the sets where densities live, as constraints of `torch.distributions`, with their intersections and unions.
 
 A support is a `torch.distributions.constraints.Constraint`, or None for all of $\mathbb{R}^n$. It describes one point, and leading axes
-that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle` and
-`sphere` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary has probability 0. Discrete numbers have
-the supports `boolean`, `integer_interval`, `nonnegative_integer` and `one_hot`.
+that it does not use are independent: `positive` on points of shape (3, 4) is 12 half-lines, `simplex` is 3 simplexes. `circle`, `sphere`,
+`ordered`, `positive_ordered` and `zero_sum` are supports that torch lacks. Open and closed ends are not distinguished, since a boundary
+has probability 0. Discrete numbers have the supports `boolean`, `integer_interval`, `nonnegative_integer` and `one_hot`.
 """
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import EllipsisType
 from typing import Any
 
@@ -42,6 +42,31 @@ class _Sphere(Constraint):
         return (value.norm(dim=-1) - 1).abs() < _tolerance(value)
 
 
+class _Ordered(Constraint):
+    r"""Vectors of increasing numbers, $x_1 < x_2 < \dots$; the last axis of a point is one vector."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value[..., 1:] >= value[..., :-1]).all(-1)
+
+
+class _PositiveOrdered(_Ordered):
+    """Vectors of increasing positive numbers; the last axis of a point is one vector."""
+
+    def check(self, value: Tensor) -> Tensor:
+        return super().check(value) & (value > 0).all(-1)
+
+
+class _ZeroSum(Constraint):
+    """Vectors whose sum is 0; the last axis of a point is one vector. Densities are those of the volume in this subspace."""
+
+    event_dim = 1
+
+    def check(self, value: Tensor) -> Tensor:
+        return value.sum(-1).abs() <= _tolerance(value) * value.abs().sum(-1)  # of any scale: a sum rounds in proportion to its terms
+
+
 class _Empty(Constraint):
     """No point."""
 
@@ -51,14 +76,17 @@ class _Empty(Constraint):
 
 circle: Constraint = _Circle()
 sphere: Constraint = _Sphere()
+ordered: Constraint = _Ordered()
+positive_ordered: Constraint = _PositiveOrdered()
+zero_sum: Constraint = _ZeroSum()
 empty: Constraint = _Empty()
 positive: Constraint = constraints.positive
 """The support of positive numbers."""
 
 MATRICES = ("lower_triangular", "lower_cholesky", "positive_definite", "positive_semidefinite")
-_SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "empty": empty}
+_SINGLE: dict[str, Constraint] = {"circle": circle, "sphere": sphere, "zero_sum": zero_sum, "empty": empty}
+_SINGLE |= {"ordered": ordered, "positive_ordered": positive_ordered, "nonnegative_integer": constraints.nonnegative_integer}
 _SINGLE |= {name: getattr(constraints, name) for name in ("real", "simplex", "corr_cholesky", "boolean", "one_hot", *MATRICES)}
-_SINGLE["nonnegative_integer"] = constraints.nonnegative_integer
 _ARGUMENTS = {
     "greater_than": ("lower_bound",),
     "greater_than_eq": ("lower_bound",),
@@ -70,7 +98,9 @@ _ARGUMENTS = {
     "cat": ("cseq", "dim", "lengths"),
     "stack": ("cseq", "dim"),
 }
-_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "one_hot": (0.0, 1.0)}  # of single numbers in points of these supports
+# Of single numbers in points of these supports.
+_RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "positive_ordered": (0.0, math.inf)}
+_RANGES["one_hot"] = (0.0, 1.0)
 
 
 def check_support(support: Any) -> Support:
@@ -83,10 +113,10 @@ def check_support(support: Any) -> Support:
     if constraints.is_dependent(support):
         raise OptionError(f"A support has its own numbers, such as interval(0, 1), got {support}, which depends on arguments.")
     for part in parts_of(support):
-        if part is not None and part.is_discrete and name_of(part) is None:
-            known = "boolean, integer_interval(low, high), nonnegative_integer or one_hot"
-            raise OptionError(f"A support of discrete numbers is {known}, got {format_support(part)}.")
         if part is not None and name_of(part) is None:
+            if part.is_discrete:
+                known = "boolean, integer_interval(low, high), nonnegative_integer or one_hot"
+                raise OptionError(f"A support of discrete numbers is {known}, got {format_support(part)}.")
             try:
                 biject_to(part)
             except NotImplementedError as error:
@@ -113,6 +143,11 @@ def parts_of(support: Any) -> list[Support]:
     """Returns the parts of a `cat` or `stack`, also nested ones; the support itself if it is neither."""
     support = plain(support)
     return [part for inner in support.cseq for part in parts_of(inner)] if is_joined(support) else [support]
+
+
+def is_discrete(support: Support) -> bool:
+    """Returns whether some numbers of the points of a support are discrete."""
+    return support is not None and support.is_discrete
 
 
 def axis_of(support: Any) -> int:
@@ -167,9 +202,8 @@ def integer_ends_of(support: Support) -> tuple[Bound, Bound] | None:
     """Returns the least and the largest of the whole numbers of a support; None for any other support."""
     if isinstance(support, type(constraints.boolean)):
         return 0, 1
-    if support is None or not support.is_discrete or not hasattr(support, "lower_bound"):
-        return None
-    return getattr(support, "lower_bound", 0), getattr(support, "upper_bound", math.inf)
+    known = is_discrete(support) and hasattr(support, "lower_bound")
+    return (vars(support)["lower_bound"], getattr(support, "upper_bound", math.inf)) if known else None
 
 
 def interval(low: Bound, high: Bound) -> Support:
@@ -182,16 +216,21 @@ def interval(low: Bound, high: Bound) -> Support:
 
 def is_full(support: Support) -> bool:
     """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return support is None or all(ends_of(part) is not None for part in parts_of(support))
+    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered) for part in parts_of(support))
 
 
 def is_bounded(support: Support) -> bool:
     """Returns whether a support is known to have a finite volume."""
     for part in parts_of(support):
-        ends = (0.0, 1.0) if part is not None and name_of(part) in ("circle", *_RANGES) else ends_of(part) or integer_ends_of(part)
+        ends = (-math.pi, math.pi) if isinstance(part, _Circle) else _range_of(part)
         if ends is None or not _all(torch.as_tensor(ends[1] - ends[0]).isfinite()):
             return False
     return True
+
+
+def _range_of(support: Support) -> tuple[Bound, Bound] | None:
+    """Returns the ends between which single numbers in points of a support are; None if they are not known."""
+    return ends_of(None) if support is None else _RANGES.get(name_of(support) or "", ends_of(support) or integer_ends_of(support))
 
 
 def _all(condition: bool | Tensor) -> bool:
@@ -257,23 +296,6 @@ def _format_bound(bound: Bound) -> str:
     return f"tensor{tuple(bound.shape)}" if bound.numel() > 4 else f"[{', '.join(f'{value:.4g}' for value in bound.flatten().tolist())}]"
 
 
-def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a support with a function applied to all tensors inside; the support itself if there are none."""
-    if isinstance(support, list):
-        found = [map_support(part, function) for part in support]
-        return support if all(new is old for new, old in zip(found, support, strict=True)) else found
-    if isinstance(support, Tensor):
-        return function(support)
-    if not isinstance(support, Constraint):
-        return support
-    changed = {name: new for name, value in vars(support).items() if (new := map_support(value, function)) is not value}
-    if not changed:
-        return support
-    result = copy.copy(support)
-    vars(result).update(changed)
-    return result
-
-
 def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
     """Returns the intersection of the supports of energies, given as pairs; `empty` if intervals have none."""
     owner, found = terms[0]
@@ -294,6 +316,8 @@ def _intersect_two(a: Support, b: Support) -> Support | EllipsisType:
         return a
     if includes(a, b):
         return b
+    if any(isinstance(x, _Ordered) and same_support(y, positive) for x, y in ((a, b), (b, a))):
+        return positive_ordered
     one, other = ((-math.pi, math.pi) if isinstance(support, _Circle) else ends_of(support) for support in (a, b))
     if one is not None and other is not None:
         low, high = _larger(one[0], other[0]), _smaller(one[1], other[1])
@@ -335,10 +359,11 @@ def includes(a: Support, b: Support) -> bool:
     """Returns whether a support includes another, as far as it is known."""
     if a is None or same_support(a, b) or isinstance(b, _Empty):
         return True
-    outer, whole = ends_of(a) or integer_ends_of(a), integer_ends_of(b)
-    inner = whole if whole or b is None else _RANGES.get(name_of(b) or "", ends_of(b))
-    if whole is None and integer_ends_of(a) is not None:
+    if isinstance(a, _Ordered) and isinstance(b, _PositiveOrdered):
+        return True
+    if integer_ends_of(b) is None and integer_ends_of(a) is not None:
         return False
+    outer, inner = ends_of(a) or integer_ends_of(a), None if b is None else _range_of(b)
     if outer is not None and inner is not None:
         return _all(outer[0] <= inner[0]) and _all(inner[1] <= outer[1])
     pairs = _pairs(a, b)

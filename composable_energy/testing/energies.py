@@ -19,7 +19,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.files import load
 from composable_energy.sampling import twin
-from composable_energy.supports import parts_of
+from composable_energy.supports import is_discrete
 from composable_energy.testing.checks import Check, Gaussian, SkipCheck, assert_close, build_subject, named_checks, run_checks
 
 EnergyLike = str | Energy | Callable[[], Energy]
@@ -84,10 +84,6 @@ def _require_value(energy: Energy) -> None:
         raise SkipCheck(f"{energy} has no value")
 
 
-def _is_discrete(energy: Energy) -> bool:
-    return any(part is not None and part.is_discrete for part in parts_of(energy.support))
-
-
 def _values(energy: Energy, x: Tensor) -> Tensor:
     """Returns the energies, or the gradients of an energy without value."""
     return energy(x) if energy.has_value else energy.with_gradient(x)[1]
@@ -124,7 +120,7 @@ def _rows(energy: Energy, x: Tensor) -> None:
 
 def _gradient(energy: Energy, x: Tensor) -> None:
     _require_value(energy)
-    if _is_discrete(energy):
+    if is_discrete(energy.support):
         raise SkipCheck("its points are discrete")
     energy, x = copy.deepcopy(energy).double(), x.double()
     gradient, point = energy.with_gradient(x)[1], x.clone().requires_grad_()
@@ -211,7 +207,7 @@ def _algebra(energy: Energy, x: Tensor) -> None:
     b, c = Gaussian(torch.zeros_like(x[0])), Gaussian(torch.ones_like(x[0]), 2.0)
     b.decoder = c.decoder = energy.decoder  # in the same space
     b.variables = c.variables = dict(energy.variables)
-    if _is_discrete(energy):
+    if is_discrete(energy.support):
         b.support = c.support = energy.support
     for law, left, right in _laws(energy, b, c, x):
         assert_close(left if isinstance(left, Tensor) else left(x), right if isinstance(right, Tensor) else right(x), law, factor=10)

@@ -197,7 +197,8 @@ def _exact(subject: _Subject) -> None:
     if subject.exact is None and not subject.rejects:
         raise SkipCheck("it never rejects, so a step is not exact; use `exact=True` to check it anyway")
     if not subject.continuous:
-        return _exact_whole(subject)
+        _exact_whole(subject)
+        return
     target = Banana()
     start = target.exact(Noise(0, range(_EXACT_CHAINS)).child("exact draws"))
     try:
@@ -227,10 +228,7 @@ def _exact_whole(subject: _Subject) -> None:
 
 
 def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
-    r"""Returns the deviations of points with shape $(n, 2)$ from a standard normal distribution.
-
-    They are those of five moments in standard errors, and the larger Kolmogorov distance of the two coordinates times $\sqrt n$.
-    """
+    r"""Returns how far points are from standard normal: five moments in standard errors, and the Kolmogorov distance times $\sqrt n$."""
     n = len(white)
     first, second = white.double().T
     moments = {

@@ -1,6 +1,8 @@
 """What is wrong with the draws of a call is a warning of the call and of its trace, with advice; right draws have none."""
 
+import re
 import sys
+import time
 import warnings
 
 import numpy as np
@@ -162,6 +164,20 @@ def test_a_function_and_a_bar_hear_of_the_tuning_and_of_each_step(capfd):
     assert heard[len(tuning) :] == [("sampling", i, 3) for i in range(4)]
     assert watched.equal(BOWL.sample((4, 2), steps=3, seed=0, observers=[ce.sampling.Progress()]))
     assert "tuning chees" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("apart", "least", "most"), [(0.0, 0.99, 1.1), (20.0, 5.0, 1e3)])
+def test_a_bar_shows_r_hat_and_effective_draws_and_changes_no_draw(apart, least, most, capfd):
+    energy = ce.as_energy(lambda x: (x[:, 0].abs() - apart).square() / 2 + x[:, 1:].square().sum(1) / 2, event_shape=(2,))
+    start = torch.cat([torch.linspace(-apart - 1, apart + 1, 32)[:, None], torch.zeros(32, 1)], 1)
+    options = {"sampler": "hmc", "step_size": 0.3, "leapfrogs": 5, "steps": 256, "seed": 0, "init": start}
+    pause = ce.sampling.Stop(lambda step, state, info: time.sleep(0.6 if step == 1 else 0))
+    watched = energy.sample(32, observers=[pause, ce.sampling.Progress()], **options)
+    r_hat, draws = re.findall(r"R-hat ([\d.]+), ([\d,]+) effective draws", capfd.readouterr().err)[-1]
+    assert least < float(r_hat) < most
+    assert (int(draws.replace(",", "")) > 200) is (apart == 0)
+    assert torch.equal(watched, energy.sample(32, **options))
 
 
 class TestFormulas:

@@ -15,7 +15,6 @@ from composable_energy import Energy
 from composable_energy.options import check_flag, check_integer
 from composable_energy_discrete.neighbours import LocalEnergy
 
-
 _PRODUCT = 128  # sites of the last axis, whose neighbours a product with a matrix adds in a third of the time
 
 

@@ -207,6 +207,10 @@ def test_each_sampler_conforms(sampler):
 
 
 def test_models_are_there_by_name():
-    shapes = {"ising-lattice": {"shape": (2, 3)}, "potts-lattice": {"shape": 4, "states": 3}, "boltzmann-machine": {"visible": 3, "hidden": 2}}
+    shapes = {
+        "ising-lattice": {"shape": (2, 3)},
+        "potts-lattice": {"shape": 4, "states": 3},
+        "boltzmann-machine": {"visible": 3, "hidden": 2},
+    }
     for name, options in shapes.items():
         assert ce.load(name, **options).sample(2, seed=0).shape[0] == 2

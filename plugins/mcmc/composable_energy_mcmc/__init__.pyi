@@ -9,5 +9,6 @@ from composable_energy_mcmc.langevin import Descent as Descent
 from composable_energy_mcmc.langevin import Langevin as Langevin
 from composable_energy_mcmc.langevin import Underdamped as Underdamped
 from composable_energy_mcmc.mala import MALA as MALA
+from composable_energy_mcmc.minibatches import minibatched as minibatched
 from composable_energy_mcmc.smc import SMC as SMC
 from composable_energy_mcmc.tempering import Tempering as Tempering

@@ -19,6 +19,7 @@ from composable_energy_mcmc.metric import IDENTITY, Metric
 from composable_energy_mcmc.tuning import approach, redraw_outliers
 
 _NO_INFO = Info()
+_MINIBATCH = "minibatch"  # the condition of an energy whose gradient is estimated: a number in [0, 1) for each chain and step
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Langevin(Sampler):
     r"""Unadjusted Langevin: $x' = x - \tfrac{\lambda}{2} \nabla E(x) + \sqrt{\lambda T}\, \xi$ (Welling & Teh, 2011).
 
     A step costs one gradient. It is biased by the step size: on a Gaussian with variance $s^2$ its variance is
-    $T s^2 / (1 - \lambda / 4 s^2)$.
+    $T s^2 / (1 - \lambda / 4 s^2)$. Of an energy that is `minibatched` it chooses the rows by its noise.
 
     Args:
         step_size: $\lambda > 0$, in units of $x^2$; None tunes it on pilot chains, so that `max_bias` holds.
@@ -83,6 +84,8 @@ class Langevin(Sampler):
             return self, x
         if self.temperature == 0:
             raise OptionError("At temperature 0 there is no bias to tune a step size for: give `step_size`, or use descent.")
+        if _MINIBATCH in energy.conditions:
+            raise OptionError(f"Gradients of {energy} are estimates, for which no step size is tuned: give `step_size`.", ["step_size"])
         found, points = tune_unadjusted(energy, x, noise, max_bias=self.max_bias, temperature=self.temperature, metric=self._metric)
         return replace(self, step_size=found), points
 
@@ -95,11 +98,11 @@ class Langevin(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if self.metric is not None:
             self._metric.check(x)
-        return State(x, *energy.with_gradient(x))
+        return State(x, *_with_gradient(energy, x, noise))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         x = self.move(state, noise)
-        return State(x, *energy.with_gradient(x)), _NO_INFO
+        return State(x, *_with_gradient(energy, x, noise)), _NO_INFO
 
     def move(self, state: State, noise: Noise) -> Tensor:
         if self.step_size is None:
@@ -120,11 +123,21 @@ class Langevin(Sampler):
         grad = state.grad if self.metric is None else self._metric.whiten_gradient(state.grad)
         return grad.reshape(len(state.x), -1).double().square().mean(1) * (self.step_size / (4 * self.temperature))
 
-    traits: ClassVar[Traits] = Traits(gradients=1, values=False, move=move, bias=bias)
+    def minibatches(self, energy: Energy) -> tuple[float, float, float]:
+        """Returns the numbers of minibatches by which energies are compared; for `Traits.binds`."""
+        return 0.0, 0.5, 0.25
+
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, move=move, bias=bias, binds={_MINIBATCH: minibatches})
 
     @property
     def _metric(self) -> Metric:
         return self.metric if isinstance(self.metric, Metric) else IDENTITY
+
+
+def _with_gradient(energy: Energy, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    if _MINIBATCH in energy.conditions:
+        return energy.with_gradient(x, minibatch=noise.uniform(x, stream=1))
+    return energy.with_gradient(x)
 
 
 def _to_metric(given: object) -> Metric:

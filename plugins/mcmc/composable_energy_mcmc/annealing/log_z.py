@@ -82,7 +82,7 @@ def estimate_log_z(
     density, if there are any, a path leads back; Bennett's acceptance ratio joins both directions, which is several times more precise. A
     pilot run finds the levels and the step size at each, which are then fixed. An energy in the latent space of a decoder is integrated
     over latent points. One with a support is integrated over it, in its unconstrained coordinates if there is no `base`; the measure is
-    the surface of a sphere, and the volume of all coordinates of a simplex but the last.
+    the surface of a sphere, the volume of all coordinates of a simplex but the last, and that of the subspace of vectors whose sum is 0.
 
     If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
     from each.
