@@ -243,7 +243,7 @@ def test_all_classes_of_torch_are_listed():
 @pytest.mark.parametrize("distribution", [*DISCRETE.values(), *COMPOSED], ids=lambda some: type(some).__name__)
 def test_a_discrete_distribution_has_energies_at_its_values_alone(distribution):
     if isinstance(distribution, td.Multinomial | td.TransformedDistribution):
-        with pytest.raises(LiftError, match="transforms discrete numbers|A support of discrete numbers is boolean"):
+        with pytest.raises(LiftError, match=r"transforms discrete numbers|A support of discrete numbers is boolean"):
             ce.as_energy(distribution)
         return
     energy, x = ce.as_energy(distribution), distribution.sample((6,)).to(DTYPE)

@@ -27,6 +27,10 @@ def _ring(size: int, periodic: bool) -> Tensor:
 class _Lattice(LocalEnergy):
     """Abstract energy of a lattice whose sites interact with their nearest neighbours, all with the same coupling."""
 
+    coupling: Tensor
+    field: Tensor
+    _ring: Tensor
+
     def __init__(self, shape: int | Sequence[int], coupling: float, field: Any, periodic: bool) -> None:
         super().__init__()
         self.shape = tuple(check_integer("shape", size) for size in ((shape,) if isinstance(shape, int) else shape))
@@ -61,7 +65,8 @@ class _Lattice(LocalEnergy):
 class Ising(_Lattice):
     r"""The Ising model on a lattice, of numbers that are 0 or 1.
 
-    $E(x) = -J \sum_{\langle i j \rangle} s_i s_j - \sum_i h_i s_i$ with spins $s = 2 x - 1$ and all pairs of neighbours. On a square lattice it is critical at $J = \ln(1 + \sqrt 2) / 2 \approx .4407$.
+    $E(x) = -J \sum_{\langle i j \rangle} s_i s_j - \sum_i h_i s_i$ with spins $s = 2 x - 1$ and all pairs of neighbours. On a
+    square lattice it is critical at $J = \ln(1 + \sqrt 2) / 2 \approx .4407$.
 
     Args:
         shape: The shape of the lattice, which is that of a point.
@@ -93,7 +98,8 @@ class Ising(_Lattice):
 class Potts(_Lattice):
     r"""The Potts model on a lattice, of one-hot rows.
 
-    $E(x) = -J \sum_{\langle i j \rangle} x_i \cdot x_j - \sum_i h \cdot x_i$ with all pairs of neighbours. On a square lattice of $q$ states it is critical at $J = \ln(1 + \sqrt q)$.
+    $E(x) = -J \sum_{\langle i j \rangle} x_i \cdot x_j - \sum_i h \cdot x_i$ with all pairs of neighbours. On a square
+    lattice of $q$ states it is critical at $J = \ln(1 + \sqrt q)$.
 
     Args:
         shape: The shape of the lattice; a point has one more axis, of the states.
@@ -127,8 +133,8 @@ class Potts(_Lattice):
 class BoltzmannMachine(Energy):
     r"""The restricted Boltzmann machine of numbers that are 0 or 1.
 
-    Its hidden numbers are summed out: $E(v) = -b \cdot v - \sum_j \log(1 + e^{c_j + (v W)_j})$. `joint()` is the machine of visible and hidden numbers, whose two halves
-    `Gibbs` draws in turn.
+    Its hidden numbers are summed out: $E(v) = -b \cdot v - \sum_j \log(1 + e^{c_j + (v W)_j})$. `joint()` is the machine of visible and
+    hidden numbers, whose two halves `Gibbs` draws in turn.
 
     Args:
         visible: How many visible numbers there are.

@@ -102,7 +102,7 @@ def neighbour_energies(energy: Energy, x: Tensor, chosen: Tensor) -> Tensor:
 
 def _table(term: Energy, sites: Any, x: Tensor) -> Tensor | None:
     """Returns the energies of the values of each site, $(S, K)$, of a distribution whose sites are independent; None of another energy."""
-    distribution = getattr(term, "distribution", None)
+    distribution: Any = getattr(term, "distribution", None)
     while hasattr(distribution, "reinterpreted_batch_ndims"):
         distribution = distribution.base_dist
     if distribution is None or distribution.batch_shape.numel() != len(sites.counts):

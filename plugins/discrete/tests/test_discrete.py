@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ EXPRESSIONS = {
 
 def states_of(energy: ce.Energy) -> torch.Tensor:
     """Returns all states of a small energy."""
-    event = energy.event_shape
+    event = energy.event_shape or torch.Size()
     if energy is COUNTS or "Poisson" in str(energy):
         return torch.tensor(list(itertools.product(range(7), repeat=2))).float()
     if energy is CATEGORIES:
@@ -91,7 +92,8 @@ def test_draws_have_the_probabilities_of_all_states(name, sampler):
 )
 def test_differences_and_couplings_are_those_of_the_energy(energy):
     x = energy.sample(3, sampler="gibbs", steps=2, seed=1)
-    sites = coordinates_of(energy.support, energy.event_shape, x.dtype, x.device).sites
+    found: Any = coordinates_of(energy.support, energy.event_shape or (), x.dtype, x.device)
+    sites = found.sites
     index, count = sites.index(x), len(sites.counts)
     near = energy(sites.neighbours(x, index, torch.arange(count)).flatten(0, 2)).view(3, count, -1)
     torch.testing.assert_close(energy.differences(x), near[..., 1:] - near[..., :1], rtol=0, atol=1e-5)
@@ -152,7 +154,7 @@ def test_counts_beside_a_rate_have_the_distribution_of_a_conjugate_pair():
     rate = ce.as_energy(td.Gamma(3.0, 2.0)).over("rate")
     counts = ce.as_energy(lambda n, rate: rate - n * rate.log() + torch.lgamma(n + 1), variables={"n": COUNT, "rate": ce.positive})
     drawn = (rate & counts).sample(2000, seed=0, steps=60)
-    n, expected = drawn["n"], td.NegativeBinomial(3.0, 1 / 3)
+    n, expected = drawn["n"], td.NegativeBinomial(3.0, torch.tensor(1 / 3))
     for value in range(4):
         share = expected.log_prob(torch.tensor(float(value))).exp().item()
         assert abs((n == value).double().mean() - share) < 4 * math.sqrt(share / 2000)
