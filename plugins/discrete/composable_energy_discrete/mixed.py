@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -100,7 +100,7 @@ class Mixed(Sampler):
         most: The largest number of combinations that are summed out.
     """
 
-    inner: str | Sampler = "chees"
+    inner: Any = "chees"
     most: int = _COMBINATIONS
 
     traits: ClassVar[Traits] = Traits(steps=200, states=("mixed",), from_pilots=True)
