@@ -160,10 +160,8 @@ def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
 @pytest.mark.full
 def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     energy = Gaussian(torch.zeros(2))
-    tuned = [
-        energy.sample(n, sampler=Tempering(leapfrogs=3), steps=1, seed=0, batch_size=size, trace=True)[1].sampler
-        for n, size in ((1, None), (70, 20))
-    ]
+    call = {"sampler": Tempering(leapfrogs=3), "steps": 1, "seed": 0, "trace": True}
+    tuned = [energy.sample(n, batch_size=size, **call)[1].sampler for n, size in ((1, None), (70, 20))]
     assert tuned[0].schedule.levels == tuned[1].schedule.levels and tuned[0].schedule.step_sizes == tuned[1].schedule.step_sizes
     again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
     assert again.schedule is tuned[0].schedule
