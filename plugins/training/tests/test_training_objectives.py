@@ -12,28 +12,27 @@ import composable_energy as ce
 import composable_energy_training as training
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from plugins.training.tests.run_helpers import (
-    IMPROVED,
-    LANGEVIN,
-    Bell,
-    Heads,
-    Joint,
-    Net,
-    batch_of,
-    cast,
-    context,
-    data,
-    gradients,
-    labelled,
-    prepare,
-    scattered,
-)
+from plugins.training.tests.run_helpers import IMPROVED, LANGEVIN, Bell, Heads, Joint, Net, batch_of, cast, context, data, gradients
 from tests.refusals import refusals
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
 MATCHING: dict[str, Any] = {"temperature": 0.5, "warm_up": 0}
 NOISE = training.GaussianNoise(torch.zeros(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64))
 Divergence, Improved = training.ContrastiveDivergence, training.ImprovedContrastiveDivergence
+
+
+def prepare(objective, model=None):
+    objective.begin(Net(3) if model is None else model, context(4, (2,)))
+    return objective
+
+
+def labelled(label):
+    return batch_of(data(4, 2), kind=torch.tensor([0, 1, 2, label]))
+
+
+def scattered():
+    return training.Batch(data(2, 2), {}, Noise(0, (1, 3), 1))
+
 
 PLANE = ce.as_energy(lambda x, y: x.sum(1) * y)
 MALE_AND_HAIR = training.AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0)
