@@ -175,7 +175,7 @@ def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
 def test_samplers_on_the_torus_have_the_shares_of_rotamers():
     exact, chains = molecules.GeneratedRotamers(), 200
     context = molecules.context_of("LEU", -1.1, -0.8, "GLY", "LEU")
-    draws = exact.given(context=context).sample(chains, steps=160, seed=0)
+    draws = exact.given(context=context).sample(chains, steps=80, seed=0)
     weights = exact.rotamer_log_probs(context)[0].exp()
     assert within(torch.bincount(exact.rotamer_of(draws, context.expand(chains, 5)), minlength=len(weights)), weights) < 4
 
