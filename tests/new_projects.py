@@ -20,9 +20,8 @@ KINDS = ("energy", "sampler", "encoder", "kernel", "recipe", "world")
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
     """Runs a command without this checkout on its path, and returns its output."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COMPOSABLE_ENERGY", "COV_", "PYTEST"))
-    }
+    own = ("PYTHON", "COMPOSABLE_ENERGY", "COV_", "PYTEST")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     done = subprocess.run([str(part) for part in command], cwd=cwd, env={**inherited, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -206,10 +206,7 @@ def test_an_unsatisfiable_expression_comes_back(tmp_path):
         (lambda: Unlisted(), "has no `config"),
         (lambda: Nameless(), "no plug-in offers its class Nameless"),
         (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),
-        (
-            lambda: ce.get("energy", "tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
-            "bare function",
-        ),
+        (lambda: Tempered(normal(), 2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0), "bare function"),
     ],
 )
 def test_what_cannot_be_saved_is_named_and_nothing_written(energy, message, tmp_path):

@@ -74,9 +74,8 @@ def _hangs(patch):
 
 
 def _writes(patch):
-    patch.setattr(
-        "composable_energy.files.expressions.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
-    )
+    read = lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
+    patch.setattr("composable_energy.files.expressions.read_record", read)
 
 
 @forks
@@ -145,11 +144,8 @@ def test_expressions_and_arguments_run_no_code(monkeypatch, text, capsys):
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\x1b]0;x\x07", "./\x9b2J", "ring & \x08\x08"])
 def test_commands_print_no_control_characters(tmp_path, text, capsys):
-    for words in (
-        ["sample", text, "-o", str(tmp_path / "x.npy")],
-        ["explain", text, text],
-        ["train", "--recipe", text, "--data", text, "--out", text],
-    ):
+    train = ["train", "--recipe", text, "--data", text, "--out", text]
+    for words in (["sample", text, "-o", str(tmp_path / "x.npy")], ["explain", text, text], train):
         with contextlib.suppress(SystemExit):
             assert main(words) == 2
         shown = capsys.readouterr()

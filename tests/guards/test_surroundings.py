@@ -287,9 +287,8 @@ class TestProposalsThatRaise:
             return (x[:, 0] - y) * 50
 
         low = torch.arange(6, dtype=F64)
-        x, trace = (
-            ce.as_energy(shifted).given(y=low).sample((6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True)
-        )
+        energy, start = ce.as_energy(shifted).given(y=low), low[:, None] + 0.01
+        x, trace = energy.sample((6, 1), sampler=MALA(4e-4), steps=60, init=start, seed=0, trace=True)
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
     def test_what_fails_everywhere_is_raised_as_it_is(self):

@@ -343,9 +343,8 @@ def train_in_parts(accumulate, out):
     """Trains a network without spectral normalization, whose vectors change with each pass."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
-    train(
-        ce.as_energy(net), objective=OBJECTIVES["cd"](), steps=8, optimizer=Optimizer(accumulate=accumulate), callbacks=[Checkpoints(out)]
-    )
+    options = {"optimizer": Optimizer(accumulate=accumulate), "callbacks": [Checkpoints(out)]}
+    train(ce.as_energy(net), objective=OBJECTIVES["cd"](), steps=8, **options)
 
 
 @pytest.mark.full
