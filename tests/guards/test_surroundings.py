@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -316,11 +317,6 @@ class TestProposalsThatRaise:
         assert "mala was at step" in notes(caught.value)
 
 
-class Output:
-    def __init__(self, logits):
-        self.logits = logits
-
-
 class TestOutputs:
     def test_functions_without_a_gradient(self):
         bowl = ce.as_energy(lambda x: x.square().sum(1) / 2)
@@ -352,7 +348,7 @@ class TestOutputs:
 
 
 test_the_error_says_what_to_write = refusals(
-    (lambda x: Output(x), errors.DtypeError, "It has `.logits`"),
+    (lambda x: SimpleNamespace(logits=x), errors.DtypeError, "It has `.logits`"),
     (lambda x: {"energy": x.sum(1)}, errors.DtypeError, r"model\(x\)\['energy'\]"),
     (lambda x: (x.sum(1), None), errors.DtypeError, r"model\(x\)\[0\]"),
     (lambda x: None, errors.DtypeError, "lack a `return`"),

@@ -57,30 +57,24 @@ def test_underdamped_draws_a_mixture():
     assert abs(x.square().mean() - 2) < 4 * x.square().std() / math.sqrt(n)
 
 
-class NoisyMixture(ce.Energy):
+CENTRES = torch.tensor([[-1.2, -0.4], [1.0, 0.8]])
+
+
+def noisy_mixture(x: Tensor, sigma: Tensor) -> Tensor:
     r"""A mixture of narrow Gaussians with noise of level $\sigma$ added: what a noise-conditional network learns."""
-
-    def __init__(self):
-        super().__init__()
-        self.event_shape = torch.Size([2])
-        self.register_buffer("means", torch.tensor([[-1.2, -0.4], [1.0, 0.8]]))
-        self.register_buffer("weights", torch.tensor([0.3, 0.7]))
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        variance = (0.01 + sigma.square())[:, None]
-        squares = (x[:, None] - self.get_buffer("means")).square().sum(2)
-        return -torch.logsumexp(-squares / (2 * variance) + self.get_buffer("weights").log() - variance.log(), 1)
+    variance = (0.01 + sigma.square())[:, None]
+    squares = (x[:, None] - CENTRES).square().sum(2)
+    return -torch.logsumexp(-squares / (2 * variance) + torch.tensor([0.3, 0.7]).log() - variance.log(), 1)
 
 
 def test_annealed_finds_modes_with_their_weights():
     """Plain Langevin at the lowest level stays in the mode that it meets first."""
     n = 4000
-    x = NoisyMixture().sample(n, seed=0, sampler=Annealed())
+    x = ce.as_energy(noisy_mixture, event_shape=(2,)).sample(n, seed=0, sampler=Annealed())
     left = (x[:, 0] < 0).float().mean()
     assert abs(left - 0.3) < 4 * math.sqrt(0.21 / n) + 0.03  # as many levels as by default leave a bias of some hundredths
-    inside = (x[:, None] - NoisyMixture().get_buffer("means")).norm(dim=2).amin(1)
-    assert inside.max() < 0.6
-    assert abs(inside.square().mean() - 0.02) < 0.006
+    inside = (x[:, None] - CENTRES).norm(dim=2).amin(1)
+    assert inside.max() < 0.6 and abs(inside.square().mean() - 0.02) < 0.006
 
 
 def test_annealed_without_noise_levels_lowers_the_temperature():
@@ -129,15 +123,13 @@ def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget():
     assert (shares(torch.cat(found)) - WEIGHTS).square().mean().sqrt() <= 0.02
 
 
-class Labelled(ce.Energy):
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return (x - y[:, None]).square().sum(1) * 2
+LABELLED = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) * 2)
 
 
 @pytest.mark.full
 def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     y = torch.arange(400, dtype=F64) % 5
-    energy = Labelled().given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
+    energy = LABELLED.given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
     x = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0)
     parts = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150)
     torch.testing.assert_close(parts, x)
@@ -245,8 +237,8 @@ def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
 def test_chains_with_conditions_of_their_own_are_refused():
     base = ce.as_energy(Normal(torch.zeros(2), 1.0))
     with pytest.raises(ExpressionError, match="bind one value for all"):
-        (Labelled().given(y=torch.arange(4.0)) & base).sample((4, 2), sampler="smc", seed=0)
-    x = (Labelled().given(y=2.0) & base).sample((500, 2), sampler="smc", seed=0, batch_size=100)
+        (LABELLED.given(y=torch.arange(4.0)) & base).sample((4, 2), sampler="smc", seed=0)
+    x = (LABELLED.given(y=2.0) & base).sample((500, 2), sampler="smc", seed=0, batch_size=100)
     assert (x.mean(0) - 1.6).abs().max() < 5 * math.sqrt(0.2 / 500)
 
 

@@ -137,18 +137,22 @@ def test_a_precise_blur_does_not_run_away():
     assert (operator(x) - operator(truth)).square().mean().sqrt() < 3 * noise
 
 
-class Triple(nn.Module):
-    """A decoder whose pictures are three times as large as its codes."""
+class Rows(nn.Module):
+    """A decoder of latent points with shape (3,) to pictures with shape (2, 3), whose rows are multiples of them."""
 
     event_shape = (2, 3)
 
+    def __init__(self, *factors):
+        super().__init__()
+        self.factors = factors
+
     def forward(self, z):
-        return torch.stack([3 * z, 3 * z], 1)
+        return torch.stack([factor * z for factor in self.factors], 1)
 
 
 @pytest.mark.slow
 def test_a_decoder_counts_in_what_is_not_known():
-    x = draw(diffusion((3,), Triple()) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
+    x = draw(diffusion((3,), Rows(3, 3)) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
     precision = 1 + 18 / 0.5**2
     assert (x.mean() - 18 / 0.5**2 / precision).abs() < 0.01
     assert abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
@@ -337,22 +341,13 @@ def test_a_bare_function_is_not_saved_and_an_observation_alone_is_not_grounded(t
     assert (gaussian(2) & observation).grounded
 
 
-class Double(nn.Module):
-    """A decoder of latent points with shape (3,) to pictures with shape (2, 3)."""
-
-    event_shape = (2, 3)
-
-    def forward(self, z):
-        return torch.stack([z, 2 * z], 1)
-
-
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 def test_an_observation_of_pictures_counts_at_the_decoded_points():
-    prior = ce.as_energy(td.Normal(torch.zeros(3), 1.0), decoder=Double())
+    prior = ce.as_energy(td.Normal(torch.zeros(3), 1.0), decoder=Rows(1, 2))
     observation = ce.observed(torch.ones(2, 3), None, 0.5)
     energy, z = prior & observation, torch.randn(5, 3)
-    torch.testing.assert_close(energy(z), prior(z) + observation(Double()(z)))
+    torch.testing.assert_close(energy(z), prior(z) + observation(Rows(1, 2)(z)))
     draws = energy.sample(500, seed=0)
     precision = 1 + 5 / 0.25
     assert draws.shape == (500, 2, 3)
