@@ -213,17 +213,12 @@ def test_with_a_scale_all_levels_count_alike():
 
 def test_noise_levels_are_log_uniform_and_belong_to_rows():
     seen = []
-
-    class Watch(ce.Energy):
-        def forward(self, x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
-            seen.append((sigma, y))
-            return x.square().sum(1) * sigma
-
+    watch = ce.as_energy(lambda x, sigma, y: seen.append((sigma, y)) or x.square().sum(1) * sigma)
     rows, objective = 4000, training.DenoisingScoreMatching(0.01, 10.0, condition="kind")
     x, kind = data(rows, 2), torch.arange(rows)
-    whole = objective.loss(Watch(), batch_of(x, kind=kind)).value
+    whole = objective.loss(watch, batch_of(x, kind=kind)).value
     parts = slice(999), slice(999, rows)
-    first, rest = (objective.loss(Watch(), batch_of(x[part], 1, range(rows)[part], kind=kind[part])).value for part in parts)
+    first, rest = (objective.loss(watch, batch_of(x[part], 1, range(rows)[part], kind=kind[part])).value for part in parts)
     torch.testing.assert_close((999 * first + (rows - 999) * rest) / rows, whole, rtol=1e-12, atol=0)
     sigma, y = seen[0]
     assert torch.equal(torch.cat([seen[1][0], seen[2][0]]), sigma) and torch.equal(y, kind)
