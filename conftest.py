@@ -5,6 +5,7 @@ In a checkout that is not installed, tests find plug-ins by name as they do afte
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -49,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         last, most = len(found) - 1, min(len(found), QUICK_CASES)
         for i in {round(last * k / max(1, most - 1)) for k in range(most)}:
             found[i].add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what is imported and collected out of the search for garbage, which would walk over it again and again."""
+    gc.freeze()
 
 
 def pytest_configure(config: pytest.Config) -> None:

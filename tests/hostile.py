@@ -42,10 +42,8 @@ CANARY = "hostile_canary"
 LIMIT = 200.0
 """Seconds after which a case is one that never ends, many times what the longest takes on a busy machine; the runner waits longer."""
 _PROCESSES = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty", "pty.spawn", "subprocess.Popen")
-_CHANGES = (
-    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.link", "os.symlink"),
-    "shutil.rmtree",
-)
+_NAMES = ("remove", "rename", "rmdir", "mkdir", "truncate", "chmod", "chown", "link", "symlink")
+_CHANGES = ("shutil.rmtree", *(f"os.{name}" for name in _NAMES))
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -263,9 +261,8 @@ class Cases:
         data = "\n".join(lines).encode("utf-8", "replace")
         path = place / "recipe.toml"
         path.write_bytes(damage(data, chance) if chance.random() < 0.3 else data)
-        return self.used(
-            lambda recipe: recipe.resolved_settings() and recipe.toml(), *self.watch.tried(lambda: open_recipe(path), place), place
-        )
+        found, error = self.watch.tried(lambda: open_recipe(path), place)
+        return self.used(lambda recipe: recipe.resolved_settings() and recipe.toml(), found, error, place)
 
     def a_picture(self, chance: random.Random, place: Path) -> str:
         kind = chance.choice([*KINDS, "other"])

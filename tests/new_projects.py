@@ -10,6 +10,8 @@ import sys
 import sysconfig
 import tempfile
 import venv
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -18,9 +20,8 @@ KINDS = ("energy", "sampler", "encoder", "kernel", "recipe", "world")
 
 def run(*command: object, cwd: Path, **variables: str) -> str:
     """Runs a command without this checkout on its path, and returns its output."""
-    inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COMPOSABLE_ENERGY", "COV_", "PYTEST"))
-    }
+    own = ("PYTHON", "COMPOSABLE_ENERGY", "COV_", "PYTEST")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(own)}
     done = subprocess.run([str(part) for part in command], cwd=cwd, env={**inherited, **variables}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -66,6 +67,7 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         written = write_projects(interpreter, Path(name))
         install_projects(interpreter, written, "--constraint", ROOT / "constraints.txt")
-        for kind, project in written.items():
-            print(f"new-plugin --kind {kind}: {run_tests(interpreter, project)}")
+        with ThreadPoolExecutor(2) as pool:  # the other jobs of make have ended by then
+            for kind, told in zip(written, pool.map(partial(run_tests, interpreter), written.values()), strict=True):
+                print(f"new-plugin --kind {kind}: {told}")
         run(interpreter, "-m", "pip", "uninstall", "--quiet", "--yes", "pytest", *(f"soft-{kind}" for kind in KINDS), cwd=Path(name))

@@ -113,7 +113,7 @@ def saving_registry(site):
         yield
 
 
-def there_and_back(energy: ce.Energy, folder: Path, x: torch.Tensor = X) -> ce.Energy:
+def reloaded(energy: ce.Energy, folder: Path, x: torch.Tensor = X) -> ce.Energy:
     ce.save(energy, folder / "saved")
     loaded = ce.load(folder / "saved")
     assert repr(loaded) == repr(energy)

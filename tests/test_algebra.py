@@ -58,10 +58,7 @@ VALUES = {
     "all of": (lambda: ce.all_of(BASE, quadratic, RING), lambda a, b: BASE(X) + Q(X) + RING(X)),
     "weights": (lambda: ce.any_of(BASE, quadratic, weights=[1.0, 3.0]), lambda a, b: mixed(BASE(X), Q(X) - math.log(3))),
     "normalisers": (lambda: ce.Disjunction(BASE, Q, log_z=[0.0, 2.0]), lambda a, b: mixed(BASE(X), Q(X) + 2)),
-    "events with weights are densities": (
-        lambda: ce.any_of(RED, EVENT, weights=[1, 1]),
-        lambda a, b: BASE(X) + mixed(RED.evidence(X), EVENT.evidence(X)),
-    ),
+    "weighted events": (lambda: ce.any_of(RED, EVENT, weights=[1, 1]), lambda a, b: BASE(X) + mixed(RED.evidence(X), EVENT.evidence(X))),
     "exclusive or": (
         lambda: ce.negate(U, level=3.0) & V | U & ce.negate(V, level=3.0),
         lambda a, b: mixed(U(X) + softplus((3 - V(X)) / 0.1), V(X) + softplus((3 - U(X)) / 0.1)),

@@ -19,9 +19,8 @@ from tests.refusals import refusals
 
 
 def gaussian(width: float, *shape: int, **options) -> ce.Energy:
-    return ce.as_energy(
-        lambda x: (x / width).square().reshape(len(x), -1).sum(1) / 2, name=f"width {width}", event_shape=shape or (2,), **options
-    )
+    options |= {"name": f"width {width}", "event_shape": shape or (2,)}
+    return ce.as_energy(lambda x: (x / width).square().reshape(len(x), -1).sum(1) / 2, **options)
 
 
 def normaliser(width: float, axes: int = 2) -> float:

@@ -42,10 +42,8 @@ class World:
             network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
             network.bias.data = torch.rand(network.bias.shape, generator=generator, dtype=torch.double) - 0.5
         self.networks[-1].weight.data *= 0.2
-        self.variables = [
-            *(events.Categorical(events.Source(network)) for network in self.networks[:-1]),
-            events.Continuous(events.Source(self.networks[-1])),
-        ]
+        *labels, last = map(events.Source, self.networks)
+        self.variables = [*map(events.Categorical, labels), events.Continuous(last)]
         with torch.no_grad():
             odds, *logits, gaussian = (network(self.x) for network in self.networks)
         mean, width = gaussian[:, :1], gaussian[:, 1:].clamp(-5, 1).exp()
@@ -58,9 +56,8 @@ class World:
     def atom(self, head: int, values: frozenset[int]) -> events.Formula:
         if head < 4:
             return events.Formula.atom(self.variables[head], values, f"h{head}{sorted(values)}")
-        return events.disjoin(
-            [events.Formula.atom(self.variables[4], events.Interval(ENDS[i], ENDS[i + 1]), f"cell{i}") for i in sorted(values)]
-        )
+        cells = {i: events.Interval(ENDS[i], ENDS[i + 1]) for i in sorted(values)}
+        return events.disjoin([events.Formula.atom(self.variables[4], cell, f"cell{i}") for i, cell in cells.items()])
 
     def probability(self, tree) -> torch.Tensor:
         return self.joint[:, truth(tree)].sum(1)
@@ -144,9 +141,8 @@ def test_labels_that_are_all_there_are():
     with pytest.raises(OptionError, match="there are 2 labels"):
         value(WORLD.atom(1, frozenset({5})))
     with pytest.raises(ExpressionError, match="with 2 and with 3 labels"):
-        events.conjoin(
-            [events.Formula.atom(known, {0}), events.Formula.atom(events.Categorical(events.Source(WORLD.networks[1]), labels=3), {0})]
-        )
+        other = events.Categorical(events.Source(WORLD.networks[1]), labels=3)
+        events.conjoin([events.Formula.atom(variable, {0}) for variable in (known, other)])
     with pytest.raises(ShapeError, match="logits of 2 labels; expected 3"):
         value(events.Formula.atom(events.Categorical(events.Source(WORLD.networks[1]), labels=3), {0}))
 
@@ -188,9 +184,8 @@ def heads(count: int) -> list[events.Formula]:
 
 
 def parity(a):
-    return reduce(
-        lambda odd, b: events.disjoin([events.conjoin([odd, events.complement(b)]), events.conjoin([events.complement(odd), b])]), a
-    )
+    no, both = events.complement, lambda *parts: events.conjoin(parts)
+    return reduce(lambda odd, b: events.disjoin([both(odd, no(b)), both(no(odd), b)]), a)
 
 
 def pairs(a):

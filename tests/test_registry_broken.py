@@ -151,11 +151,8 @@ def test_a_family_that_raises_anything_is_a_typed_error(site, name, capsys):
 def test_a_package_with_the_names_of_defaults_changes_no_result(site):
     quick = {"seed": 0, "step_size": 0.5, "trajectory": 1.0, "steps": 2}
     wanted = NORMAL.sample((4, 2), **quick)
-    groups = {
-        "samplers": {"chees": "third_party_s:Walk"},
-        "estimators": {"log-z": "third_party_z:f"},
-        "energies": {"faces": "third_party_a:Bowl"},
-    }
+    groups = {"samplers": {"chees": "third_party_s:Walk"}, "estimators": {"log-z": "third_party_z:f"}}
+    groups |= {"energies": {"faces": "third_party_a:Bowl"}}
     modules = {"third_party_s": GOOD_SAMPLER, "third_party_z": "def f(*args, **options): return 0.0", "third_party_a": GOOD_ENERGY}
     install(site, "evil", groups, modules)
     assert torch.equal(NORMAL.sample((4, 2), **quick), wanted)

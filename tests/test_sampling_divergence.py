@@ -291,9 +291,8 @@ class TestSummary:
 
     @pytest.mark.slow
     def test_a_burn_in_afterwards(self):
-        trace = run(
-            gaussian(0.5, 1.0), (8, 2), HMC(0.5, leapfrogs=6, acceptance=0.9), 600, init=torch.full((8, 2), 1e3, dtype=F64), trace=1
-        )
+        sampler, start = HMC(0.5, leapfrogs=6, acceptance=0.9), torch.full((8, 2), 1e3, dtype=F64)
+        trace = run(gaussian(0.5, 1.0), (8, 2), sampler, 600, init=start, trace=1)
         assert abs(trace.summary().rows[1].sd) > 10 and abs(trace.summary(200).rows[1].sd - 0.5) < 0.05
         assert kinds(trace, burn_in=200) == set()
         assert trace.summary(200).facts["draws"].startswith("400 of each chain")

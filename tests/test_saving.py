@@ -15,21 +15,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
 from tests.processes import run_code
-from tests.saving_energies import (
-    WEIGHT,
-    Attributes,
-    Mean,
-    Picture,
-    Prior,
-    Tempered,
-    X,
-    edit,
-    nodes,
-    normal,
-    people,
-    there_and_back,
-    together,
-)
+from tests.saving_energies import WEIGHT, Attributes, Mean, Picture, Prior, Tempered, X, edit, nodes, normal, people, reloaded, together
 from tests.third_party import install
 
 pytestmark = pytest.mark.usefixtures("saving_registry")
@@ -41,21 +27,21 @@ def test_a_trained_family_is_not_written_into_the_session(tmp_path):
     with torch.no_grad():
         expression.terms[0].bases[0].energy.net.weight += 1.0
     before = male(X)
-    loaded = there_and_back(expression, tmp_path)
+    loaded = reloaded(expression, tmp_path)
     assert torch.equal(male(X), before)
     first, second = loaded.terms
     assert first.bases[0].energy is second.bases[0].energy is not male.bases[0].energy
     assert len(loaded.bases) == 1
-    there_and_back(loaded, tmp_path)  # and again
+    reloaded(loaded, tmp_path)  # and again
 
 
 def test_a_leaf_used_twice_is_one_object_again(tmp_path):
     (male,), bowl = people("male", latent=False), normal()
     mixed = ce.any_of(male & bowl, bowl, weights=[1.0, 2.0])
-    loaded = there_and_back(mixed, tmp_path)
+    loaded = reloaded(mixed, tmp_path)
     assert loaded.terms[0].terms[1] is loaded.terms[1]
     levels = torch.rand(9)
-    loaded = there_and_back(male.given(sigma=levels) & bowl & (2 * male).given(sigma=levels), tmp_path)
+    loaded = reloaded(male.given(sigma=levels) & bowl & (2 * male).given(sigma=levels), tmp_path)
     assert len(loaded.bases) == 1
 
 
@@ -63,7 +49,7 @@ def test_modes_come_back(tmp_path):
     (male,) = people("male")
     for mode in (True, False):
         male.logits.train(mode)
-        loaded = there_and_back(male, tmp_path)
+        loaded = reloaded(male, tmp_path)
         assert loaded.logits.training is mode
         assert loaded.base.training is False
     male.logits.eval()
@@ -152,13 +138,13 @@ EXPRESSIONS = {
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_an_expression_comes_back_after_training_and_in_another_dtype(name, tmp_path):
-    there_and_back(EXPRESSIONS[name](*people("male", "old", "hair=red")), tmp_path)
+    reloaded(EXPRESSIONS[name](*people("male", "old", "hair=red")), tmp_path)
     energy = EXPRESSIONS[name](*together("male", "old", "hair=red"))
     with torch.no_grad():
         for parameter in {*energy.parameters()} - {WEIGHT}:
             parameter += 0.125
-    there_and_back(energy, tmp_path)
-    there_and_back(copy.deepcopy(energy).double(), tmp_path, X.double())
+    reloaded(energy, tmp_path)
+    reloaded(copy.deepcopy(energy).double(), tmp_path, X.double())
 
 
 @pytest.mark.parametrize("name", ["nested", "weighted", "event by hand"])
@@ -172,12 +158,12 @@ def test_each_tensor_is_written_once(name, tmp_path):
 
 def test_a_distribution_of_one_number_comes_back(tmp_path):
     """Its scale is expanded to the shape of the mean, and has the stride 0."""
-    there_and_back(ce.as_energy(td.Normal(torch.zeros(1), 1.0)), tmp_path, X[:, :1])
+    reloaded(ce.as_energy(td.Normal(torch.zeros(1), 1.0)), tmp_path, X[:, :1])
 
 
 def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
     male, red = people("male", "hair=red")
-    loaded = there_and_back(Mean(male & normal(), red, power=nn.Parameter(torch.tensor(0.4))) & ~red, tmp_path)
+    loaded = reloaded(Mean(male & normal(), red, power=nn.Parameter(torch.tensor(0.4))) & ~red, tmp_path)
     assert type(loaded.terms[0]) is Mean and isinstance(loaded.terms[0].power, nn.Parameter)
 
 
@@ -206,7 +192,7 @@ def test_an_unsatisfiable_expression_comes_back(tmp_path):
         assert loaded.unsatisfiable and repr(loaded) == repr(never)
         with pytest.raises(ce.errors.ContradictionError):
             loaded(X)
-        there_and_back(never | red, tmp_path)
+        reloaded(never | red, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +206,7 @@ def test_an_unsatisfiable_expression_comes_back(tmp_path):
         (lambda: Unlisted(), "has no `config"),
         (lambda: Nameless(), "no plug-in offers its class Nameless"),
         (lambda: ce.as_energy(td.RelaxedBernoulli(torch.tensor(1.0), torch.tensor([0.5]))), "A RelaxedBernoulli cannot be saved"),
-        (
-            lambda: ce.get("energy", "tempered", inner=normal(), scale=2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0),
-            "bare function",
-        ),
+        (lambda: Tempered(normal(), 2.0).given() & Tempered(ce.as_energy(lambda x: x.sum(1)), 1.0), "bare function"),
     ],
 )
 def test_what_cannot_be_saved_is_named_and_nothing_written(energy, message, tmp_path):

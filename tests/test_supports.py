@@ -147,9 +147,8 @@ def test_callbacks_and_branch_shares_see_points_of_the_support():
     beta, other = (ce.as_energy(td.Beta(t(a), t(b))) for a, b in ((2.0, 9.0), (9.0, 2.0)))
     mixture = beta | other
     seen = []
-    drawn, trace = mixture.sample(
-        200, seed=0, trace=True, observers=[ce.sampling.Stop(lambda step, state, info: seen.append(state))], **SHORT
-    )
+    watch = ce.sampling.Stop(lambda step, state, info: seen.append(state))
+    drawn, trace = mixture.sample(200, seed=0, trace=True, observers=[watch], **SHORT)
     assert torch.equal(seen[-1].x, drawn)
     torch.testing.assert_close(seen[-1].energy, mixture(drawn))
     share = torch.softmax(-mixture.branches(drawn), 0).mean(1)
@@ -194,9 +193,8 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 
     energy = ce.as_energy(function, support=MIXED, event_shape=(7,))
     n = DRAWS
-    drawn, trace = energy.sample(
-        n, seed=0, dtype=F64, init=torch.cat([t(0.3, 0.3, 0.4, 2, 3, 0, 1)[None]] * n), trace=50, **{**SHORT, "steps": 100}
-    )
+    start = t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7)
+    drawn, trace = energy.sample(n, seed=0, dtype=F64, init=start, trace=50, **{**SHORT, "steps": 100})
     assert contains(MIXED, drawn).all()
     assert (drawn[:, 4:6].abs() <= math.pi).all()
     assert torch.equal(trace.points[-1], drawn)
@@ -403,7 +401,8 @@ test_supports_that_do_not_fit_a_distribution_are_refused = refusals(
 ZERO, ONE = torch.zeros(1, dtype=F64), torch.ones(1, dtype=F64)
 A = ce.as_energy(Normal(ZERO, ONE), name="A")
 B = ce.as_energy(Normal(2 * ONE, 2 * ONE), name="B")
-UNIT = constraints.interval(0.0, 1.0)
+C = ce.as_energy(Normal(ONE, ONE), name="C")
+UNIT, AROUND = constraints.interval(0.0, 1.0), constraints.interval(-1.0, 1.0)
 
 
 def quadratic(x):
@@ -430,18 +429,8 @@ EXPRESSIONS = {  # an expression, its energy up to a constant, and the ends of i
     ),
     "ratio by a density on a box": (A - B.on(UNIT), lambda x: quadratic(x) - of_b(x), 0, 1),
     "sharpened relative": (B.on(UNIT).relative_to(A).sharpened(2.0), lambda x: 2 * of_b(x) - quadratic(x), 0, 1),
-    "over a base on a box": (
-        B.relative_to(A.on(UNIT)) & ce.as_energy(Normal(ONE, ONE)).relative_to(A.on(UNIT)),
-        lambda x: of_b(x) + quadratic(x - 1) - quadratic(x),
-        0,
-        1,
-    ),
-    "twice": (
-        2 * (A.on(constraints.interval(-1.0, 1.0)) & B.on(constraints.positive)).on(UNIT),
-        lambda x: 2 * (quadratic(x) + of_b(x)),
-        0,
-        1,
-    ),
+    "over a base": (B.relative_to(A.on(UNIT)) & C.relative_to(A.on(UNIT)), lambda x: of_b(x) + quadratic(x - 1) - quadratic(x), 0, 1),
+    "twice": (2 * (A.on(AROUND) & B.on(constraints.positive)).on(UNIT), lambda x: 2 * (quadratic(x) + of_b(x)), 0, 1),
     "mixture without a known support": (
         2 * ce.any_of(A.on(UNIT), B.on(constraints.interval(2.0, 3.0)), weights=[1.0, 1.0]).on(UNIT),
         lambda x: 2 * quadratic(x),

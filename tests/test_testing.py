@@ -159,9 +159,8 @@ def test_expected_failures_are_strict():
 
 
 def test_expected_failures_in_pytest():
-    mark = testing.parametrize_with_checks(
-        testing.energy_checks(lambda: Bowl(change), POINTS), expected_failures={"input": "it is what it is for"}
-    )
+    checks = testing.energy_checks(lambda: Bowl(change), POINTS)
+    mark = testing.parametrize_with_checks(checks, expected_failures={"input": "it is what it is for"})
     parameters: dict[str, Any] = {parameter.id: parameter for parameter in mark.args[1]}  # pyright: ignore[reportFunctionMemberAccess]
     assert [name for name, parameter in parameters.items() if parameter.marks] == ["input"]
     assert parameters["input"].marks[0].kwargs["strict"]
@@ -188,14 +187,10 @@ def world(cls=faulty.Squares, *given) -> None:
     check_world(lambda: cls(*given))
 
 
-WITHOUT_SEED = {"data": SETTINGS["data"], "training": {"steps": 10, "device": "none"}}
+FORGETS, WITHOUT_SEED = faulty.ForgetsAnOption, {"data": SETTINGS["data"], "training": {"steps": 10, "device": "none"}}
 # A faulty plug-in, the check that catches it, and words of its message.
 FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
-    "energy: config misses an option": (
-        lambda: energy(lambda: faulty.ForgetsAnOption(4.0), faulty.ForgetsAnOption),
-        "save",
-        "other energies",
-    ),
+    "energy: config misses an option": (lambda: energy(lambda: FORGETS(4.0), FORGETS), "save", "other energies"),
     "energy: an option is misspelt": (lambda: energy(lambda: ce.load("planted", powr=4.0)), "build", "'planted' takes .*power"),
     "encoder: the batch is centred": (lambda: encoder(faulty.Encoder, lambda x: x - x.mean(0)), "rows", "alone and in a batch"),
     "encoder: dropout is never off": (lambda: encoder(faulty.Encoder, dropout), "randomness", "random numbers from torch"),

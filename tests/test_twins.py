@@ -360,9 +360,6 @@ def test_threads_inside_an_operation_are_those_of_before_after_calls_at_once():
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 1
     seen = []
-    energy.sample(
-        (3, 2),
-        steps=2,
-        observers=[Stop(lambda step, *_: step == 1 and energy.sample((3, 2), steps=1) is seen.append(torch.get_num_threads()))],
-    )
+    watch = Stop(lambda step, *_: step == 1 and energy.sample((3, 2), steps=1) is seen.append(torch.get_num_threads()))
+    energy.sample((3, 2), steps=2, observers=[watch])
     assert seen == [2] and torch.get_num_threads() == 1

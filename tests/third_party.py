@@ -93,9 +93,8 @@ def site(tmp_path):
 @pytest.fixture
 def acme(site):
     """The same with one distribution that offers two energies."""
-    install(
-        site, "acme-energies", {"energies": {"bowl": "third_party_a:Bowl", "ring": "third_party_a:ring"}}, {"third_party_a": GOOD_ENERGY}
-    )
+    entries = {"energies": {"bowl": "third_party_a:Bowl", "ring": "third_party_a:ring"}}
+    install(site, "acme-energies", entries, {"third_party_a": GOOD_ENERGY})
     return site
 
 

@@ -61,9 +61,8 @@ def sample(place: Path) -> int:
     """Samples with a checkpoint that others use too; returns whether it was free."""
     observe = lambda step, state, info: alone(place / "busy", step == _STEPS)
     try:
-        found = BOWL.sample(
-            (4, 3), observers=[ce.sampling.Stop(observe), ce.sampling.Checkpoint(place / "run" / "c", every=0)], **{**CALL, "steps": _STEPS}
-        )
+        watch = [ce.sampling.Stop(observe), ce.sampling.Checkpoint(place / "run" / "c", every=0)]
+        found = BOWL.sample((4, 3), observers=watch, **{**CALL, "steps": _STEPS})
     except StorageError:
         return 0
     check(torch.equal(found, wanted()), "silent wrong answer", "two processes with a checkpoint")

@@ -208,14 +208,8 @@ IMPROPER = {
 PROPER = {  # an energy and its log Z
     "Cauchy": (energy(lambda x: torch.log1p(x.square()).sum(1)), math.log(math.pi)),
     "Student's t in two dimensions": (energy(lambda x: 2 * torch.log1p(x.square().sum(1)), 2), math.log(math.pi)),
-    "gamma with a pole": (
-        ce.as_energy(lambda x: 0.5 * x.log().sum(1) + x.sum(1), support=constraints.positive, event_shape=(1,)),
-        math.log(math.pi) / 2,
-    ),
-    "log-normal": (
-        ce.as_energy(lambda x: (x.log() + x.log().square() / 2).sum(1), support=constraints.positive, event_shape=(1,)),
-        math.log(2 * math.pi) / 2,
-    ),
+    "gamma with a pole": (energy(lambda x: 0.5 * x.log().sum(1) + x.sum(1)).on(constraints.positive), math.log(math.pi) / 2),
+    "log-normal": (energy(lambda x: (x.log() + x.log().square() / 2).sum(1)).on(constraints.positive), math.log(2 * math.pi) / 2),
     "funnel": (energy(lambda x: x[:, 0].square() / 2 + x[:, 1].square() * torch.exp(-x[:, 0]) / 2 + x[:, 0] / 2, 2), math.log(2 * math.pi)),
     "wall": (energy(lambda x: torch.where(x.abs().amax(1) < 1, 0 * x.sum(1), torch.inf), 2), math.log(4)),
     "wide": (energy(lambda x: (x / 1000).square().sum(1) / 2), math.log(2 * math.pi) / 2 + math.log(1000)),

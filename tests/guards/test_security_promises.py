@@ -1,4 +1,4 @@
-"""Each promise of SECURITY.md has a test, here or where it says, and each is in SECURITY.md."""
+"""Each promise of SECURITY.md has a test; what no path, number or type of a file may be is refused with a typed error."""
 
 import builtins
 import contextlib
@@ -8,21 +8,24 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
-from torch.distributions import Normal
+from torch.distributions import Normal, constraints
 
 import composable_energy as ce
-from composable_energy.errors import ComposableEnergyError, OptionError
+from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError
 from composable_energy_cli import main
 from composable_energy_cli.parsing import parse
 from composable_energy_image.data import arrays, open_pictures
 from composable_energy_latent import load_generator
+from composable_energy_training import open_recipe
 from tests.campaign.faults import POSSIBLE
+from tests.saving_energies import edit
 
 ROOT = Path(__file__).parents[2]
 PROMISES = {
@@ -74,9 +77,8 @@ def _hangs(patch):
 
 
 def _writes(patch):
-    patch.setattr(
-        "composable_energy.files.expressions.read_record", lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
-    )
+    read = lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
+    patch.setattr("composable_energy.files.expressions.read_record", read)
 
 
 @forks
@@ -145,12 +147,195 @@ def test_expressions_and_arguments_run_no_code(monkeypatch, text, capsys):
 
 @pytest.mark.parametrize("text", ["\x1b[2J", "a\x1b]0;x\x07", "./\x9b2J", "ring & \x08\x08"])
 def test_commands_print_no_control_characters(tmp_path, text, capsys):
-    for words in (
-        ["sample", text, "-o", str(tmp_path / "x.npy")],
-        ["explain", text, text],
-        ["train", "--recipe", text, "--data", text, "--out", text],
-    ):
+    train = ["train", "--recipe", text, "--data", text, "--out", text]
+    for words in (["sample", text, "-o", str(tmp_path / "x.npy")], ["explain", text, text], train):
         with contextlib.suppress(SystemExit):
             assert main(words) == 2
         shown = capsys.readouterr()
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", shown.out + shown.err)
+
+
+X = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+
+
+def normal(mean: float = 0.0) -> ce.Energy:
+    return ce.as_energy(Normal(torch.full((2,), mean), 1.0), name=f"at{mean:g}")
+
+
+def rewrite(folder: Path, change: Any = lambda header: None, tensors: Any = lambda value: value) -> Path:
+    """Changes the header and each tensor of a saved energy, with a right digest."""
+    return edit(folder, change, lambda found: {name: tensors(value) for name, value in found.items()})
+
+
+WAYS = {
+    "load": ce.load,
+    "save": lambda path: normal().save(path),
+    "checkpoint": lambda path: normal().sample(2, steps=2, seed=0, observers=[ce.sampling.Checkpoint(path)]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_path_has_a_typed_error(way):
+    for path in (3, b"x", "~nosuchuser/x", "a\0b", "\ud800", *([] if way == "checkpoint" else [None])):
+        with pytest.raises(ComposableEnergyError):
+            WAYS[way](path)
+
+
+def recommending(folder: Path, sampler: str, **options: Any) -> Path:
+    energy = normal()
+    energy.recommended = ce.Recommendation("chees")
+    energy.save(folder)
+    threads = options.pop("threads", None)
+
+    def change(config):
+        config["nodes"][-1]["recommended"] = {"sampler": sampler, "options": options, "threads": threads}
+
+    return rewrite(folder, change)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        *[("chees", {"threads": threads}) for threads in (10**9, 0, True, "2", [1])],
+        *[("annealed", {"levels": levels}) for levels in (10**9, True, [40], 1e9)],
+        ("annealed", {"levels": 10_000, "corrector_steps": 10_000}),
+        ("annealed", {"corrector": {"$tuple": ["/etc/passwd"]}}),
+        ("smc", {"moves": 10_000, "leapfrogs": 10_000, "levels": 10_000}),
+        ("smc", {"schedule": [0.0, 1.0]}),
+        ("feynman-kac", {"gaussians": [1]}),
+        ("inner-descent", {"start_image": [1.0]}),
+        ("langevin", {"step_size": 1e300}),
+        ("langevin", {"metric": "/etc/passwd"}),
+        ("lace", {"mean": 3, "scale": 1.0}),
+        ("ode", {"rho": 1e-300}),
+        (["chees"], {}),
+    ],
+    ids=str,
+)
+def test_a_recommendation_of_a_file_is_checked_when_it_is_loaded(tmp_path, sampler, options):
+    with pytest.raises(FileFormatError):
+        ce.load(recommending(tmp_path / "E", sampler, **options))
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"),
+    [
+        ("chees", {"threads": 2, "max_leapfrogs": 64, "tuning_steps": 320, "metric": "diagonal"}),
+        ("annealed", {"levels": 1000, "corrector_steps": 10, "corrector": "mala"}),
+        ("langevin", {"step_size": 0.01, "clamp": {"$tuple": [0.0, 1.0]}}),
+        ("of-another-package", {"scale": 2.0}),
+    ],
+    ids=str,
+)
+def test_usual_recommendations_are_loaded(tmp_path, sampler, options):
+    recommended = ce.load(recommending(tmp_path / "E", sampler, **options)).recommended
+    assert recommended is not None and recommended.sampler == sampler and recommended.threads == options.get("threads")
+
+
+@pytest.mark.parametrize("energy", [normal(), nn.Parameter(torch.tensor(0.5)) * normal()], ids=["a distribution", "a weight"])
+def test_parameters_of_a_type_without_arithmetic_are_refused(tmp_path, energy):
+    for dtype in (torch.bool, torch.float8_e4m3fn, torch.complex64):
+        energy.save(tmp_path / "E")
+        with pytest.raises(FileFormatError, match=r"dtype|torch|truth values|floating"):
+            ce.load(rewrite(tmp_path / "E", tensors=lambda value, dtype=dtype: value.to(dtype)))
+
+
+NESTED = {"Weighted": 1.5 * (normal() | normal(1.0)), "Conjunction": normal() & normal(1.0), "Disjunction": normal() | normal(1.0)}
+
+
+def deep(folder: Path, kind: str, levels: int) -> Path:
+    NESTED[kind].save(folder)
+
+    def nest(config):
+        nodes, node = config["nodes"], config["nodes"][-1]
+        while len(nodes) < levels + 1:
+            rest = node["terms"][1:] if kind != "Weighted" else []
+            nodes.append({**node, "terms": [{"$module": [len(nodes) - 1, ""]}, *rest]})
+        config["root"] = {"$module": [len(nodes) - 1, ""]}
+
+    return rewrite(folder, nest)
+
+
+@pytest.mark.parametrize("kind", NESTED)
+def test_an_expression_that_is_too_deep_to_be_used_is_refused(tmp_path, kind):
+    with pytest.raises(FileFormatError, match="nested more than 100 times"):
+        ce.load(deep(tmp_path / "E", kind, 290))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+@pytest.mark.parametrize("kind", ["Weighted", "Disjunction"])
+def test_an_expression_that_is_loaded_can_be_used(tmp_path, kind):
+    energy = ce.load(deep(tmp_path / "E", kind, 95))
+    assert energy(X).isfinite().all() and len(str(energy)) > 95 and repr(energy)
+    energy.with_gradient(X)
+    energy.sample((2, 2), sampler="langevin", step_size=1e-20, steps=1, seed=0)
+    energy.save(tmp_path / "again")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[model]\nname = " + "[" * 3000,
+        "[model]\nname = " + "{a=" * 3000 + "1" + "}" * 3000,
+        "[" + ".".join(["a"] * 3000) + "]\nx = 1",
+        ".".join(["model"] * 3000) + " = 1",
+        "[model]\nsize = " + "1" * 5000,
+        "[optimizer]\nlearning_rate = " + "1" * 400,
+    ],
+    ids=["open", "tables", "header", "key", "digits", "float"],
+)
+def test_deep_settings_have_a_typed_error(tmp_path, text):
+    path = tmp_path / "r.toml"
+    path.write_text(f'about = "a"\nsource = "b"\nneeds = "c"\ncost = "d"\n{text}\n')
+    with pytest.raises((FileFormatError, OptionError)):
+        open_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[model]\nname = "faces"\nfolder = "/etc"\n', "folder"),
+        ('[model]\nname = "diffusers"\nlocation = "/etc"\n', "location"),
+        *((f"[model]\nname = {name}\n[sampling]\nsampler = {name}\n", "names no model|is a text") for name in ("1.5", "[1]")),
+        (f"[model.{'.'.join('a' * 40_000)}]", "at most are read"),  # takes the square of its parts
+    ],
+    ids=["folder", "location", "number", "list", "long"],
+)
+def test_recipes_give_no_paths_and_no_names_of_another_type_and_are_short(tmp_path, text, told):
+    path = tmp_path / "r.toml"
+    path.write_text(f'extends = "cd-small"\n{text}')
+    with pytest.raises(ComposableEnergyError, match=told):
+        open_recipe(path)
+
+
+@pytest.mark.parametrize("decoder", ["x", {"a": 1}], ids=str)
+def test_a_decoder_that_is_no_module_is_refused(tmp_path, decoder):
+    normal().save(tmp_path / "E")
+    rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(decoder=decoder))
+    with pytest.raises(FileFormatError, match="decoder must be a Module"):
+        ce.load(tmp_path / "E")
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        ce.as_energy(lambda x: x.sum(1), decoder=decoder)
+    with pytest.raises(OptionError, match="decoder must be a Module"):
+        normal().shown_by(decoder)
+
+
+@pytest.mark.parametrize("value", ["x", [1.0], True], ids=str)
+def test_numbers_of_nodes_are_numbers(tmp_path, value):
+    """What a node writes into its text, or a support takes as a bound, is checked when it is built."""
+    energy = ce.negate(normal().relative_to(normal(1.0)), mode="contrast", offset=0.5)
+    energy.save(tmp_path / "E")
+    rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(offset=value))
+    with pytest.raises(FileFormatError, match="offset must be a number"):
+        ce.load(tmp_path / "E")
+    normal().on(constraints.interval(-1.0, 1.0)).save(tmp_path / "S")
+    if value is not True:
+        with pytest.raises(FileFormatError):
+            ce.load(rewrite(tmp_path / "S", lambda config: config["nodes"][-1]["config"]["support"]["$support"][1].__setitem__(0, value)))
+
+
+def test_a_name_is_a_text():
+    with pytest.raises(OptionError, match="is a text"):
+        ce.get("sampler", 3)  # pyright: ignore[reportArgumentType]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -287,9 +288,8 @@ class TestProposalsThatRaise:
             return (x[:, 0] - y) * 50
 
         low = torch.arange(6, dtype=F64)
-        x, trace = (
-            ce.as_energy(shifted).given(y=low).sample((6, 1), sampler=MALA(4e-4), steps=60, init=low[:, None] + 0.01, seed=0, trace=True)
-        )
+        energy, start = ce.as_energy(shifted).given(y=low), low[:, None] + 0.01
+        x, trace = energy.sample((6, 1), sampler=MALA(4e-4), steps=60, init=start, seed=0, trace=True)
         assert trace.errors > 0 and ((x[:, 0] >= low) & (x[:, 0] < low + 0.5)).all()
 
     def test_what_fails_everywhere_is_raised_as_it_is(self):
@@ -315,11 +315,6 @@ class TestProposalsThatRaise:
             (energy & energy).sample((5, 2), sampler=MALA(0.5), steps=50, seed=0)
         assert "in the energy tired, a term of tired & tired, at points of shape (5, 2)" in notes(caught.value)
         assert "mala was at step" in notes(caught.value)
-
-
-class Output:
-    def __init__(self, logits):
-        self.logits = logits
 
 
 class TestOutputs:
@@ -353,7 +348,7 @@ class TestOutputs:
 
 
 test_the_error_says_what_to_write = refusals(
-    (lambda x: Output(x), errors.DtypeError, "It has `.logits`"),
+    (lambda x: SimpleNamespace(logits=x), errors.DtypeError, "It has `.logits`"),
     (lambda x: {"energy": x.sum(1)}, errors.DtypeError, r"model\(x\)\['energy'\]"),
     (lambda x: (x.sum(1), None), errors.DtypeError, r"model\(x\)\[0\]"),
     (lambda x: None, errors.DtypeError, "lack a `return`"),

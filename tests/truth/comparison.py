@@ -70,7 +70,6 @@ def compare_runs(case: Case, runs: Sequence[Tensor]) -> Comparison:
         errors = np.maximum(counts.std(0, ddof=1), _LEAST * binomial) / np.sqrt(len(runs))
         for k in np.flatnonzero(shares * (1 - shares)):
             z = (counts[:, k].mean() - shares[k]) / errors[k]
-            found.append(
-                (float(2 * stats.t.sf(abs(z), len(runs) - 1)), f"{name}, group {k}: {counts[:, k].mean():.3f} for {shares[k]:.3f}")
-            )
+            told = f"{name}, group {k}: {counts[:, k].mean():.3f} for {shares[k]:.3f}"
+            found.append((float(2 * stats.t.sf(abs(z), len(runs) - 1)), told))
     return _least(found)

@@ -88,9 +88,8 @@ def _function(space: Space, f: Callable[[Tensor], Tensor], energy: Function) -> 
 def gaussian(rng: np.random.Generator, space: Space) -> Known:
     mean, scale = rng.uniform(-2, 2, space.event), rng.uniform(0.5, 2.0, space.event)
     tensors = _numbers(mean), _numbers(scale)
-    return _function(
-        space, lambda x: ((x - tensors[0]) / tensors[1]).square().sum(1) / 2, lambda x: ((x - mean) ** 2 / scale**2).sum(1) / 2
-    )
+    of_tensors = lambda x: ((x - tensors[0]) / tensors[1]).square().sum(1) / 2
+    return _function(space, of_tensors, lambda x: ((x - mean) ** 2 / scale**2).sum(1) / 2)
 
 
 def student(rng: np.random.Generator, space: Space) -> Known:
@@ -171,9 +170,8 @@ LEAVES: Mapping[str, tuple[Leaf, ...]] = {
 def tilt(rng: np.random.Generator, space: Space, base: Known) -> Known:
     """Returns evidence over a base: a leaf relative to it."""
     other = LEAVES[space.name][int(rng.integers(len(LEAVES[space.name])))](rng, space)
-    return Known(
-        other.energy.relative_to(base.energy), lambda x: other.evidence(x) - base.evidence(x), {"base": base.evidence}, is_leaf=True
-    )
+    energy = other.energy.relative_to(base.energy)
+    return Known(energy, lambda x: other.evidence(x) - base.evidence(x), {"base": base.evidence}, is_leaf=True)
 
 
 def ratio(rng: np.random.Generator, space: Space) -> tuple[ce.Energy, Function]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
@@ -17,7 +18,7 @@ scores = st.lists(st.integers(0, 6), min_size=1, max_size=12).map(lambda values:
 
 
 def gaussian(mean=0.0, deviation=1.0, dimension=1):
-    return ce.as_energy(torch.distributions.Normal(torch.full((dimension,), float(mean)), deviation), name=f"at {mean}")
+    return ce.as_energy(td.Normal(torch.full((dimension,), float(mean)), deviation), name=f"at {mean}")
 
 
 def head(seed=0, labels=3, base=True, dtype=torch.float32):
@@ -51,7 +52,7 @@ def test_the_classes_of_a_head_have_its_probabilities_and_the_energy_of_its_base
 @given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.floats(0.2, 5))
 @settings(max_examples=10, deadline=None)
 def test_densities_are_weighed_by_bayes_rule(means, temperature):
-    densities = [torch.distributions.Normal(torch.tensor([mean]), 1.0 + k) for k, mean in enumerate(means)]
+    densities = [td.Normal(torch.tensor([mean]), 1.0 + k) for k, mean in enumerate(means)]
     x = torch.linspace(-4, 4, 9)[:, None]
     logs = torch.stack([density.log_prob(x).squeeze(1) for density in densities], 1)
     found = classification.Classifier([ce.as_energy(density) for density in densities], temperature=temperature)
@@ -108,9 +109,7 @@ def test_offsets_stand_for_priors():
     even = classification.Classifier([gaussian(-1), gaussian(1)])
     skewed = classification.Classifier([gaussian(-1), gaussian(1)], offsets=prior.log())
     torch.testing.assert_close(skewed(x), (even(x) + prior.log()).log_softmax(1))
-    mixture = torch.distributions.MixtureSameFamily(
-        torch.distributions.Categorical(prior), torch.distributions.Normal(torch.tensor([-1.0, 1.0]), 1.0)
-    )
+    mixture = td.MixtureSameFamily(td.Categorical(prior), td.Normal(torch.tensor([-1.0, 1.0]), 1.0))
     torch.testing.assert_close(skewed.energy(x), -mixture.log_prob(x.squeeze(1)))
 
 
@@ -123,7 +122,7 @@ def test_abstention_keeps_the_share_of_held_out_points():
 
 
 def test_points_of_no_class_are_refused_or_abstained_from():
-    inside = [ce.as_energy(lambda x, m=m: (x - m).square().sum(1), support=torch.distributions.constraints.positive) for m in (1.0, 2.0)]
+    inside = [ce.as_energy(lambda x, m=m: (x - m).square().sum(1), support=td.constraints.positive) for m in (1.0, 2.0)]
     with pytest.warns(classification.CalibrationWarning, match="unknown normalisers"):
         classifier = classification.Classifier(inside, threshold=100.0)
     x = torch.tensor([[1.0], [-1.0]])
@@ -207,7 +206,7 @@ def test_refinement_can_be_differentiated_through_its_noise():
 
 
 def test_refinement_stays_within_its_clamp_and_refuses_what_diverges():
-    positive = ce.as_energy(lambda x: x.sum(1), support=torch.distributions.constraints.positive)
+    positive = ce.as_energy(lambda x: x.sum(1), support=td.constraints.positive)
     with pytest.raises(OptionError, match="give the refinement a `clamp`"):
         refine(positive, torch.ones(2, 1))
     found = refine(positive, torch.ones(100, 1), steps=20, step_size=0.5, clamp=(0.1, 2.0))
@@ -243,9 +242,7 @@ def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype
     def margin(points):
         return sign * (net(points)[:, 1] - net(points)[:, 0])
 
-    torch.testing.assert_close(
-        margin(attacked) - margin(x), torch.full_like(sign, radius * float(difference.detach().norm(dual))), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(margin(attacked) - margin(x), radius * difference.norm(dual).expand(20), rtol=1e-3, atol=1e-4)
     lengths = (attacked - x).abs().amax(1) if norm == "linf" else (attacked - x).norm(dim=1)
     assert lengths.max() <= radius * (1 + 1e-5)
 
@@ -282,19 +279,17 @@ def test_the_adaptive_attack_sees_what_the_refinement_does():
     assert torch.equal(refined.predict(x), y) and torch.equal(unaware, y) and torch.equal(adaptive, 1 - y)
 
 
-def test_bad_attacks_are_refused():
-    net, x, y = line(), torch.rand(3, 4), torch.tensor([0, 1, 0])
-    for options, error in (
-        ({"x": [0.5]}, DtypeError),
-        ({"radius": -1.0}, OptionError),
-        ({"bounds": (0.5, 1.0)}, OptionError),
-        ({"y": torch.tensor([0, 1])}, ShapeError),
-        ({"y": torch.tensor([0, 1, 2])}, OptionError),
-        ({"model": lambda x: x.sum(1)}, ShapeError),
-        ({"model": lambda x: x.detach()}, ExpressionError),
-    ):
-        with pytest.raises(error):
-            classification.pgd(**{"model": net, "x": x, "y": y, "radius": 0.1, **options})
+ATTACK = {"model": line(), "x": torch.rand(3, 4), "y": torch.tensor([0, 1, 0]), "radius": 0.1}
+test_bad_attacks_are_refused = refusals(
+    ({"x": [0.5]}, DtypeError, None),
+    ({"radius": -1.0}, OptionError, None),
+    ({"bounds": (0.5, 1.0)}, OptionError, None),
+    ({"y": torch.tensor([0, 1])}, ShapeError, None),
+    ({"y": torch.tensor([0, 1, 2])}, OptionError, None),
+    ({"model": lambda x: x.sum(1)}, ShapeError, None),
+    ({"model": lambda x: x.detach()}, ExpressionError, None),
+    call=lambda options: classification.pgd(**{**ATTACK, **options}),
+)
 
 
 def drawn_labels(logits, seed=0):
@@ -309,6 +304,8 @@ def test_temperature_and_offsets_of_drawn_labels_are_found():
     wanted, energies = torch.tensor([1.0, -2.0, 1.0]), 2 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(2))
     temperature, offsets = classification.fit_probabilities(energies, drawn_labels((wanted - energies) / 1.5), offsets=True)
     assert temperature == pytest.approx(1.5, rel=0.08) and torch.allclose(offsets, wanted.double(), atol=0.2)
+    with pytest.warns(classification.CalibrationWarning, match="all of them are classified right"):
+        assert classification.fit_probabilities(torch.eye(3) * -5, torch.arange(3))[0] == 1.0
 
 
 def test_calibration_mends_normalisers_and_lowers_the_error():
@@ -327,20 +324,13 @@ def test_calibration_mends_normalisers_and_lowers_the_error():
         first.abstaining(x).calibrated(x, y, offsets=True)
 
 
-@pytest.mark.parametrize(
-    ("energies", "y", "offsets", "error"),
-    [
-        (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), False, DtypeError),
-        (torch.zeros(3, 2), torch.tensor([0, 0, 0]), True, OptionError),
-        (torch.tensor([[torch.inf, 0.0]]), torch.tensor([0]), False, ExpressionError),
-        (torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), False, ExpressionError),
-    ],
+test_bad_held_out_points_are_refused = refusals(
+    (torch.zeros(3, 2), torch.tensor([0.0, 1.0, 1.0]), False, DtypeError, None),
+    (torch.zeros(3, 2), torch.tensor([0, 0, 0]), True, OptionError, None),
+    (torch.tensor([[torch.inf, 0.0]]), torch.tensor([0]), False, ExpressionError, None),
+    (torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), False, ExpressionError, None),
+    call=lambda energies, y, offsets: classification.fit_probabilities(energies, y, offsets=offsets),
 )
-def test_bad_held_out_points_are_refused(energies, y, offsets, error):
-    with pytest.raises(error):
-        classification.fit_probabilities(energies, y, offsets=offsets)
-    with pytest.warns(classification.CalibrationWarning, match="all of them are classified right"):
-        assert classification.fit_probabilities(torch.eye(3) * -5, torch.arange(3))[0] == 1.0
 
 
 def test_the_calibration_error_is_the_mean_gap():
@@ -403,16 +393,14 @@ def test_scores_of_gaussians_have_closed_forms():
     classifier, x = classification.Classifier(ce.ClassifierEnergy(net, base=data.double(), labels=3)), 30 * torch.randn(20, 2).double()
     p = net(x).softmax(1)
     others = p.sum(1) - p.amax(1)  # count where the greatest is 1 up to rounding
-    torch.testing.assert_close(
-        classification.uncertainty_score(classifier.float(), x.float()).double(), -torch.log1p(-others), rtol=1e-3, atol=1e-9
-    )
+    found = classification.uncertainty_score(classifier.float(), x.float()).double()
+    torch.testing.assert_close(found, -torch.log1p(-others), rtol=1e-3, atol=1e-9)
 
 
-def test_scores_that_are_not_numbers_are_refused():
-    energy = ce.as_energy(lambda x: x.sum(1).sqrt())
-    with pytest.raises(ExpressionError, match="1 of 2 points"):
-        classification.energy_score(energy, torch.tensor([[1.0], [-1.0]]))
-    with pytest.raises(ShapeError, match="reference"):
-        classification.typicality_score(gaussian(), torch.zeros(0, 1), torch.zeros(2, 1))
-    with pytest.raises(ExpressionError, match="reference points"):
-        classification.typicality_score(energy, torch.tensor([[-1.0]]), torch.ones(2, 1))
+ROOT = ce.as_energy(lambda x: x.sum(1).sqrt())
+test_scores_that_are_not_numbers_are_refused = refusals(
+    (classification.energy_score, ROOT, torch.tensor([[1.0], [-1.0]]), ExpressionError, "1 of 2 points"),
+    (classification.typicality_score, gaussian(), torch.zeros(0, 1), torch.zeros(2, 1), ShapeError, "reference"),
+    (classification.typicality_score, ROOT, torch.tensor([[-1.0]]), torch.ones(2, 1), ExpressionError, "reference points"),
+    call=lambda score, *given: score(*given),
+)

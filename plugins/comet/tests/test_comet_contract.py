@@ -13,10 +13,7 @@ from composable_energy.testing import Check, check_energy, parametrize_with_chec
 from composable_energy_comet import (
     Comet,
     Decomposition,
-    GlimpseEncoder,
     InnerDescent,
-    QuadraticEnergy,
-    WindowEnergy,
     component_scores,
     join_parts,
     load_comet,
@@ -265,18 +262,12 @@ def test_what_the_shipped_model_of_objects_finds():
     assert float(ground[truth == 0].median()) < 0.02 < 0.1 < float(ground[truth > 0].mean())
 
 
-def made_energy() -> WindowEnergy:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        energy = WindowEnergy(SIDE, latent=LATENT, window=WINDOW, filters=16).eval().requires_grad_(False)
-    energy.image.copy_(torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(1)))
-    return energy
-
-
-def made_encoder() -> GlimpseEncoder:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return GlimpseEncoder(SIDE, components=3, latent=LATENT, window=WINDOW, filters=8, seen=16).eval().requires_grad_(False)
+def made_comet(**options):
+    """A model of windows, on a ground of one color."""
+    small = {"size": SIDE, "latent": LATENT, "window": WINDOW, "filters": 16, "seen": 16}
+    comet = made("comet-window", "window", **small, **options)
+    comet.energy.image.copy_(torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(1)))
+    return comet
 
 
 def latents(*poses: tuple[float, float, float], seed: int = 0) -> torch.Tensor:
@@ -290,7 +281,7 @@ MIDDLE = 0.0  # between pixels 15 and 16: the window covers whole pixels
 
 
 def test_an_object_moves_with_its_window():
-    energy = made_energy()
+    energy = made_comet().energy
     pictures, weights = energy.decode_targets(latents((MIDDLE, MIDDLE, REACH), (MIDDLE + 5 * PIXEL, MIDDLE - 3 * PIXEL, REACH)))
     torch.testing.assert_close(pictures[0, 0].roll((5, -3), (1, 2)), pictures[0, 1], atol=1e-4, rtol=0)
     torch.testing.assert_close(weights[0, 0].roll((5, -3), (1, 2)), weights[0, 1], atol=1e-3, rtol=0)
@@ -298,7 +289,7 @@ def test_an_object_moves_with_its_window():
 
 
 def test_an_object_shrinks_with_its_window():
-    energy = made_energy()
+    energy = made_comet().energy
     pictures, _ = energy.decode_targets(latents((MIDDLE, MIDDLE, REACH), (MIDDLE, MIDDLE, 2 * REACH)))
     middle, half = SIDE // 2, WINDOW // 2
     small = pictures[0, 0, :, middle - half : middle + half, middle - half : middle + half]
@@ -309,9 +300,7 @@ def test_an_object_shrinks_with_its_window():
 
 
 def test_outside_of_its_window_an_object_has_no_weight():
-    energy = made_energy()
-    z = latents((MIDDLE, MIDDLE, REACH), (0.0, 0.0, 0.0))
-    _, weights = energy.decode_targets(z)
+    _, weights = made_comet().energy.decode_targets(latents((MIDDLE, MIDDLE, REACH), (0.0, 0.0, 0.0)))
     inside = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     middle = SIDE // 2
     inside[middle - WINDOW // 2 : middle + WINDOW // 2, middle - WINDOW // 2 : middle + WINDOW // 2] = True
@@ -320,8 +309,8 @@ def test_outside_of_its_window_an_object_has_no_weight():
 
 
 def test_glimpses_cut_out_the_pixels_that_windows_paint():
-    encoder, energy = made_encoder(), made_energy()
-    x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    comet, x = made_comet(), torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    encoder, energy = comet.encoder, comet.energy
     centre = torch.tensor([[MIDDLE, MIDDLE], [MIDDLE + 4 * PIXEL, MIDDLE], [MIDDLE, MIDDLE - 2 * PIXEL], [MIDDLE, MIDDLE]])
     cut = encoder.crop(x, centre, torch.full((4, 1), REACH))
     first = SIDE // 2 - WINDOW // 2
@@ -335,8 +324,8 @@ def test_glimpses_cut_out_the_pixels_that_windows_paint():
 
 
 def test_an_energy_of_fewer_pixels_is_compared_with_averages():
-    encoder = made_encoder()
-    energy = QuadraticEnergy(16, latent=encoder.find.latent, filters=4)
+    encoder = made_comet().encoder
+    energy = ce.load("comet-quadratic", size=16, latent=encoder.find.latent, filters=4)
     comet = Comet(encoder.find, energy)
     x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     loss = Decomposition().loss(comet, Batch(x, {}, Noise(0, range(2), 1))).value
@@ -352,8 +341,7 @@ def test_windows_that_do_not_fit_are_refused(options, words):
 
 
 def test_what_the_ground_explains_can_be_left_to_it():
-    comet = Comet(made_encoder(), made_energy())
-    x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    comet, x = made_comet(again=0), torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     batch = Batch(x, {}, Noise(0, range(2), 1))
     plain, covered = Decomposition().loss(comet, batch), Decomposition(cover=0.5).loss(comet, batch)
     share = 1 - comet.energy.decode_targets(comet.encoder(x))[1].softmax(1)[:, 0].mean()
@@ -361,13 +349,6 @@ def test_what_the_ground_explains_can_be_left_to_it():
     torch.testing.assert_close(covered.scalars["error"], plain.value)
     with pytest.raises(OptionError, match="cover needs an energy with targets"):
         Decomposition(cover=0.5).loss(ce.get("encoder", "comet", size=SIDE), batch)
-
-
-def made_comet(**options):
-    small = {"components": 3, "latent": LATENT, "window": WINDOW, "filters": 16, "encoder_filters": 8, "seen": 16}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return ce.get("encoder", "comet-window", size=SIDE, **small, **options).eval()
 
 
 def test_decomposed_pictures_have_the_further_windows():

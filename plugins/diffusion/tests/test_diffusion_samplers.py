@@ -28,10 +28,11 @@ EXPECTED = {f"{name}: values": "it needs a noise level, which the energy of this
 ENDS = {"sigma_min": 0.002, "sigma_max": 80.0}
 
 
+NAMED = [Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks]
+
+
 @pytest.mark.full
-@parametrize_with_checks(
-    [Check(f"{name}: {check.name}", check.function) for name, checks in CHECKS.items() for check in checks], expected_failures=EXPECTED
-)
+@parametrize_with_checks(NAMED, expected_failures=EXPECTED)
 def test_samplers_keep_what_samplers_keep(check: Check) -> None:
     check()
 
@@ -83,14 +84,14 @@ def test_errors_fall_with_the_order_of_the_method(sampler, options, order):
     assert 2 ** (order - 0.35) < coarse / fine < 2 ** (order + 0.35)
 
 
+def unit(x: Tensor, t: Tensor) -> Tensor:
+    """The noise in points of N(0, 1)."""
+    return x * t[:, None] / (1 + t[:, None] ** 2)
+
+
 def test_a_run_reports_its_evaluations():
     calls = []
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        calls.append(len(x))
-        return x * t[:, None] / (1 + t[:, None] ** 2)
-
-    E = DiffusionEnergy(model, "ve", event_shape=(1,))
+    E = DiffusionEnergy(lambda x, t: calls.append(len(x)) or unit(x, t), "ve", event_shape=(1,))
     for sampler, expected in ((ODE(levels=9), 17), (SDE(levels=9), 9)):
         calls.clear()
         _, trace = E.sample(5, sampler=sampler, seed=0, trace=True)
@@ -101,10 +102,7 @@ def test_a_run_reports_its_evaluations():
 
 
 def test_levels_are_those_that_all_models_know():
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        return x * t[:, None] / (1 + t[:, None] ** 2)
-
-    wide, narrow = (DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.001, 90.0), (0.02, 30.0)))
+    wide, narrow = (DiffusionEnergy(unit, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.001, 90.0), (0.02, 30.0)))
     for options, expected in (({}, (0.02, 30.0)), ({"sigma_max": 5.0}, (0.02, 5.0))):
         _, trace = wide.relative_to(narrow).sample(3, sampler="ode", seed=0, trace=True, **options)
         assert (trace.sampler.level(30), trace.sampler.level(1)) == pytest.approx(expected)
@@ -118,11 +116,7 @@ def test_levels_are_those_that_all_models_know():
 @pytest.mark.parametrize("sampler", ["ode", "sde"])
 def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, tmp_path):
     """Also where the energy is compared with that of a trace or checkpoint."""
-
-    def model(x: Tensor, t: Tensor) -> Tensor:
-        return x * t[:, None] / (1 + t[:, None] ** 2)
-
-    E = DiffusionEnergy(model, VarianceExploding(*ends), event_shape=(1,))
+    E = DiffusionEnergy(unit, VarianceExploding(*ends), event_shape=(1,))
     with pytest.warns(SamplingWarning, match="the last step takes away") if ends[0] > 1 else nullcontext():
         whole = E.sample(20, sampler=sampler, seed=0, observers=[ce.sampling.Checkpoint(tmp_path / "run")])
         _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
@@ -178,8 +172,7 @@ def test_random_signs_are_exact_for_independent_coordinates(d):
     E = Gaussian(torch.full((d,), 0.3, dtype=F64), sd)
     x = 0.3 + sd * torch.randn(10, d, generator=torch.Generator().manual_seed(0), dtype=F64)
     found = log_likelihood(E, x, probes=2, **ENDS)
-    expected = torch.distributions.Normal(0.3, sd).log_prob(x).sum(1)
-    assert (found.values - expected).abs().max() < 0.02
+    assert (found.values - torch.distributions.Normal(0.3, sd).log_prob(x).sum(1)).abs().max() < 0.02
     assert found.standard_error.max() < 1e-6
 
 
@@ -200,11 +193,7 @@ def test_random_signs_agree_with_the_exact_divergence_within_their_error():
 @pytest.mark.full
 def test_the_likelihood_of_guidance_is_that_of_its_draws():
     r"""Two concepts that shift N(0, 1) by $m$: guidance with weight 3 draws N(3 m, 1)."""
-
-    def model(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        return t[:, None] * (x - 0.5 * y[:, None]) / (1 + t[:, None] ** 2)
-
-    E = DiffusionEnergy(model, "ve", unconditional={"y": 0}, event_shape=(1,))
+    E = DiffusionEnergy(lambda x, t, y: unit(x - 0.5 * y[:, None], t), "ve", unconditional={"y": 0}, event_shape=(1,))
     x = torch.tensor([[1.5], [0.0], [3.0]], dtype=F64)
     found = log_likelihood(E.concept(y=1).sharpened(3), x, exact=True)
     expected = -(x[:, 0] - 1.5).square() / 2 - math.log(2 * math.pi) / 2
@@ -231,18 +220,14 @@ def test_bad_input_is_refused():
 MEAN, WIDTH = torch.tensor([0.3, -0.5], dtype=F64), torch.tensor([0.5, 1.2], dtype=F64)
 SLOPE = torch.tensor([1.5, -0.8], dtype=F64)
 score = ce.ScoreEnergy(lambda x, sigma: (MEAN - x) / (WIDTH**2 + sigma[:, None] ** 2), name="score", event_shape=(2,))
-gaussian = ce.as_energy(
-    lambda x, sigma: ((x - MEAN).square() / (2 * (WIDTH**2 + sigma[:, None] ** 2))).sum(1), name="gaussian", event_shape=(2,)
-)
+gaussian = ce.as_energy(lambda x, sigma: ((x - MEAN).square() / (WIDTH**2 + sigma[:, None] ** 2)).sum(1) / 2, event_shape=(2,))
 tilt = ce.as_energy(lambda x: x @ SLOPE, name="tilt", event_shape=(2,))
 RANGE = {"sigma_min": 0.01, "sigma_max": 12.0}
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("energy", [score, gaussian], ids=str)
-@pytest.mark.parametrize(
-    "sampler", [ODE(levels=40, **RANGE), SDE(levels=60, **RANGE), Annealed(levels=60, **RANGE)], ids=lambda s: type(s).__name__
-)
+@pytest.mark.parametrize("energy", [score, gaussian], ids=["score", "gaussian"])
+@pytest.mark.parametrize("sampler", [ODE(levels=40, **RANGE), SDE(levels=60, **RANGE), Annealed(levels=60, **RANGE)], ids=repr)
 def test_a_linear_term_moves_a_gaussian_by_its_variance(energy, sampler):
     """Within four standard errors and the bias of the levels, 3% of a width and 8% of a spread; the move is up to 2.3 widths."""
     n = 3000
@@ -284,10 +269,8 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("sampler", "options"), [("sde", {"sigma_min": 0.1}), ("ode", {"sigma_min": 0.1}), ("annealed", {"sigma_min": 0.1})]
-)
-def test_a_term_more_precise_than_the_lowest_level_warns(sampler, options):
+@pytest.mark.parametrize("sampler", ["sde", "ode", "annealed"])
+def test_a_term_more_precise_than_the_lowest_level_warns(sampler):
     with pytest.warns(ce.SamplingWarning, match="precise: A term of .* is more precise than the lowest noise level") as found:
-        measured(0.05).sample(64, sampler=sampler, seed=0, **options)
+        measured(0.05).sample(64, sampler=sampler, seed=0, sigma_min=0.1)
     assert found[0].filename == __file__

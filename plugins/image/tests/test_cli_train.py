@@ -93,10 +93,7 @@ def test_the_command_that_is_shown_joins_no_values_of_one_attribute(monkeypatch:
         (["--set", "optimiser.rat=1e-3"], "Did you mean 'optimizer'? Known: augmentation, chains, data"),
         (["--set", "data.labels=nowhere.csv"], "error: data.labels: there is no file 'nowhere.csv'; it names the CSV of attributes"),
         (["--data", "plain", "--set", "objective.condition=male"], "a CSV with the columns `file` and `male` to the folder, or name one"),
-        (
-            ["--set", "objective.name=contrastive"],
-            "no objective 'contrastive'. Did you mean 'noise-contrastive' or 'contrastive-divergence'",
-        ),
+        (["--set", "objective.name=contrastive"], "'contrastive'. Did you mean 'noise-contrastive' or 'contrastive-divergence'"),
         (["--set", "model.size=0"], "size must be a whole number of at least 1"),
         (["--set", "objective.condition=smiling"], "smiling has 2 values, model.labels is None: set model.labels=2"),
         (["--set", "model.labels=2"], "no attribute is named: set objective.condition"),

@@ -193,12 +193,14 @@ class TestPreparation:
         for options in wrong:
             with pytest.raises(OptionError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}"):
                 Preparation(**options)
-        with pytest.raises(DtypeError, match="uint8"):
-            Preparation()(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), self.noise(1))
-        with pytest.raises(ShapeError, match=r"\(2, 2\)"):
-            Preparation()(torch.zeros(2, 2), self.noise(2))
-        with pytest.raises(ShapeError, match="padding of 2"):
-            Preparation(padding=2)(torch.zeros(1, 1, 2, 2), self.noise(1))
+        pixel, bytes = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+        for padding, images, error, told in (
+            (0, bytes, DtypeError, "uint8"),
+            (0, pixel[0, 0], ShapeError, r"\(2, 2\)"),
+            (2, pixel, ShapeError, "padding of 2"),
+        ):
+            with pytest.raises(error, match=told):
+                Preparation(padding=padding)(images, self.noise(len(images)))
 
 
 def write_folder(tmp_path, count=5):

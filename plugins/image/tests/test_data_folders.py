@@ -1,6 +1,7 @@
-"""Image folders, CelebA, CIFAR, MNIST and NumPy files, from small files, intact and damaged."""
+"""Image folders, CelebA, CIFAR, MNIST, dSprites and NumPy files, from small files, intact and damaged."""
 
 import gzip
+import pickle
 import struct
 
 import numpy as np
@@ -34,22 +35,14 @@ class TestFolder:
     @pytest.mark.parametrize("divider", [",", ";", "\t"])
     def test_a_table_of_attributes(self, tmp_path, divider):
         pixels = self.folder(tmp_path, ("a.png", "more/b.png", "more/c.png"))
-        lines = [
-            ["file", "smiling", "hair", "age"],
-            ["more\\c.png", "1", "r\u2028ed", ""],
-            ["./a.png", "-1", "black", "30"],
-            ["more/b.png", "", "", "4"],
-        ]
+        lines = ["file|smiling|hair|age", "more\\c.png|1|r\u2028ed|", "./a.png|-1|black|30", "more/b.png|||4"]
         table = tmp_path / "attributes.csv"
-        table.write_text("\n\n".join(divider.join(line) for line in lines), encoding="utf-8-sig")
+        table.write_text("\n\n".join(lines).replace("|", divider), encoding="utf-8-sig")
         for found in (open_pictures(tmp_path), open_pictures(tmp_path, labels=table.rename(tmp_path.parent / f"{tmp_path.name}.csv"))):
             assert np.array_equal(found.pixels, pixels)
-            message = {name: (some.values.tolist(), some.names) for name, some in found.labels.items()}
-            assert message == {
-                "smiling": ([0, -1, 1], ("no", "yes")),
-                "hair": ([0, -1, 1], ("black", "r\u2028ed")),
-                "age": ([1, 0, -1], ("4", "30")),
-            }
+            smiling, hair, age = ((some.values.tolist(), some.names) for some in found.labels.values())
+            assert list(found.labels) == ["smiling", "hair", "age"] and smiling == ([0, -1, 1], ("no", "yes"))
+            assert hair == ([0, -1, 1], ("black", "r\u2028ed")) and age == ([1, 0, -1], ("4", "30"))
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -213,9 +206,8 @@ class TestCifar:
         data = batch.read_bytes()
         for wrong in (data[:-1], b""):
             batch.write_bytes(wrong)
-            with pytest.raises(
-                FileFormatError, match=rf"data_batch_2.bin is truncated: expected 3,073 bytes for each.*found {len(wrong):,} bytes"
-            ):
+            message = rf"data_batch_2.bin is truncated: expected 3,073 bytes for each.*found {len(wrong):,} bytes"
+            with pytest.raises(FileFormatError, match=message):
                 open_pictures(tmp_path)
         batch.write_bytes(data[:3073] + bytes([10]) + data[3074:])
         with pytest.raises(FileFormatError, match=r"data_batch_2.bin, picture 1: label 10, but batches.meta.txt has 10 names"):
@@ -290,14 +282,8 @@ class TestArrays:
 
     @pytest.mark.parametrize("keep", [np.savez, np.savez_compressed])
     def test_an_archive_with_labels(self, tmp_path, keep):
-        pixels = random_pixels(4, 5, 5)
-        keep(
-            tmp_path / "x.npz",
-            images=pixels,
-            round=np.array([True, False, True, True]),
-            big=np.array([5, 0, -1, 2], ">i4"),
-            hair=np.array(["red", "", "black", "red"]),
-        )
+        pixels, hair = random_pixels(4, 5, 5), np.array(["red", "", "black", "red"])
+        keep(tmp_path / "x.npz", images=pixels, round=np.array([1, 0, 1, 1], bool), big=np.array([5, 0, -1, 2], ">i4"), hair=hair)
         found = open_pictures(tmp_path / "x.npz")
         assert np.array_equal(found.pixels, pixels[:, None])
         assert found.labels["round"].values.tolist() == [1, 0, 1, 1]
@@ -325,3 +311,60 @@ class TestArrays:
             np.save(tmp_path / "x.npy", arrays["images"])
             with pytest.raises(error, match=rf"x.npy.*{message}"):
                 open_pictures(tmp_path / "x.npy")
+
+
+class TestPublished:
+    """Archives as they are published: dSprites with its pickled metadata, and factors that are fractions."""
+
+    @pytest.fixture(autouse=True)
+    def no_pickle(self, monkeypatch):
+        """Fails if anything is unpickled."""
+        for name in ("load", "loads", "Unpickler"):
+            monkeypatch.setattr(pickle, name, lambda *_, **__: pytest.fail("it was unpickled"))
+
+    def dsprites(self, path, n: int = 6, **more):
+        """Writes an archive as dSprites is published: pictures of 0 and 1, factors twice, and a pickled dict."""
+        chance = np.random.default_rng(0)
+        classes = np.stack([np.arange(n) * 0, np.arange(n) % 3, np.arange(n) % 6, np.arange(n), np.arange(n), np.arange(n)[::-1]], 1)
+        images = chance.integers(0, 2, (n, 8, 8), dtype=np.uint8)
+        images[0, 0, :2] = 0, 1
+        metadata = np.array({"title": "dSprites", "latents_names": ("color",)}, dtype=object)
+        values = classes / 2 + 0.1
+        np.savez_compressed(path, metadata=metadata, imgs=images, latents_classes=classes.astype(np.int64), latents_values=values, **more)
+        return images, classes
+
+    def test_dsprites_is_read_as_published(self, tmp_path):
+        images, classes = self.dsprites(tmp_path / "d.npz")
+        found = open_pictures(tmp_path / "d.npz", cache=None)
+        assert np.array_equal(found.pixels[:, 0], images * 255)
+        np.save(tmp_path / "imgs.npy", images)  # the array alone
+        assert np.array_equal(open_pictures(tmp_path / "imgs.npy", cache=None).pixels, found.pixels)
+        assert list(found.labels) == ["color", "shape", "scale", "orientation", "x", "y"]
+        for i, name in enumerate(found.labels):
+            assert found.labels[name].values.tolist() == classes[:, i].tolist()
+
+    @pytest.mark.parametrize(("k", "digits", "form"), [(2, None, "npz"), (7, 3, "npz"), (40, 6, "npz"), (40, None, "npz"), (4, 3, "csv")])
+    def test_fractions_are_classes(self, tmp_path, k, digits, form):
+        wanted = np.random.default_rng(k).permutation(np.arange(3 * k) % k)
+        factors = wanted / (k - 1) if digits is None else (wanted / (k - 1)).round(digits)
+        images = np.arange(3 * k * 4, dtype=np.uint8).reshape(3 * k, 2, 2)
+        if form == "npz":
+            np.savez(tmp_path / "f.npz", images=images, light=factors.astype(np.float32), both=np.stack([factors, 1 - factors], 1))
+            found = open_pictures(tmp_path / "f.npz", cache=None).labels
+            assert found["both_0"].values.tolist() == wanted.tolist() == (k - 1 - found["both_1"].values).tolist()
+        else:
+            for i, image in enumerate(images):
+                Image.fromarray(image).save(tmp_path / f"{i:03d}.png")
+            rows = [f"{i:03d}.png,{value}" for i, value in enumerate(factors)]
+            (tmp_path / "f.csv").write_text("\n".join(["file,light", *rows]))
+            found = open_pictures(tmp_path, cache=None).labels
+        assert found["light"].values.tolist() == wanted.tolist()
+        assert len(found["light"].names) == k
+
+    @pytest.mark.parametrize(
+        "factors", [[0.0, 0.37, 1.0, 0.36], [0.0, 0.5, 0.9], [0.5, 1.0, 0.5], [0.0, float("nan"), 1.0], [0.0, 2.0, 0.5]], ids=str
+    )
+    def test_other_numbers_are_no_classes(self, tmp_path, factors):
+        np.savez(tmp_path / "f.npz", images=np.ones((len(factors), 2, 2), np.uint8), light=np.array(factors))
+        with pytest.raises(DtypeError, match="light"):
+            open_pictures(tmp_path / "f.npz", cache=None)

@@ -77,12 +77,8 @@ def test_the_other_energies_keep_it_too(check: Check) -> None:
 
 @pytest.mark.slow
 def test_recommended_samplers_are_the_steps_of_the_papers():
-    for name, step, noise in (
-        ("igebm-resnet32", 10, 0.005),
-        ("igebm-dsprites", 500, 0.005),
-        ("compositional-128", 100, 0.005),
-        ("improved-cd", 100, 0.001),
-    ):
+    steps = {"igebm-resnet32": (10, 0.005), "igebm-dsprites": (500, 0.005), "compositional-128": (100, 0.005), "improved-cd": (100, 0.001)}
+    for name, (step, noise) in steps.items():
         recommended = small(name).recommended
         assert recommended is not None and recommended.sampler == "langevin"
         options = recommended.options

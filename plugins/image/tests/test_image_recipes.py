@@ -226,9 +226,8 @@ class TestMixture:
         weights, means, covariances = gaussians()
         means = 3 * means
         rows = torch.multinomial(weights, 20_500, replacement=True)
-        codes = means[rows] + torch.einsum(
-            "nij,nj->ni", torch.linalg.cholesky(covariances)[rows], torch.randn(20_500, 3, dtype=torch.float64)
-        )
+        roots = torch.linalg.cholesky(covariances)[rows]
+        codes = means[rows] + torch.einsum("nij,nj->ni", roots, torch.randn(20_500, 3, dtype=torch.float64))
         groups = GROUPS[rows]
         groups[:100] = -1  # of unknown attributes
         found = CodeMixture(3, 4)
@@ -314,9 +313,8 @@ class TestAdversarialDecoder:
         decoded = model(images[:3], noise, rows)
         scores, maps = model.discriminator(decoded)
         real, targets = model.discriminator(images)
-        own = torch.autograd.grad(
-            (1 + model.discriminator(decoded.detach())[0]).relu().mean() + (1 - real).relu().mean(), critic, retain_graph=True
-        )
+        hinge = (1 + model.discriminator(decoded.detach())[0]).relu().mean() + (1 - real).relu().mean()
+        own = torch.autograd.grad(hinge, critic, retain_graph=True)
         matching = sum((ours[:3] - theirs[:3].detach()).abs().mean() for ours, theirs in zip(maps, targets, strict=True))
         theirs = torch.autograd.grad(picture_loss(decoded[:3].contiguous(), images[:3]) + 0.3 * matching - 0.5 * scores.mean(), decoder)
         for ours, expected in zip(found, [*theirs, *own], strict=True):

@@ -148,20 +148,18 @@ def test_contradictions_say_what_is_kept(found):
 
 
 def test_other_wrong_arguments(found, tmp_path):
-    a = found["a"]
-    with pytest.raises(ShapeError, match=r"shape \(B, 6\)"):
-        latents.edit(torch.zeros(2, 5), a)
-    with pytest.raises(ExpressionError, match="has no prior with a generator"):
-        latents.edit(Z, latents.attribute(found.base, lambda z: z[:, 0], "x").rebuild(base=None))
-    with pytest.raises(OptionError, match="asks for an expression"):
-        latents.edit(Z, "a")  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="keep takes"):
-        latents.edit(Z, a, keep=[a | found["b"]])
-    with pytest.raises(OptionError, match="asked"):
-        latents.EditWeights(asked=-1)
-    with pytest.raises(latents.EditError, match="no edit yet"):
-        _ = latents.Edits(found.base, Z).last
-    path = tmp_path / "edits"
+    a, path = found["a"], tmp_path / "edits"
+    without = latents.attribute(found.base, lambda z: z[:, 0], "x").rebuild(base=None)
+    for call, error, message in (
+        (lambda: latents.edit(torch.zeros(2, 5), a), ShapeError, r"shape \(B, 6\)"),
+        (lambda: latents.edit(Z, without), ExpressionError, "has no prior with a generator"),
+        (lambda: latents.edit(Z, "a"), OptionError, "asks for an expression"),  # type: ignore[arg-type]
+        (lambda: latents.edit(Z, a, keep=[a | found["b"]]), OptionError, "keep takes"),
+        (lambda: latents.EditWeights(asked=-1), OptionError, "asked"),
+        (lambda: latents.Edits(found.base, Z).last, latents.EditError, "no edit yet"),
+    ):
+        with pytest.raises(error, match=message):
+            call()
     path.write_bytes(b"no file of tensors")
     with pytest.raises(FileFormatError, match="no record"):
         latents.Edits.load(path, found.base)
@@ -293,10 +291,13 @@ def test_labels_of_each_chain_are_kept_apart():
         assert torch.equal(z, side.given(y=y).latents.sample(100, sampler=latents.LACE(draws=draws), seed=0))
 
 
-def test_a_rare_expression_warns():
+def test_a_rare_expression_warns_and_wrong_options_are_refused():
     E, _ = logistic(2, 30.0, -150.0)
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
         E.latents.sample(8, sampler=latents.LACE(draws=4), seed=0)
+    for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
+        with pytest.raises(OptionError):
+            latents.LACE(**options)
 
 
 @pytest.mark.full
@@ -312,9 +313,3 @@ def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
 @pytest.mark.slow
 def test_the_flow_passes_the_checks_of_samplers():
     check_sampler(latents.LACE(draws=4, mean=torch.zeros(()), scale=torch.ones(())))
-
-
-def test_wrong_options_are_refused():
-    for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
-        with pytest.raises(OptionError):
-            latents.LACE(**options)

@@ -102,25 +102,17 @@ def test_heads_are_saved_with_an_expression(tmp_path):
     torch.testing.assert_close(ce.load(tmp_path / "E")(z), E(z))
 
 
-class TestBadGenerators:
-    @pytest.mark.parametrize(
-        ("function", "says"),
-        [
-            (lambda z: [z], "returned a list"),
-            (lambda z: z / 0 * 0, "NaN or infinite values for 2 of 2"),
-            (lambda z: z + torch.rand(1), "random numbers of its own"),
-            (lambda z: z - z.mean(0), "depends on the other points"),
-            (lambda z: z @ torch.zeros(7, 2), "failed for latent points of shape"),
-            (nn.Linear, "make an instance"),
-        ],
-    )
-    def test_are_refused_when_they_are_made(self, function, says):
-        with pytest.raises(GeneratorError, match=says):
-            latent(function, 4)
-        base = latent(lambda z: torch.where(z > 3, torch.nan, z), 2)
-        with pytest.raises(GeneratorError, match="NaN or infinite values for 1 of 3"):  # also later
-            base.decoder(torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]]))
-
+LATER = latent(lambda z: torch.where(z > 3, torch.nan, z), 2)
+test_bad_generators_are_refused_when_they_are_made_and_later = refusals(
+    (lambda: latent(lambda z: [z], 4), "returned a list"),
+    (lambda: latent(lambda z: z / 0 * 0, 4), "NaN or infinite values for 2 of 2"),
+    (lambda: latent(lambda z: z + torch.rand(1), 4), "random numbers of its own"),
+    (lambda: latent(lambda z: z - z.mean(0), 4), "depends on the other points"),
+    (lambda: latent(lambda z: z @ torch.zeros(7, 2), 4), "failed for latent points of shape"),
+    (lambda: latent(nn.Linear, 4), "make an instance"),
+    (lambda: LATER.decoder(torch.tensor([[0.0, 0.0], [4.0, 0.0], [1.0, 1.0]])), "NaN or infinite values for 1 of 3"),
+    error=GeneratorError,
+)
 
 PLAIN = latent(nn.Linear(4, 3), 4)
 COLUMN = lambda z: z[:, 0]
@@ -215,14 +207,9 @@ def test_an_onnx_generator_has_the_values_and_gradients_of_the_graph(tmp_path):
     onnx = pytest.importorskip("onnx")
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     weights = torch.randn(4, 12, generator=torch.Generator().manual_seed(0))
-    constants = [
-        onnx.numpy_helper.from_array(array, name) for name, array in (("W", weights.numpy()), ("s", torch.tensor([-1, 3, 2, 2]).numpy()))
-    ]
-    nodes = [
-        helper.make_node("MatMul", ["z", "W"], ["y"]),
-        helper.make_node("Tanh", ["y"], ["t"]),
-        helper.make_node("Reshape", ["t", "s"], ["x"]),
-    ]
+    arrays = {"W": weights.numpy(), "s": torch.tensor([-1, 3, 2, 2]).numpy()}
+    constants = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    nodes = [helper.make_node(*node) for node in (("MatMul", ["z", "W"], ["y"]), ("Tanh", ["y"], ["t"]), ("Reshape", ["t", "s"], ["x"]))]
     ends = [helper.make_tensor_value_info("z", floats, ["B", 4])], [helper.make_tensor_value_info("x", floats, ["B", 3, 2, 2])]
     model = helper.make_model(helper.make_graph(nodes, "g", *ends, constants), opset_imports=[helper.make_opsetid("", 13)])
     model.ir_version = 8

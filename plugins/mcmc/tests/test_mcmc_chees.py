@@ -170,9 +170,8 @@ def test_a_narrow_valley_takes_tens_of_steps(scale):
     """Steps that are all short enough for the walls of condition number 100 take more than 1,000."""
     widths = torch.logspace(-1, 1, 100, dtype=F64) * scale**2
     energy = ce.as_energy(lambda x: (x.square() / widths).sum(1) / 2)
-    x, trace = energy.sample(
-        (64, 100), sampler=Descent(tolerance=0), steps=120, seed=0, init=torch.randn(64, 100, dtype=F64) * scale, trace=True
-    )
+    start = torch.randn(64, 100, dtype=F64) * scale
+    x, trace = energy.sample((64, 100), sampler=Descent(tolerance=0), steps=120, seed=0, init=start, trace=True)
     assert energy(x).max() < 1e-6 * trace.energies[0].min()
 
 

@@ -1,17 +1,19 @@
-"""Samplers against densities that are known: biases as derived, and modes with their weights."""
+"""Samplers against densities that are known: biases as derived, modes with their weights, and log Z within its standard errors."""
 
 import math
 
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 import composable_energy as ce
+from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged, ShapeError
 from composable_energy.sampling import Noise
-from composable_energy_mcmc import Annealed, Langevin, Underdamped
+from composable_energy.testing import Gaussian
+from composable_energy_mcmc import SMC, Annealed, Langevin, Tempering, Underdamped
 
-pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")]
 
 F64 = torch.float64
 
@@ -20,7 +22,6 @@ def gaussian(mean, covariance):
     return ce.as_energy(MultivariateNormal(torch.tensor(mean, dtype=F64), torch.tensor(covariance, dtype=F64)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step_size", "temperature", "variance"), [(0.2, 1.0, 1.0), (1.0, 1.0, 1.0), (1.0, 0.5, 2.0)])
 def test_langevin_is_biased_as_derived(step_size, temperature, variance):
     """A wrong factor of two is tens of errors away, a lucky seed is not 4."""
@@ -34,7 +35,6 @@ def test_langevin_is_biased_as_derived(step_size, temperature, variance):
 LAWS = [(0.5, 1.0, 1.0, 1.0), (1.5, 1.0, 1.0, 1.0), (1.0, 0.5, 0.5, 2.0), (0.9, 2.0, 1.0, 0.25), (0.5, 30.0, 1.0, 1.0)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("step_size", "friction", "temperature", "variance"), LAWS)
 def test_underdamped_is_biased_as_derived(step_size, friction, temperature, variance):
     """Points are unbiased, the squares of momenta are off by the square of the step; points and momenta are independent."""
@@ -49,7 +49,6 @@ def test_underdamped_is_biased_as_derived(step_size, friction, temperature, vari
     assert abs((x * momentum).mean()) / math.sqrt(of_x * of_momentum) * math.sqrt(2 * n) < 4
 
 
-@pytest.mark.slow
 def test_underdamped_draws_a_mixture():
     """The bias of this step is far below a standard error."""
     n, parts = 4000, [gaussian([mean], [[1.0]]) for mean in (-1.0, 1.0)]
@@ -58,30 +57,24 @@ def test_underdamped_draws_a_mixture():
     assert abs(x.square().mean() - 2) < 4 * x.square().std() / math.sqrt(n)
 
 
-class NoisyMixture(ce.Energy):
+CENTRES = torch.tensor([[-1.2, -0.4], [1.0, 0.8]])
+
+
+def noisy_mixture(x: Tensor, sigma: Tensor) -> Tensor:
     r"""A mixture of narrow Gaussians with noise of level $\sigma$ added: what a noise-conditional network learns."""
-
-    def __init__(self):
-        super().__init__()
-        self.event_shape = torch.Size([2])
-        self.register_buffer("means", torch.tensor([[-1.2, -0.4], [1.0, 0.8]]))
-        self.register_buffer("weights", torch.tensor([0.3, 0.7]))
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        variance = (0.01 + sigma.square())[:, None]
-        squares = (x[:, None] - self.get_buffer("means")).square().sum(2)
-        return -torch.logsumexp(-squares / (2 * variance) + self.get_buffer("weights").log() - variance.log(), 1)
+    variance = (0.01 + sigma.square())[:, None]
+    squares = (x[:, None] - CENTRES).square().sum(2)
+    return -torch.logsumexp(-squares / (2 * variance) + torch.tensor([0.3, 0.7]).log() - variance.log(), 1)
 
 
 def test_annealed_finds_modes_with_their_weights():
     """Plain Langevin at the lowest level stays in the mode that it meets first."""
     n = 4000
-    x = NoisyMixture().sample(n, seed=0, sampler=Annealed())
+    x = ce.as_energy(noisy_mixture, event_shape=(2,)).sample(n, seed=0, sampler=Annealed())
     left = (x[:, 0] < 0).float().mean()
     assert abs(left - 0.3) < 4 * math.sqrt(0.21 / n) + 0.03  # as many levels as by default leave a bias of some hundredths
-    inside = (x[:, None] - NoisyMixture().get_buffer("means")).norm(dim=2).amin(1)
-    assert inside.max() < 0.6
-    assert abs(inside.square().mean() - 0.02) < 0.006
+    inside = (x[:, None] - CENTRES).norm(dim=2).amin(1)
+    assert inside.max() < 0.6 and abs(inside.square().mean() - 0.02) < 0.006
 
 
 def test_annealed_without_noise_levels_lowers_the_temperature():
@@ -91,3 +84,197 @@ def test_annealed_without_noise_levels_lowers_the_temperature():
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
     assert (x.var(0) - 1).abs().max() < 0.1
+
+
+# Annealing from a Gaussian
+
+
+WEIGHTS = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=F64)
+MEANS = 3 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=F64)
+QUICK = Tempering(levels=4, leapfrogs=3, mean=0.0, scale=3.0)
+
+
+class Four(ce.Energy):
+    """Modes that no local chain leaves: the barrier between two is 25."""
+
+    count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += len(x) * x.requires_grad
+        return -torch.logsumexp(WEIGHTS.log() - (x[:, None] - MEANS).square().sum(2) / (2 * 0.3**2), 1)
+
+
+def shares(points: Tensor) -> Tensor:
+    nearest = torch.cdist(points.reshape(-1, 2), MEANS).argmin(1)
+    return torch.bincount(nearest, minlength=4) / len(nearest)
+
+
+@pytest.mark.full
+def test_modes_get_their_weights_from_one_start_and_tuning_is_in_the_budget():
+    start, found = MEANS[:1].expand(32, 2).clone(), []
+    for seed in (0, 1):  # the shares of one run are off by .013 in the mean of many
+        energy = Four()
+        _, trace = energy.sample((32, 2), sampler="tempering", init=start, steps=240, seed=seed, trace=1, burn_in=40)
+        assert energy.count < 500_000
+        pairs = [values[40:] for name, values in trace.scalars.items() if name.startswith("swaps[")]
+        assert len(pairs) == len(trace.sampler.schedule.levels) - 1 and min(sum(values) / len(values) for values in pairs) > 0.3
+        assert shares(energy.sample((32, 2), sampler="hmc", init=start, steps=100, seed=seed))[0] == 1
+        found.append(trace.points)
+    assert (shares(torch.cat(found)) - WEIGHTS).square().mean().sqrt() <= 0.02
+
+
+LABELLED = ce.as_energy(lambda x, y: (x - y[:, None]).square().sum(1) * 2)
+
+
+@pytest.mark.full
+def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
+    y = torch.arange(400, dtype=F64) % 5
+    energy = LABELLED.given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
+    x = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0)
+    parts = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150)
+    torch.testing.assert_close(parts, x)
+    variance = 1 / (4 + 1 / 25)
+    white = (x - (4 * variance * y)[:, None]) / math.sqrt(variance)
+    assert white.mean().abs() < 4 / math.sqrt(800)
+    assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
+
+
+@pytest.mark.full
+def test_a_broken_energy_that_only_hot_replicas_see_is_reported():
+    broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 7, -torch.inf, 1.0) * x.square().sum(1) * 5)
+    assert broken.sample((20, 2), sampler="hmc", seed=0).norm(dim=1).max() < 2
+    with pytest.raises(SamplingDiverged):
+        broken.sample((20, 2), sampler=QUICK, steps=60, seed=0)
+    x, _ = broken.sample((20, 2), sampler=QUICK, steps=60, seed=0, on_divergence="keep", trace=True)
+    assert x.shape == (20, 2) and x.norm(dim=1).max() < 2
+
+
+@pytest.mark.full
+def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
+    energy = Gaussian(torch.zeros(2))
+    call = {"sampler": Tempering(leapfrogs=3), "steps": 1, "seed": 0, "trace": True}
+    tuned = [energy.sample(n, batch_size=size, **call)[1].sampler for n, size in ((1, None), (70, 20))]
+    assert tuned[0].schedule.levels == tuned[1].schedule.levels and tuned[0].schedule.step_sizes == tuned[1].schedule.step_sizes
+    again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
+    assert again.schedule is tuned[0].schedule
+    with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
+        Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
+
+
+# Sequential Monte Carlo
+
+
+def rotated(axes: int) -> ce.Energy:
+    """A Gaussian with condition number 100 and a random rotation, not normalised."""
+    rotation = torch.linalg.qr(torch.randn(axes, axes, dtype=F64, generator=torch.Generator().manual_seed(0)))[0]
+    precision = (rotation / torch.logspace(-1, 1, axes, dtype=F64)) @ rotation.T
+    return ce.as_energy(lambda x: (x @ precision * x).sum(1) / 2, name="rotated")
+
+
+TARGETS = {
+    "mixture": (Four(), 2, 512, SMC(), math.log(2 * math.pi * 0.09)),
+    "rotated": (rotated(32), 32, 256, SMC(leapfrogs=6), 16 * math.log(2 * math.pi)),  # the logarithms of the variances add up to 0
+}
+
+
+def tuned(energy: ce.Energy, axes: int, sampler: SMC) -> SMC:
+    return energy.sample((1, axes), sampler=sampler, steps=1, seed=1000, dtype=F64, trace=True)[1].sampler
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TARGETS)
+def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
+    """Over independent runs z has mean 0 and standard deviation 1; the bounds are some of its own standard errors away."""
+    energy, axes, chains, sampler, truth = TARGETS[name]
+    sampler, scores, errors = tuned(energy, axes, sampler), [], []
+    for seed in range(20):
+        _, trace = energy.sample((chains, axes), sampler=sampler, seed=seed, dtype=F64, trace=True)  # few families survive
+        errors.append(trace.scalars["log_z"][-1] - truth)
+        scores.append(errors[-1] / trace.scalars["log_z_se"][-1])
+    scores = torch.tensor(scores)
+    assert scores.abs().max() < 3.5 and scores.mean().abs() < 4 / math.sqrt(20)
+    assert 0.6 < scores.std() < 1.5
+    assert torch.tensor(errors).square().mean().sqrt() < {"mixture": 0.12, "rotated": 0.4}[name]
+
+
+def test_points_have_equal_weights_at_the_end():
+    n, energy = 4000, Four()
+    x, trace = energy.sample((n, 2), sampler="smc", seed=0, dtype=F64, trace=True)
+    shares = torch.bincount(torch.cdist(x, MEANS).argmin(1), minlength=4) / n
+    assert (shares - WEIGHTS).abs().max() < 4 * trace.scalars["log_z_se"][-1]  # families share their errors with log Z
+    inside = (x[:, None] - MEANS).norm(dim=2).amin(1).square()
+    assert abs(inside.mean() - 0.18) < 5 * 0.18 / math.sqrt(n)
+    assert trace.scalars["b"][0] < 0.1 and trace.scalars["b"][-4:] == [1.0] * 4 and trace.scalars["b"] == sorted(trace.scalars["b"])
+    assert trace.scalars["ess"][-1] == pytest.approx(n) and 0.3 * n < min(trace.scalars["ess"])
+    assert len(trace.energies) == trace.sampler.total_steps and len(x.unique(dim=0)) > 0.95 * n
+    assert abs(trace.scalars["log_z"][-1] - math.log(2 * math.pi * 0.09)) < 4 * trace.scalars["log_z_se"][-1]
+
+
+def test_points_without_a_density_have_no_weight():
+    half = ce.as_energy(lambda x: torch.where(x > 0, 2 * x, torch.inf).sum(1), event_shape=(1,))  # its support is not known
+    x, trace = half.sample((4000, 1), sampler=SMC(mean=0.0, scale=2.0), seed=0, dtype=F64, init=torch.ones(4000, 1, dtype=F64), trace=True)
+    assert x.min() > 0 and abs(x.mean() - 0.5) < 5 * 0.5 / math.sqrt(4000)
+    assert abs(trace.scalars["log_z"][-1] + math.log(2)) < 4 * trace.scalars["log_z_se"][-1] < 0.2
+    with pytest.raises(OptionError, match="no pilot point at level 0 has a density"):
+        half.sample((4, 1), sampler=SMC(mean=-50.0, scale=1.0), init=torch.ones(4, 1))
+
+
+def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
+    """A small part of the base lies outside."""
+
+    def outside(value):
+        return ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, value, 1.0) * x.square().sum(1) * 2)
+
+    sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
+    with pytest.raises(SamplingDiverged):
+        outside(-math.inf).sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
+    x, trace = outside(math.nan).sample((1000, 2), sampler=sampler, seed=0, dtype=F64, trace=True)
+    assert trace.errors > 0 and x.norm(dim=1).max() < 4 and abs(x.var() - 0.25) < 0.05
+    assert abs(trace.scalars["log_z"][-1] - math.log(math.pi / 2)) < 5 * trace.scalars["log_z_se"][-1]
+
+
+@pytest.mark.full
+def test_chains_with_conditions_of_their_own_are_refused():
+    base = ce.as_energy(Normal(torch.zeros(2), 1.0))
+    with pytest.raises(ExpressionError, match="bind one value for all"):
+        (LABELLED.given(y=torch.arange(4.0)) & base).sample((4, 2), sampler="smc", seed=0)
+    x = (LABELLED.given(y=2.0) & base).sample((500, 2), sampler="smc", seed=0, batch_size=100)
+    assert (x.mean(0) - 1.6).abs().max() < 5 * math.sqrt(0.2 / 500)
+
+
+def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
+    calls = []
+    energy = ce.as_energy(MultivariateNormal(torch.zeros(2), torch.eye(2))) & (lambda x: calls.append(len(x)) or 0 * x[:, 0])
+    sampler = SMC(levels=5, moves=2, leapfrogs=1)
+    assert sampler.total_steps == 8
+    _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
+    calls.clear()
+    _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
+    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 * 8)
+    assert trace.scalars["b"][-4:] == [1.0] * 4
+    _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
+    assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
+    with pytest.raises(OptionError, match="takes 8 steps: 9 were asked for"):
+        energy.sample((10, 2), sampler=trace.sampler, steps=9)
+    for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
+        with pytest.raises(OptionError, match=next(iter(options))):
+            SMC(**options)
+
+
+@pytest.mark.parametrize("sampler", ["annealed", "feynman-kac"])
+def test_start_points_that_the_first_noise_level_would_erase_are_refused(sampler):
+    def noisy(x, sigma):
+        return ((x - 1).square() / (1 + sigma[:, None] ** 2)).sum(1) / 2
+
+    energy, x = ce.as_energy(noisy, event_shape=(4,)), torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(OptionError, match="init"):
+        energy.sample(100, sampler=sampler, init=x)
+
+
+def test_start_points_with_the_noise_of_the_first_level_are_kept_to_its_width():
+    def noisy(x, sigma):
+        return (x - x.round()).square().sum(1) / 2 / (0.01 + sigma**2)
+
+    start = torch.arange(100.0)[:, None].repeat(1, 4)
+    draws = ce.as_energy(noisy, event_shape=(4,)).sample(100, sampler=Annealed(sigma_max=0.1, sigma_min=0.01), init=start, seed=0)
+    assert (draws - start).abs().max() < 1

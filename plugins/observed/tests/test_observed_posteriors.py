@@ -4,26 +4,14 @@ import math
 
 import pytest
 import torch
+from torch import distributions as td
 from torch import nn
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
 from composable_energy.testing import check_energy
 from composable_energy_mcmc import SMC
-from composable_energy_observed import (
-    OPERATORS,
-    Blur,
-    Chain,
-    Downsample,
-    Gaussian,
-    Identity,
-    Linear,
-    Mask,
-    Poisson,
-    Quantised,
-    Radon,
-    operator_of,
-)
+from composable_energy_observed import Blur, Chain, Downsample, Gaussian, Identity, Linear, Mask, Poisson, Quantised, Radon, operator_of
 from tests.refusals import refusals
 
 F64 = torch.float64
@@ -64,7 +52,7 @@ def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian
     shift = matrix.T @ ((y.flatten() - matrix @ mean) / sigma.expand(clean.shape).flatten() ** 2)
     expected = mean + torch.linalg.solve(precision, shift)
 
-    prior = ce.as_energy(torch.distributions.Normal(mean.view(SHAPE), scale.view(SHAPE)))
+    prior = ce.as_energy(td.Normal(mean.view(SHAPE), scale.view(SHAPE)))
     seen = ce.observed(y, operator, sigma, event_shape=SHAPE)
     x = torch.randn(9, 16, dtype=F64, generator=generator)
     gradient = (prior & seen).with_gradient(x.view(9, *SHAPE))[1].flatten(1)
@@ -74,11 +62,11 @@ def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian
 def test_the_energy_is_minus_the_log_probability_of_the_measurement():
     x = torch.tensor([[0.3, 1.2], [2.0, 0.4]], dtype=F64)
     y = torch.tensor([1.0, 2.0], dtype=F64)
-    gaussian = -torch.distributions.Normal(x, 0.3).log_prob(y).sum(1)
+    gaussian = -td.Normal(x, 0.3).log_prob(y).sum(1)
     torch.testing.assert_close(ce.observed(y, None, 0.3).double()(x), gaussian, rtol=1e-6, atol=1e-6)
-    poisson = -torch.distributions.Poisson(2 * x + 0.5).log_prob(y).sum(1)
+    poisson = -td.Poisson(2 * x + 0.5).log_prob(y).sum(1)
     torch.testing.assert_close(ce.observed(y, None, Poisson(2.0, 0.5))(x), poisson)
-    normal = torch.distributions.Normal(x, 0.3)
+    normal = td.Normal(x, 0.3)
     rounded = -(normal.cdf(y + 0.25) - normal.cdf(y - 0.25)).log().sum(1)
     torch.testing.assert_close(ce.observed(y, None, Quantised(0.5, 0.3))(x), rounded)
     total = sum(torch.exp(-ce.observed(torch.tensor([0.5 * k], dtype=F64), None, Quantised(0.5, 0.3))(x[:, :1])) for k in range(-10, 20))
@@ -94,18 +82,18 @@ def test_rates_below_zero_are_impossible_and_zero_counts_allow_a_zero_rate():
 
 
 def test_either_of_two_instruments_weighs_them_by_the_probability_of_the_measurement():
-    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(1, dtype=F64), torch.tensor(1.0, dtype=F64)))
+    prior = ce.as_energy(td.Normal(torch.zeros(1, dtype=F64), torch.tensor(1.0, dtype=F64)))
     y = torch.tensor([1.5], dtype=F64)
     sharp, wide = ce.observed(y, None, 0.2).double(), ce.observed(y, None, 2.0).double()
     x = torch.linspace(-3, 3, 7, dtype=F64)[:, None]
-    density = sum(torch.distributions.Normal(x[:, 0], s).log_prob(y).exp() for s in (0.2, 2.0))
+    density = sum(td.Normal(x[:, 0], s).log_prob(y).exp() for s in (0.2, 2.0))
     found = (prior & (sharp | wide))(x) - prior(x)
     torch.testing.assert_close(found, -density.log(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.full
 def test_not_a_measurement_excludes_the_points_that_fit_it():
-    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
+    prior = ce.as_energy(td.Normal(torch.zeros(2), 1.0))
     seen = ce.observed(torch.tensor([1.0, 0.0]), torch.tensor([True, False]), 0.5)
     assert (~seen).level == pytest.approx(1.96**2 / 2 + math.log(0.5 * math.sqrt(2 * math.pi)), rel=1e-3)
     draws = (prior & ~seen).sample(500, seed=0)
@@ -149,18 +137,22 @@ def test_a_precise_blur_does_not_run_away():
     assert (operator(x) - operator(truth)).square().mean().sqrt() < 3 * noise
 
 
-class Triple(nn.Module):
-    """A decoder whose pictures are three times as large as its codes."""
+class Rows(nn.Module):
+    """A decoder of latent points with shape (3,) to pictures with shape (2, 3), whose rows are multiples of them."""
 
     event_shape = (2, 3)
 
+    def __init__(self, *factors):
+        super().__init__()
+        self.factors = factors
+
     def forward(self, z):
-        return torch.stack([3 * z, 3 * z], 1)
+        return torch.stack([factor * z for factor in self.factors], 1)
 
 
 @pytest.mark.slow
 def test_a_decoder_counts_in_what_is_not_known():
-    x = draw(diffusion((3,), Triple()) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
+    x = draw(diffusion((3,), Rows(3, 3)) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
     precision = 1 + 18 / 0.5**2
     assert (x.mean() - 18 / 0.5**2 / precision).abs() < 0.01
     assert abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
@@ -205,8 +197,7 @@ def test_an_operator_knows_the_shape_of_points_and_is_rebuilt_from_its_descripti
     y = operator(x)
     assert operator.point_shape(operator.select(y[0]).shape) == PICTURE
     again = operator_of({"name": operator.name, **operator.config()})
-    assert type(again) is OPERATORS[operator.name]
-    assert torch.equal(again(x), y)
+    assert type(again) is type(operator) and torch.equal(again(x), y)
 
 
 def test_a_mask_selects_the_measured_numbers_of_a_picture_or_takes_them_alone():
@@ -254,7 +245,7 @@ test_what_cannot_be_measured_is_refused = refusals(
 
 
 def gaussian(*shape):
-    return ce.as_energy(torch.distributions.Normal(torch.zeros(shape or 2), 1.0), name="prior")
+    return ce.as_energy(td.Normal(torch.zeros(shape or 2), 1.0), name="prior")
 
 
 def first(x):
@@ -269,7 +260,7 @@ def above_one(x):
 @pytest.mark.parametrize(("sampler", "beta"), [(None, 2.0), ("chees", -2.0)])
 def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
     reward = ce.reward(above_one, beta, differentiable=False)
-    share = 1 - torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(1.0))
+    share = 1 - td.Normal(0.0, 1.0).cdf(torch.tensor(1.0))
     expected = share * math.exp(beta) / (share * math.exp(beta) + 1 - share)
     draws, trace = (gaussian() & reward).sample(CHAINS, seed=0, sampler=sampler, trace=True)
     # `smc` resamples, so that its draws are worth its effective number of chains.
@@ -350,22 +341,13 @@ def test_a_bare_function_is_not_saved_and_an_observation_alone_is_not_grounded(t
     assert (gaussian(2) & observation).grounded
 
 
-class Double(nn.Module):
-    """A decoder of latent points with shape (3,) to pictures with shape (2, 3)."""
-
-    event_shape = (2, 3)
-
-    def forward(self, z):
-        return torch.stack([z, 2 * z], 1)
-
-
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 def test_an_observation_of_pictures_counts_at_the_decoded_points():
-    prior = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=Double())
+    prior = ce.as_energy(td.Normal(torch.zeros(3), 1.0), decoder=Rows(1, 2))
     observation = ce.observed(torch.ones(2, 3), None, 0.5)
     energy, z = prior & observation, torch.randn(5, 3)
-    torch.testing.assert_close(energy(z), prior(z) + observation(Double()(z)))
+    torch.testing.assert_close(energy(z), prior(z) + observation(Rows(1, 2)(z)))
     draws = energy.sample(500, seed=0)
     precision = 1 + 5 / 0.25
     assert draws.shape == (500, 2, 3)

@@ -225,16 +225,3 @@ IMPROVED: dict[str, Any] = {
     "fresh": 0.0,
     "start": "normal",
 }
-
-
-def prepare(objective, model=None):
-    objective.begin(Net(3) if model is None else model, context(4, (2,)))
-    return objective
-
-
-def labelled(label):
-    return batch_of(data(4, 2), kind=torch.tensor([0, 1, 2, label]))
-
-
-def scattered():
-    return Batch(data(2, 2), {}, Noise(0, (1, 3), 1))

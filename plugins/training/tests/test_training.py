@@ -56,9 +56,7 @@ def network(dropout=0.0):
 
 def train(model=None, data=DATA, objective=None, **options):
     model = network() if model is None else model
-    options = {"steps": 12, "batch_size": 8, **options}
-    report = Trainer(model, objective or Fit(), data, **options).fit()
-    return model, report
+    return model, Trainer(model, objective or Fit(), data, **{"steps": 12, "batch_size": 8, **options}).fit()
 
 
 def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
@@ -173,7 +171,7 @@ def test_every_row_comes_once_an_epoch_in_another_order():
     batches = BatchLoader(torch.arange(40.0)[:, None], 16, range(16), *BATCH)
     dealt = torch.cat([batches.load(3, step).x[:, 0] for step in range(1, 6)])
     first, second = dealt[:40], dealt[40:]
-    assert sorted(first.tolist()) == list(range(40)) and sorted(second.tolist()) == list(range(40))
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
     assert not torch.equal(first, second)
     assert torch.equal(batches.load(3, 2).x, batches.load(3, 2).x) and torch.equal(batches.load(3, 2).x[:, 0], dealt[16:32])
     assert not torch.equal(batches.load(4, 2).x, batches.load(3, 2).x)
@@ -252,7 +250,7 @@ class Net(ce.Energy):
         return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
 
 
-class Unstable(training.Objective):
+class Unstable(Objective):
     """Chains of row 5 diverge at step 7, and the gap is large at step 12 of the first attempt."""
 
     def begin(self, model, context):
@@ -263,10 +261,10 @@ class Unstable(training.Objective):
         if batch.step == 7 and 5 in batch.noise.chains:
             raise SamplingDiverged("Row 5 is gone.")
         opened = float(batch.step >= 12 and batch.noise.seed == self.first)
-        return training.Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
+        return Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
 
 
-class At(training.Callback):
+class At(Callback):
     """Calls a function after a step."""
 
     def __init__(self, step, call):
@@ -277,10 +275,9 @@ class At(training.Callback):
             self.call()
 
 
-def train_in_ranks(out, kind="cd", width=16, **options):
-    callbacks = [training.Checkpoints(out, every=5), *options.pop("callbacks", ())]
-    options = {"steps": 20, "batch_size": 8, "optimizer": training.Optimizer(ema=0.9), **options}
-    return training.Trainer(Net(width), OBJECTIVES[kind](), DATA, callbacks=callbacks, **options).fit()
+def train_in_ranks(out, kind="cd", width=16, callbacks=()):
+    callbacks = [Checkpoints(out, every=5), *callbacks]
+    train(Net(width), objective=OBJECTIVES[kind](), steps=20, optimizer=Optimizer(ema=0.9), callbacks=callbacks)
 
 
 def start(folder, size, call, *args, **options):
@@ -346,14 +343,8 @@ def train_in_parts(accumulate, out):
     """Trains a network without spectral normalization, whose vectors change with each pass."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
-    objective = ContrastiveDivergence(steps=3, options={"step_size": 0.1, "temperature": 0.01}, buffer=32)
-    options = {
-        "steps": 8,
-        "batch_size": 8,
-        "optimizer": training.Optimizer(accumulate=accumulate),
-        "callbacks": [training.Checkpoints(out)],
-    }
-    training.Trainer(ce.as_energy(net), objective, DATA, **options).fit()
+    options = {"optimizer": Optimizer(accumulate=accumulate), "callbacks": [Checkpoints(out)]}
+    train(ce.as_energy(net), objective=OBJECTIVES["cd"](), steps=8, **options)
 
 
 @pytest.mark.full
@@ -365,9 +356,7 @@ def test_gradients_of_parts_are_summed_before_they_are_averaged(tmp_path):
 
 
 def stray(out):
-    report = training.Trainer(
-        Net(16), Unstable(), DATA, steps=20, batch_size=8, callbacks=[training.Monitor(window=3), training.Checkpoints(out, every=5)]
-    ).fit()
+    _, report = train(Net(16), objective=Unstable(), steps=20, callbacks=[Monitor(window=3), Checkpoints(out, every=5)])
     assert report.skipped == 1 and [(alert.step, alert.cause) for alert in report.alerts] == [(13, "gap")]
 
 

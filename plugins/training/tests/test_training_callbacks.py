@@ -88,12 +88,9 @@ def test_a_sheet_shows_the_chains(tmp_path):
 def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):
     """With a rate of nothing the energy stays at .2, and its cold draws are that gray."""
     sheet = training.SampleSheet(10, 4, chains=False, sampler="langevin", steps=50, step_size=0.02, temperature=0.0)
-    settings = {
-        "optimizer": training.Optimizer(rate=1e-9, ema=0.9),
-        "callbacks": [training.Checkpoints(tmp_path), sheet, training.Monitor(None)],
-    }
+    optimizer, callbacks = training.Optimizer(rate=1e-9, ema=0.9), [training.Checkpoints(tmp_path), sheet, training.Monitor(None)]
     objective = training.ContrastiveDivergence(steps=1, options={"step_size": 0.01}, buffer=8, l2=0.0)
-    training.Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, **settings).fit()
+    training.Trainer(Darkness(), objective, PICTURES, steps=10, batch_size=8, optimizer=optimizer, callbacks=callbacks).fit()
     with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
         assert found.getpixel((1, 1))[0] / 255 == pytest.approx(0.2, abs=1 / 255)
 
@@ -290,9 +287,8 @@ def test_a_diverging_run_stops_with_an_error_that_names_the_monitor():
     angle = 2 * torch.pi * torch.rand(2000)
     ring = 1.5 * torch.stack([angle.cos(), angle.sin()], 1) + 0.1 * torch.randn(2000, 2)
     chains = training.ContrastiveDivergence(steps=2, options={"step_size": 0.0002}, start="normal", l2=0.0, buffer=1000)
-    run = training.Trainer(
-        Bumps(), chains, ring, steps=200, seed=1, optimizer=training.Optimizer(rate=3e-3), callbacks=[training.Monitor("stop")]
-    )
+    optimizer, stop = training.Optimizer(rate=3e-3), training.Monitor("stop")
+    run = training.Trainer(Bumps(), chains, ring, steps=200, seed=1, optimizer=optimizer, callbacks=[stop])
     with pytest.raises(training.TrainingDiverged, match=r"The `Monitor` stopped .*Monitor\((gap|magnitude)=None\)") as caught:
         run.fit()
     assert caught.value.step < 150

@@ -275,9 +275,8 @@ def test_the_energy_keeps_the_laws():
 def test_noise_contrast_trains_it_to_a_normalized_density_of_the_data():
     points, test = (training.toys.sample("eight-gaussians", 4000, seed=seed) for seed in (0, 1))
     energy, noise = training.MLPEnergy(2), training.GaussianNoise.fit(points, widen=1.5)
-    training.Trainer(
-        energy, training.NoiseContrastive(noise), points, steps=300, batch_size=256, optimizer=training.Optimizer(5e-3, betas=(0.9, 0.99))
-    ).fit()
+    objective, optimizer = training.NoiseContrastive(noise), training.Optimizer(5e-3, betas=(0.9, 0.99))
+    training.Trainer(energy, objective, points, steps=300, batch_size=256, optimizer=optimizer).fit()
     axis = torch.linspace(-5, 5, 301)
     with torch.no_grad():
         mass = (-energy(torch.cartesian_prod(axis, axis))).exp().sum() * (axis[1] - axis[0]) ** 2

@@ -17,7 +17,7 @@ from composable_energy.sampling.noise import Noise
 from composable_energy_image.data import Pictures, Preparation
 from composable_energy_mcmc import Langevin
 from composable_energy_training.augmentation import hue_matrix, luma
-from plugins.training.tests.run_helpers import DATA, StopAt, fit_until_stopped, same
+from plugins.training.tests.run_helpers import DATA, StopAt, fit_until_stopped, network, same
 from tests.refusals import refusals
 
 SHAPE = torch.Size([3])
@@ -117,21 +117,18 @@ def test_the_nearest_is_found_among_the_others_of_a_lane():
     assert 2 < len(among) < 10  # among which is drawn anew at each step
 
 
-LARGE = training.ReplayBuffer(15, context(8), "uniform")
+buffer_of = training.ReplayBuffer
+LARGE = buffer_of(15, context(8), "uniform")
 
 test_bad_settings_states_and_shapes_are_reported = refusals(
-    (lambda: training.ReplayBuffer(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
-    (lambda: training.ReplayBuffer(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
-    (lambda: training.ReplayBuffer(8, context(8), bad), OptionError, "got 'gaussian'"),
-    (
-        lambda: training.ReplayBuffer(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)),
-        OptionError,
-        "rows 0 to 3, got those from 0 to 7",
-    ),
+    (lambda: buffer_of(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
+    (lambda: buffer_of(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
+    (lambda: buffer_of(8, context(8), bad), OptionError, "got 'gaussian'"),
+    (lambda: buffer_of(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),
     (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots for each row"),
     (lambda: LARGE.restore({}), FileFormatError, "none"),
     (lambda: LARGE.restore({"slots": torch.zeros(9, 3)}), FileFormatError, r"\(9, 3\)"),
-    (lambda: training.ReplayBuffer(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),
+    (lambda: buffer_of(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),
     (lambda: training.Augmentation(crop=(0.0, 1.0)), OptionError, "0 < smallest"),
     (lambda: training.Augmentation(jitter=2), OptionError, "jitter must be in"),
     (lambda: training.Augmentation(blur=-1), OptionError, "at least 0 pixels"),
@@ -207,11 +204,6 @@ class Fit(training.Objective):
 
     def loss(self, model, batch):
         return training.Loss((model(batch.x) - batch.x).square().mean() * self.penalty)
-
-
-def network():
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
 
 
 def trainer(out, objective=None, model=None, data=DATA, steps=12, callbacks=(), ema=None):
@@ -298,10 +290,10 @@ def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(t
     """The trained weights are in the checkpoint, so the model may have any weights when the run resumes."""
     critic, model = network(), network()
     trainer(tmp_path, of([critic, model]), model, steps=4).fit()
-    other = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 3))
+    other = nn.Linear(3, 3)
     assert trainer(tmp_path, of([network(), other]), other, steps=8).fit().steps == 8
     with torch.no_grad():
-        critic[0].weight[0, 0] += 1
+        critic.weight[0, 0] += 1
     with pytest.raises(OptionError, match=r"objective\.part was"):
         trainer(tmp_path, of([critic, model]), model).fit()
 
@@ -323,9 +315,7 @@ def test_the_state_of_an_objective_is_not_a_setting(tmp_path):
     assert trainer(tmp_path, objective, Net(), steps=8).fit().steps == 8
 
 
-MONITORS = pytest.mark.parametrize(
-    "monitor", [training.Monitor(None), training.Monitor(), training.Monitor("stop")], ids=["none", "rollback", "stop"]
-)
+MONITORS = pytest.mark.parametrize("monitor", [training.Monitor(action) for action in (None, "rollback", "stop")], ids=repr)
 
 
 @MONITORS

@@ -23,9 +23,8 @@ def test_the_kernel_agrees_with_the_reference_under_the_interpreter():
     """Triton settles when it is imported whether it interprets, so the tests of `interpreted.py` have a process of their own."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", str(HERE / "interpreted.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV_"))}
-    done = subprocess.run(
-        command, cwd=HERE.parents[2], env={**environment, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, timeout=600
-    )
+    environment |= {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(command, cwd=HERE.parents[2], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
 

@@ -10,9 +10,7 @@ from docs.scripts.browser import Browser, find_chromium
 pytestmark = [
     pytest.mark.full,
     pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium: apt install chromium"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("websockets") is None, reason="the browser is driven by websockets: pip install websockets"
-    ),
+    pytest.mark.skipif(importlib.util.find_spec("websockets") is None, reason="needs websockets: pip install websockets"),
 ]
 
 STATUS = "document.querySelector('#status').textContent"
@@ -32,9 +30,8 @@ def page(playground):
         browser.wait("document.body.dataset.ready")
         yield browser
         assert browser.errors == []
-        assert {address.split("/")[2] for address in browser.requests if not address.startswith("data:")} == {
-            playground.address.removeprefix("http://")
-        }
+        hosts = {address.split("/")[2] for address in browser.requests if not address.startswith("data:")}
+        assert hosts == {playground.address.removeprefix("http://")}
 
 
 def text(page, selector):

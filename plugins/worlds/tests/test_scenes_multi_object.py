@@ -1,5 +1,6 @@
-"""Several objects: codes of patches, the evidence of a position, the detector, and the counts of experiments."""
+"""Energies of scenes and their training by command; several objects: codes of patches, the evidence of a position, the detector."""
 
+import json
 import math
 
 import pytest
@@ -7,11 +8,14 @@ import torch
 from torch import nn
 
 import composable_energy as ce
+import composable_energy_scenes as scenes
 from benchmarks.papers.compositional_2020.several_objects import conjunction, requested_places
-from composable_energy.errors import ExtraNotInstalled, ShapeError
+from composable_energy.errors import ExtraNotInstalled, OptionError, ShapeError
 from composable_energy.testing import check_energy
-from composable_energy_image import network_training
-from composable_energy_scenes import COLORS, KINDS, SceneFamily, judge_images, load_concepts, load_judge, train_multi_object
+from composable_energy_image import CodeEnergy, network_training
+from composable_energy_scenes import Concepts, SceneFamily, load_concepts, load_judge, train, train_multi_object
+from composable_energy_scenes import weights as shipped
+from composable_energy_scenes.conditional import ConditionalEnergy
 from composable_energy_scenes.judge import detect_objects
 from composable_energy_scenes.multi_object import MultiObjectEnergies, load_detector, load_multi_object
 from composable_energy_scenes.patches import PatchEnergy
@@ -104,21 +108,25 @@ class TestPresence:
         check_energy(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def made_by(command, folder):
     """Every training at a thousandth of the effort, by the command."""
-    folder = tmp_path_factory.mktemp("made")
     try:
         with pytest.MonkeyPatch.context() as patch:
             train_in_float32(patch, network_training)
-            train_multi_object.main(["--out", str(folder), "--effort", "0.001"])
+            command.main(["--out", str(folder), "--effort", "0.001"])
     except ExtraNotInstalled as error:
         pytest.skip(str(error))
     return folder
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    return made_by(train, tmp_path_factory.mktemp("one"))
+
+
 @pytest.mark.full
-def test_the_command_makes_all_weights_and_the_energies_read_them(made):
+def test_the_command_makes_all_weights_and_the_energies_read_them(tmp_path):
+    made = made_by(train_multi_object, tmp_path)
     first = {path.stem: path.read_bytes() for path in (made / "weights").glob("*.safetensors")}
     assert first.keys() == {"coder", "base", "place", "detector"}
     several = MultiObjectEnergies(made / "weights")
@@ -155,7 +163,7 @@ def test_energies_under_conditions_keep_the_contract(make, scene_codes):
 
 def test_the_family_lists_its_members_and_shares_their_base():
     family = SceneFamily()
-    assert len(family.members()) == len(COLORS) + len(KINDS) + 6
+    assert len(family.members()) == len(scenes.COLORS) + len(scenes.KINDS) + 6
     left, red = ce.get("energy", "scenes/left"), ce.get("energy", "scenes/color=red")
     assert len((left & red & ce.get("energy", "scenes")).bases) == 1 and ce.get("energy", "scenes").equals(load_concepts().base)
     with pytest.raises(ce.errors.PluginNotFound, match="'middle'"):
@@ -167,6 +175,57 @@ def test_an_expression_by_name_means_what_it_says():
     """Thirty-two pictures of a shortened draw: three standard errors below what full draws reach."""
     energy = ce.get("energy", "scenes/left") & ~ce.get("energy", "scenes/color=red") & ce.get("energy", "scenes/small")
     call = {"sampler": "annealed", "levels": 60, "corrector_steps": 2, "delta": 0.3, "max_gradient": 3.0}
-    seen = judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
+    seen = scenes.judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
     right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)
     assert right.float().mean() > 0.8
+
+
+@pytest.mark.full
+def test_the_command_makes_all_weights_and_finds_them_done(one, monkeypatch, tmp_path):
+    monkeypatch.setattr(shipped, "FOLDER", tmp_path)
+    train_in_float32(monkeypatch, network_training)
+    names = {"judge", "autoencoder", "base", "position", "size", "light", "color", "shape", "of_position", "of_color"}
+    first = {path.stem: path.read_bytes() for path in (one / "weights").glob("*.safetensors")}
+    assert first.keys() == names
+    report = json.loads((one / "report.json").read_text())
+    assert report["trainings"].keys() == names | {"decoder", "base_refined"} and set(report["judge"]) == {"renders", "autoencoder"}
+    train.main(["--out", str(one), "--effort", "0.001", "--install"])
+    assert {path.stem: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == first
+
+
+@pytest.mark.full
+@pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
+def test_concepts_share_a_base_and_sample(one):
+    concepts = Concepts(one / "weights")
+    asked = concepts.position.near((0.5, 0.5), 0.2) & ~concepts.color("red") & concepts.shape("box", "sphere") & concepts.size(0.5)
+    assert [base.energy for base in asked.bases] == [concepts.base]
+    images = asked.sample(2, seed=0, levels=3)
+    assert images.shape == (2, 3, 64, 64) and load_judge(one / "weights")(images).shape == (2, 16)
+
+
+@pytest.mark.full
+def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(one):
+    concepts = Concepts(one / "weights")
+    codes = torch.randn(5, 48)
+    untold = ConditionalEnergy(concepts.base, dims=2)
+    assert torch.allclose(untold(codes, y=torch.rand(5, 2), sigma=0.3), concepts.base(codes, sigma=0.3), atol=1e-4)
+    here, there = (concepts.of_position(where)(codes, sigma=0.3) for where in ((0.5, 0.5), (-0.5, 0.5)))
+    assert (here != there).all()
+    assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
+    with pytest.raises(OptionError, match="no color 'pink'; known are red"):
+        concepts.color("pink")
+    with pytest.raises(ShapeError, match=r"takes 2 numbers as y, got values of shape \(3,\)"):
+        untold(codes, y=torch.rand(5, 3))
+    for none in (8, 1.5):
+        with pytest.raises(OptionError, match=rf"takes classes from 0 to 7 as y, got \[{none}\]"):
+            concepts.of_color()(codes, y=none)
+
+
+def test_a_condition_is_added_to_a_balanced_network_and_to_no_mixture():
+    torch.manual_seed(0)
+    base, codes = CodeEnergy(16, code=4, width=8, blocks=1, balanced=True), torch.randn(5, 4)
+    for parameter in base.net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    torch.testing.assert_close(ConditionalEnergy(base, dims=2)(codes, y=torch.rand(5, 2), sigma=2.0), base(codes, sigma=2.0))
+    with pytest.raises(OptionError, match=r"is a mixture, which has no network to copy: train a base with model\.components=0"):
+        ConditionalEnergy(CodeEnergy(16, code=4, components=2), dims=2)
