@@ -326,7 +326,7 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
             if not is_full(energy.support):
                 raise OptionError(f"{energy} lives on {format_support(energy.support)}, which has no volume: give no `base`.")
             problem = replace(problem, plain=problem.whole, points=replace(problem.points, coordinates=None))
-        if energy.log_normalizer is None:
+        if energy.log_normalizer is None and problem.plain.sites is None:
             zeros = problem.points.zeros()
             start = zeros.new_full((16, *zeros.shape), torch.inf) if problem.init is None else problem.init
             check_tails(problem.plain, start, {})

@@ -9,3 +9,4 @@ from composable_energy_discrete.models import BoltzmannMachine as BoltzmannMachi
 from composable_energy_discrete.models import Ising as Ising
 from composable_energy_discrete.models import Potts as Potts
 from composable_energy_discrete.neighbours import LocalEnergy as LocalEnergy
+from composable_energy_discrete.population import DiscreteSMC as DiscreteSMC

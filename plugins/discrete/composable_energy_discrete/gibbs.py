@@ -46,10 +46,10 @@ class Gibbs(Sampler):
         return _Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        return _sweep(energy, state, noise, 1.0), Info()
+        return sweep(energy, state, noise, 1.0), Info()
 
 
-def _sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
+def sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
     """Draws all sites, a block after another, at a temperature."""
     blocks, sites, x = state.blocks, energy.sites, state.x
     uniform = noise.uniforms(x.new_empty((len(x), len(sites.counts))))
@@ -99,7 +99,7 @@ class Annealing(Sampler):
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         temperature = self.hottest * (self.coldest / self.hottest) ** (noise.step / self.sweeps)
-        return _sweep(energy, state, noise, temperature), Info(scalars={"temperature": temperature})
+        return sweep(energy, state, noise, temperature), Info(scalars={"temperature": temperature})
 
 
 @dataclass(frozen=True)

@@ -108,17 +108,8 @@ class SMC(Scheduled):
         return Particles(points.x, points.energy, points.grad, log_weight, state.ancestor), Info(torch.stack(rates).mean(0), {"b": b})
 
     def couple(self, energy: Energy, state: Particles, noise: Noise) -> tuple[Particles, Mapping[str, float]]:
-        count = len(state.x)
-        log_z = (state.log_weight.logsumexp(0) - math.log(count)).item()
-        if math.isnan(log_z) or log_z == -math.inf:
-            raise OptionError(f"No chain has reached a point where {energy} has a density: give `mean` and `scale` of a nearer Gaussian.")
-        ess = effective_sample_size(state.log_weight)
-        scalars = {"ess": ess, "log_z": log_z, "log_z_se": _standard_error(state)}
-        if noise.step != len(self.tuned_schedule.levels) - 1 and ess >= count / 2:
-            return state, scalars
-        rows = systematic_resample(state.log_weight, noise.uniform(state.x, stream=2)[0])
-        equal = torch.full_like(state.log_weight, log_z)
-        return Particles(state.x[rows], state.energy[rows], state.grad[rows], equal, state.ancestor[rows]), scalars
+        last = noise.step == len(self.tuned_schedule.levels) - 1
+        return resample(energy, state, noise, last=last, advice="give `mean` and `scale` of a nearer Gaussian")
 
     def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
         state = cast(Particles, state)
@@ -139,6 +130,21 @@ class SMC(Scheduled):
         return [SamplingWarning("families", seen, ways)]
 
     traits: ClassVar[Traits] = Traits(refused=REFUSED, couple=couple, warn=warn)
+
+
+def resample(energy: Energy, state: Particles, noise: Noise, *, last: bool, advice: str) -> tuple[Particles, Mapping[str, float]]:
+    """Resamples particles at the last level, and where their effective number falls below half; returns the scalars of all, too."""
+    count = len(state.x)
+    log_z = (state.log_weight.logsumexp(0) - math.log(count)).item()
+    if math.isnan(log_z) or log_z == -math.inf:
+        raise OptionError(f"No chain has reached a point where {energy} has a density: {advice}.")
+    ess = effective_sample_size(state.log_weight)
+    scalars = {"ess": ess, "log_z": log_z, "log_z_se": _standard_error(state)}
+    if not last and ess >= count / 2:
+        return state, scalars
+    rows = systematic_resample(state.log_weight, noise.uniform(state.x, stream=2)[0])
+    moved = {name: getattr(state, name)[rows] for name in ("x", "energy", "grad", "ancestor")}
+    return replace(state, **moved, log_weight=torch.full_like(state.log_weight, log_z)), scalars
 
 
 def _standard_error(state: Particles) -> float:

@@ -13,7 +13,9 @@ from torch.distributions import Distribution
 from composable_energy import Energy, SamplingWarning, as_energy
 from composable_energy.errors import CalibrationError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
+from composable_energy.registry import get
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
+from composable_energy.supports import is_discrete
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.path import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size
@@ -84,6 +86,8 @@ def estimate_log_z(
     over latent points. One with a support is integrated over it, in its unconstrained coordinates if there is no `base`; the measure is
     the surface of a sphere, the volume of all coordinates of a simplex but the last, and that of the subspace of vectors whose sum is 0.
 
+    Of discrete points it is the sum over all states: that of up to 65,536 itself, else by `discrete-smc`.
+
     If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
     from each.
 
@@ -128,6 +132,10 @@ def estimate_log_z(
     if has_rows(energy):
         raise ExpressionError(f"{energy} has rows of conditions, each with an integral of its own: bind one value for all.")
     event = event_of_integral(energy, base, draws, init, event_shape)
+    if is_discrete(energy.support):
+        if sampler != "hmc" or options or any(one is not None for one in (base, draws, init, levels)):
+            raise OptionError(f"The points of {energy} are discrete, and the sum over them takes particles, moves, seed and dtype alone.")
+        return get("estimator", "log-z-discrete")(energy, event, particles, moves, seed=seed, batch_size=batch_size, dtype=dtype)
     settings: dict[str, Any] = {"sampler": sampler, "seed": seed, "batch_size": batch_size, "dtype": dtype}
     settings["options"] = {"leapfrogs": _LEAPFROGS, **options} if sampler == "hmc" else options
     start, count = draws if draws is not None else init, particles
