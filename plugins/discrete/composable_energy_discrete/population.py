@@ -39,12 +39,13 @@ class DiscreteSMC(Sampler):
 
     Args:
         kept: The share of the effective number of chains that survives a level.
-        moves: The number of sweeps at each level.
+        moves: The number of sweeps at each level. Where they are too few, draws lag behind the level, and `log_z` is too small by more than
+            its error: at a critical point compare two numbers.
         levels: The levels; None tunes them on pilot chains.
     """
 
     kept: float = 0.9
-    moves: int = 1
+    moves: int = 4
     levels: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:

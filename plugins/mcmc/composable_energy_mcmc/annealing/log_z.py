@@ -71,7 +71,7 @@ def estimate_log_z(
     event_shape: Sequence[int] | None = None,
     particles: int = 1024,
     levels: int | None = None,
-    moves: int = 1,
+    moves: int | None = None,
     sampler: SamplerLike = "hmc",
     seed: int | None = None,
     batch_size: int | None = None,
@@ -99,7 +99,7 @@ def estimate_log_z(
         init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points.
         event_shape: The shape of one point, if neither the energy nor the options above have it.
         levels: The number of levels; None lets the pilot run choose.
-        moves: The number of steps of the sampler at each level.
+        moves: The number of steps of the sampler at each level; None takes 1, and 4 sweeps of discrete points.
         sampler: A sampler that accepts and rejects and has a `step_size`: a name, a class or an instance. A step size is in units of the
             base's spread. The default is `hmc` with trajectories of up to 8 leapfrog steps.
         batch_size: The number of points evaluated together; it does not change the estimate.
@@ -125,7 +125,7 @@ def estimate_log_z(
         Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
     """
     energy = as_energy(energy)
-    particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves)
+    particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves, optional=True)
     levels = None if levels is None else check_integer("levels", levels)
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init is the start of a pilot run, which `base` and `draws` replace: leave it out.")
@@ -135,7 +135,7 @@ def estimate_log_z(
     if is_discrete(energy.support):
         if sampler != "hmc" or options or any(one is not None for one in (base, draws, init, levels)):
             raise OptionError(f"The points of {energy} are discrete, and the sum over them takes particles, moves, seed and dtype alone.")
-        return get("estimator", "log-z-discrete")(energy, event, particles, moves, seed=seed, batch_size=batch_size, dtype=dtype)
+        return get("estimator", "log-z-discrete")(energy, event, particles, moves or 4, seed=seed, batch_size=batch_size, dtype=dtype)
     settings: dict[str, Any] = {"sampler": sampler, "seed": seed, "batch_size": batch_size, "dtype": dtype}
     settings["options"] = {"leapfrogs": _LEAPFROGS, **options} if sampler == "hmc" else options
     start, count = draws if draws is not None else init, particles
@@ -154,7 +154,7 @@ def estimate_log_z(
             gaussian, ends = (gaussian, ends) if gaussian is not None else (_fit_base(ends[::2]), ends[1::2])
         elif gaussian is None:
             gaussian = _fit_base(_run_pilots(density, like, problem.init, problem.sampler, noise, size))
-        return _estimate(density, like, Path(density, gaussian.to(like), problem.sampler, size, moves), noise, ends, levels)
+        return _estimate(density, like, Path(density, gaussian.to(like), problem.sampler, size, moves or 1), noise, ends, levels)
 
 
 def _estimate(energy: Energy, like: Tensor, path: Path, noise: Noise, ends: Tensor | None, levels: int | None) -> LogZ:
