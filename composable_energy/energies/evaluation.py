@@ -29,6 +29,7 @@ from composable_energy.errors import ExpressionError, ShapeError
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
+    from composable_energy.supports import Support
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Evaluation:
     uses: list[Use] | None = None  # collects the calls of energies whose gradient is not that of autograd
     # The values of some energies, each with shape (B,), of which an expression is a function then; also of scores, which no term refuses.
     given: Mapping[Any, Tensor] | None = None
+    # Points that a sampler made inside of a support, compared by identity, and that support: energies on it need not check them.
+    inside: tuple[Tensor, Support] | None = None
     # Points with noise, compared by identity; the denoised ones where terms without noise levels are evaluated, None to leave these out;
     # and the noise level, for terms that allow for the spread of the data there, None to let none do so.
     denoised: tuple[Tensor | None, Tensor | None, float | None] = (None, None, None)

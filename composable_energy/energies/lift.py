@@ -17,9 +17,10 @@ from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.checks import changed_points
 from composable_energy.energies.conditions import parameters_of
 from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import THREAD
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, contains, evaluate_inside, interior
+from composable_energy.supports import Support, contains, evaluate_inside, interior, same_support
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
 from composable_energy.supports.sets import circle, ends_of
 from composable_energy.supports.variables import join_parts, read_variables, size_of, split
@@ -243,7 +244,7 @@ class CallableEnergy(Energy):
         self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.support is None:  # a call less where there are no names
+        if self.support is None or _is_inside(x, self.support):  # a call less where there are no names
             return self.call(x, conditions) if self.variables else self.function(x, *self.arguments, **conditions)
         return evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
 
@@ -252,6 +253,12 @@ class CallableEnergy(Energy):
         if self.variables:
             return self.function(*self.arguments, **split(x, self.variables), **conditions)
         return self.function(x, *self.arguments, **conditions)
+
+
+def _is_inside(x: Tensor, support: Support) -> bool:
+    """Returns whether points are known to be inside of a support."""
+    inside = None if THREAD.evaluation is None else THREAD.evaluation.inside
+    return inside is not None and inside[0] is x and same_support(inside[1], support)
 
 
 def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **options: Any) -> Energy:

@@ -14,6 +14,7 @@ from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
+from composable_energy.energies.evaluation import evaluating
 from composable_energy.errors import (
     ComposableEnergyError,
     ExpressionError,
@@ -160,10 +161,12 @@ class UnconstrainedEnergy(EnergyWrapper):
         super().__init__(energy)
         self.coordinates, self.volume = coordinates, volume
         self.moves = not isinstance(coordinates, Identity)  # whether coordinates are other numbers than points
+        self._sampled = None if self.moves else energy.support
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
         if not self.moves:
-            return self.energy(u, **conditions)
+            with evaluating(inside=(u, self._sampled)):
+                return self.energy(u, **conditions)
         good, x, volume = self._points(u)
         energies = self.energy(x, **conditions)
         energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)

@@ -33,7 +33,7 @@ class _Blocked(Particles):
 class DiscreteSMC(Sampler):
     r"""Sequential Monte Carlo of discrete points, as `SMC` of continuous ones: draws, and $\log Z$ with its standard error.
 
-    Chains start at states that are equally likely, and go through levels $0 = b_0 < \dots < b_J = 1$ of $b\, E$. At each level their weights
+    Chains start at states that are equally likely, and go through levels $0 = b_0 < \dots < b_J = 1$ of $b\, E$. At each their weights
     grow by the factor $e^{-(b_j - b_{j-1}) E}$, and they take sweeps of Gibbs sampling. `trace.scalars` has `b`, `ess`, `log_z` and
     `log_z_se` as those of `SMC`, where $Z$ is the sum of $e^{-E}$ over all states.
 

@@ -17,11 +17,11 @@ from composable_energy_discrete import Annealing, BoltzmannMachine, DiscreteLang
 
 SAMPLERS = {
     "enumeration": {"steps": 1},
-    "gibbs": {"steps": 60},
-    "gibbs-with-gradients": {"steps": 300},
-    "discrete-langevin": {"steps": 300},
+    "gibbs": {"steps": 20},
+    "gibbs-with-gradients": {"steps": 150},
+    "discrete-langevin": {"steps": 150},
 }
-CHAINS = 4000
+CHAINS = 2000
 
 
 def bernoulli(*shares: float) -> ce.Energy:
@@ -141,7 +141,7 @@ def test_the_sampler_suits_the_points():
 def test_labels_and_means_of_a_mixture_are_drawn_together(most):
     """Numbers x given labels z are normal around 3 z, and given x labels are Bernoulli: both are known."""
     joint = bernoulli(0.3).over("z") & ce.as_energy(lambda z, x: (x - 3 * z).square().sum(1) / 2, variables={"z": (1,), "x": (1,)})
-    drawn = joint.sample(CHAINS, seed=0, sampler=Mixed(most=most), steps=60)
+    drawn = joint.sample(CHAINS, seed=0, sampler=Mixed(most=most), steps=40)
     assert set(drawn["z"].unique().tolist()) == {0.0, 1.0}
     share, error = drawn["z"].mean().item(), math.sqrt(0.3 * 0.7 / CHAINS)
     assert abs(share - 0.3) < 4 * error
@@ -153,7 +153,7 @@ def test_labels_and_means_of_a_mixture_are_drawn_together(most):
 def test_counts_beside_a_rate_have_the_distribution_of_a_conjugate_pair():
     rate = ce.as_energy(td.Gamma(3.0, 2.0)).over("rate")
     counts = ce.as_energy(lambda n, rate: rate - n * rate.log() + torch.lgamma(n + 1), variables={"n": COUNT, "rate": ce.positive})
-    drawn = (rate & counts).sample(2000, seed=0, steps=60)
+    drawn = (rate & counts).sample(2000, seed=0, steps=30)
     n, expected = drawn["n"], td.NegativeBinomial(3.0, torch.tensor(1 / 3))
     for value in range(4):
         share = expected.log_prob(torch.tensor(float(value))).exp().item()
@@ -205,7 +205,7 @@ def test_each_sampler_conforms(sampler):
     """`discrete-annealing` ends in states of low energy, so that its moments are not those of the density."""
     failures = {"moments": "it minimizes"} if isinstance(sampler, Annealing) else None
     exact = True if isinstance(sampler, Gibbs) or sampler in ("enumeration", "discrete") else None
-    testing.check_sampler(sampler, steps=None if failures else 60, exact=exact, expected_failures=failures)
+    testing.check_sampler(sampler, steps=None if failures else 20, exact=exact, expected_failures=failures)
 
 
 def test_models_are_there_by_name():

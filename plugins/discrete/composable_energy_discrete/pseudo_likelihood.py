@@ -1,0 +1,50 @@
+"""Training of energies of discrete points without chains: each site of data is predicted from the others."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composable_energy.errors import OptionError
+from composable_energy.options import check_flag, check_integer
+from composable_energy.supports import coordinates_of
+from composable_energy_training import Batch, Loss, Objective
+from composable_energy_training.objective import require_energy
+
+
+class PseudoLikelihood(Objective):
+    r"""Minus the logarithm of the pseudo-likelihood (Besag, 1975), $-\sum_s \log p(x_s \mid x_{-s})$, a sum over sites; or ratio matching.
+
+    $p(x_s = k \mid x_{-s}) \propto e^{-E(x)}$ over the values $k$ of the site, so no normaliser of the density is needed. Ratio matching
+    (Hyvärinen, 2007) is $\sum_s (1 - p(x_s \mid x_{-s}))^2$, which few unlikely sites do not dominate.
+
+    Args:
+        sites: How many sites of each point are predicted at a training step, at random; None takes all.
+        squared: Whether to match ratios.
+
+    References:
+        Statistical analysis of non-lattice data (Besag, 1975), https://doi.org/10.2307/2987782
+        Some extensions of score matching (Hyvärinen, 2007), https://doi.org/10.1016/j.csda.2006.09.003
+    """
+
+    def __init__(self, *, sites: int | None = None, squared: bool = False) -> None:
+        self.sites, self.squared = check_integer("sites", sites, optional=True), check_flag("squared", squared)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the loss, scaled to all sites, with `correct`, the share of sites whose value has the largest probability."""
+        energy, x = require_energy(model), batch.x
+        found: Any = coordinates_of(energy.support, x.shape[1:], x.dtype, x.device)
+        if found is None or found.sites is None or found.sites.mixed:
+            raise OptionError(f"The points of {energy} are not discrete, and have no sites to predict.")
+        sites, index = found.sites, found.sites.index(x)
+        count = min(self.sites or index.shape[1], index.shape[1])
+        chosen = batch.noise.normal(x.new_empty((len(x), index.shape[1])))[0].argsort()[:count]
+        near = sites.neighbours(x, index, chosen)
+        logits = -model(near.flatten(0, 2)).view(near.shape[:3]).masked_fill(~sites.allowed[chosen], -math.inf)
+        logs = logits.log_softmax(2).gather(2, index[:, chosen, None])[..., 0]
+        each = (1 - logs.exp()).square() if self.squared else -logs
+        correct = (logits.argmax(2) == index[:, chosen]).double().mean()
+        return Loss(each.mean(1).mean() * index.shape[1], {"correct": correct})
