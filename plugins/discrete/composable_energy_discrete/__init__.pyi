@@ -10,3 +10,4 @@ from composable_energy_discrete.models import Ising as Ising
 from composable_energy_discrete.models import Potts as Potts
 from composable_energy_discrete.neighbours import LocalEnergy as LocalEnergy
 from composable_energy_discrete.population import DiscreteSMC as DiscreteSMC
+from composable_energy_discrete.pseudo_likelihood import PseudoLikelihood as PseudoLikelihood

@@ -18,7 +18,7 @@ from composable_energy_discrete.gibbs import Gibbs, all_states
 from composable_energy_discrete.neighbours import choose_values
 
 _COMBINATIONS = 64  # of discrete values that are summed out by default
-_ROUNDS = 3  # of tuning at other discrete numbers, where these are not summed out
+_ROUNDS = 2  # of tuning at other discrete numbers, where these are not summed out
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,21 @@ from torch import distributions as td
 from torch.distributions import constraints
 
 import composable_energy as ce
+import composable_energy_training as cet
 from composable_energy import testing
 from composable_energy.errors import OptionError
 from composable_energy.supports import coordinates_of
-from composable_energy_discrete import Annealing, BoltzmannMachine, DiscreteLangevin, Enumeration, Gibbs, Ising, Mixed, Potts
+from composable_energy_discrete import (
+    Annealing,
+    BoltzmannMachine,
+    DiscreteLangevin,
+    Enumeration,
+    Gibbs,
+    Ising,
+    Mixed,
+    Potts,
+    PseudoLikelihood,
+)
 
 SAMPLERS = {
     "enumeration": {"steps": 1},
@@ -199,13 +210,56 @@ def test_each_energy_conforms(name):
 
 
 @pytest.mark.parametrize(
-    "sampler", [Gibbs(), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", Annealing(sweeps=8)], ids=str
+    "sampler",
+    [Gibbs(), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", "discrete-smc", Annealing(sweeps=8)],
+    ids=str,
 )
 def test_each_sampler_conforms(sampler):
     """`discrete-annealing` ends in states of low energy, so that its moments are not those of the density."""
     failures = {"moments": "it minimizes"} if isinstance(sampler, Annealing) else None
     exact = True if isinstance(sampler, Gibbs) or sampler in ("enumeration", "discrete") else None
-    testing.check_sampler(sampler, steps=None if failures else 20, exact=exact, expected_failures=failures)
+    testing.check_sampler(sampler, steps=None if failures or sampler == "discrete-smc" else 20, exact=exact, expected_failures=failures)
+
+
+class Independent(ce.Energy):
+    """Numbers that are 0 or 1, each with a share that is learnt."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_odds = torch.nn.Parameter(torch.zeros(3))
+        self.event_shape, self.support = (3,), constraints.boolean
+
+    def forward(self, x):
+        return -x @ self.log_odds
+
+
+@pytest.mark.parametrize("options", [{}, {"sites": 1}, {"squared": True}], ids=str)
+def test_pseudo_likelihood_finds_the_shares_of_data(options):
+    shares = torch.tensor([0.2, 0.7, 0.5])
+    x = torch.bernoulli(shares.expand(4000, 3), generator=torch.Generator().manual_seed(0))
+    model, adam = Independent(), cet.Optimizer(rate=0.05, betas=(0.9, 0.99), decay=0.7)
+    cet.Trainer(model, PseudoLikelihood(**options), x, steps=300, batch_size=512, optimizer=adam).fit()
+    torch.testing.assert_close(model.log_odds.sigmoid(), x.mean(0), atol=0.03, rtol=0)
+    with pytest.raises(OptionError, match="are not discrete"):
+        cet.Trainer(cet.MLPEnergy(3), PseudoLikelihood(), x, steps=1).fit()
+
+
+@pytest.mark.parametrize("energy", [Ising(20, 0.6), FUNCTION, COUNTS], ids=str)
+def test_the_sum_over_all_states_is_known_or_estimated(energy):
+    found = ce.log_z(energy, seed=0)
+    ring = math.log((2 * math.cosh(0.6)) ** 20 + (2 * math.sinh(0.6)) ** 20)
+    expected = ring if isinstance(energy, Ising) else torch.logsumexp(-energy(states_of(energy)), 0).item()
+    assert abs(found.value - expected) < 4 * found.standard_error + 1e-5
+    with pytest.raises(OptionError, match="takes particles, moves, seed and dtype alone"):
+        ce.log_z(energy, levels=8)
+
+
+def test_a_population_draws_the_density():
+    energy = EXPRESSIONS["ising"]
+    states, drawn = states_of(energy), energy.sample(CHAINS, sampler="discrete-smc", seed=0)
+    found = (drawn.flatten(1)[:, None] == states.flatten(1)).all(2).double().mean(0)
+    expected = torch.softmax(-energy(states).double(), 0)
+    assert ((found - expected).abs() / (expected / CHAINS).sqrt()).max() < 5
 
 
 def test_models_are_there_by_name():
