@@ -9,8 +9,8 @@ from torch import nn
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer
-from composable_energy.supports import coordinates_of
-from composable_energy_training import Batch, Loss, Objective
+from composable_energy.sampling import integration
+from composable_energy_training import Batch, Loss, Objective, RankContext
 from composable_energy_training.objective import require_energy
 
 
@@ -32,13 +32,19 @@ class PseudoLikelihood(Objective):
     def __init__(self, *, sites: int | None = None, squared: bool = False) -> None:
         self.sites, self.squared = check_integer("sites", sites, optional=True), check_flag("squared", squared)
 
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        """Finds the sites of points; raises `OptionError` if they are not discrete."""
+        energy = require_energy(model)
+        if not getattr(energy.support, "is_discrete", False):
+            raise OptionError(f"The points of {energy} are not discrete, and have no sites to predict.")
+        shape = (1, *context.event_shape)
+        with integration(energy, shape, sampler="gibbs", dtype=context.dtype, device=context.device) as problem:
+            self._found: Any = problem.plain.sites
+
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss, scaled to all sites, with `correct`, the share of sites whose value has the largest probability."""
-        energy, x = require_energy(model), batch.x
-        found: Any = coordinates_of(energy.support, x.shape[1:], x.dtype, x.device)
-        if found is None or found.sites is None or found.sites.mixed:
-            raise OptionError(f"The points of {energy} are not discrete, and have no sites to predict.")
-        sites, index = found.sites, found.sites.index(x)
+        sites, x = self._found, batch.x
+        index = sites.index(x)
         count = min(self.sites or index.shape[1], index.shape[1])
         chosen = batch.noise.normal(x.new_empty((len(x), index.shape[1])))[0].argsort()[:count]
         near = sites.neighbours(x, index, chosen)

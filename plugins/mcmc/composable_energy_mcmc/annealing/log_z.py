@@ -15,7 +15,6 @@ from composable_energy.errors import CalibrationError, ExpressionError, OptionEr
 from composable_energy.options import check_integer
 from composable_energy.registry import get
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
-from composable_energy.supports import is_discrete
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.path import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size
@@ -132,7 +131,7 @@ def estimate_log_z(
     if has_rows(energy):
         raise ExpressionError(f"{energy} has rows of conditions, each with an integral of its own: bind one value for all.")
     event = event_of_integral(energy, base, draws, init, event_shape)
-    if is_discrete(energy.support):
+    if energy.support is not None and energy.support.is_discrete:
         if sampler != "hmc" or options or any(one is not None for one in (base, draws, init, levels)):
             raise OptionError(f"The points of {energy} are discrete, and the sum over them takes particles, moves, seed and dtype alone.")
         return get("estimator", "log-z-discrete")(energy, event, particles, moves or 4, seed=seed, batch_size=batch_size, dtype=dtype)
