@@ -250,6 +250,9 @@ def test_a_discrete_distribution_has_energies_at_its_values_alone(distribution):
     assert energy.has_gradient is not isinstance(distribution, td.Categorical)
     torch.testing.assert_close(energy(x), -distribution.log_prob(x).reshape(6, -1).sum(1))
     assert (energy(x + 0.5) == math.inf).all() and not energy.with_gradient(x + 0.5)[1].any()
+    for check in energy_checks(energy, x.unique(dim=0) if energy.event_shape else torch.arange(3.0, dtype=DTYPE)):
+        if check.name in ("copy", "pickle", "save", "randomness") and not isinstance(distribution, td.OneHotCategoricalStraightThrough):
+            check()
 
 
 def inside_points(distribution: td.Distribution, count: int = 6) -> torch.Tensor:

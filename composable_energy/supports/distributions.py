@@ -17,7 +17,10 @@ _BY_PARAMETERS = """Beta Cauchy Chi2 Dirichlet Exponential FisherSnedecor Gamma 
     Kumaraswamy Laplace LogNormal LowRankMultivariateNormal Normal Pareto StudentT VonMises Weibull"""
 ARGUMENTS: Mapping[type[Distribution], tuple[str, ...]] = {
     **{cls: tuple(cls.arg_constraints) for cls in (getattr(distributions, name) for name in _BY_PARAMETERS.split())},
-    distributions.Categorical: ("logits",),
+    **dict.fromkeys((distributions.Bernoulli, distributions.Categorical, distributions.OneHotCategorical), ("logits",)),
+    **dict.fromkeys((distributions.Binomial, distributions.NegativeBinomial), ("total_count", "logits")),
+    distributions.Geometric: ("probs",),
+    distributions.Poisson: ("rate",),
     distributions.MultivariateNormal: ("loc", "scale_tril"),
     distributions.Uniform: ("low", "high"),
     Independent: ("base_distribution", "reinterpreted_batch_ndims"),
@@ -41,10 +44,10 @@ def argument(distribution: Distribution, name: str) -> Any:
 def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """Returns a copy of a distribution or transform with a function applied to all tensors inside.
 
-    A distribution with known arguments is rebuilt without validation. A categorical is copied, as its constructor would normalise again.
+    A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
     """
     cls = type(holder)
-    if cls in ARGUMENTS and cls is not distributions.Categorical:
+    if cls in ARGUMENTS and not (isinstance(holder, Distribution) and "logits" in ARGUMENTS[cls]):
         arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls]}
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):

@@ -18,7 +18,7 @@ from composable_energy_discrete.gibbs import Gibbs, all_states
 from composable_energy_discrete.neighbours import choose_values
 
 _COMBINATIONS = 64  # of discrete values that are summed out by default
-_ROUNDS = 2  # of tuning at other discrete numbers, where these are not summed out
+_ROUNDS = 3  # in which the pilots approach the bulk, where discrete numbers are not summed out
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,14 @@ class Mixed(Sampler):
         return self.inner.tuned
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        tuned = self
-        for number in range(_ROUNDS):
-            own, part = noise.child(f"round {number}"), self._part(energy, x)
-            inner, v = self.inner.tune(part, part.take(x), own)
-            tuned, x = replace(self, inner=inner), part.move(v, own.child("sites"))
-            if isinstance(part, _Summed):
-                break
-        return tuned, x
+        part = self._part(energy, x)
+        for number in range(_ROUNDS if isinstance(part, _Continuous) else 0):  # discrete numbers that suit, before steps are tuned
+            own = noise.child(f"round {number}")
+            v, _ = self.inner.approach(part, part.take(x), own, None)
+            x = part.move(v, own.child("sites"))
+            part = self._part(energy, x)
+        inner, v = self.inner.tune(part, part.take(x), noise)
+        return replace(self, inner=inner), part.move(v, noise.child("sites"))
 
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
         part = self._part(energy, x)
