@@ -46,8 +46,8 @@ def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
     A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
     """
-    cls = type(holder)
-    if cls in ARGUMENTS and not (isinstance(holder, Distribution) and "logits" in ARGUMENTS[cls]):
+    cls: Any = type(holder)
+    if cls in ARGUMENTS and "logits" not in ARGUMENTS[cls]:
         arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls]}
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):

@@ -92,10 +92,10 @@ class DiscreteSMC(Sampler):
 
     traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0, couple=couple)
 
-    def _move(self, energy: Energy, state: _Blocked, noise: Noise, b: float) -> _Blocked:
+    def _move(self, energy: Energy, state: Particles, noise: Noise, b: float) -> _Blocked:
         for move in range(self.moves):
-            state = cast(_Blocked, sweep(energy, state, noise.at((noise.step - 1) * self.moves + move + 1), 1 / b))
-        return state
+            state = cast(Particles, sweep(energy, state, noise.at((noise.step - 1) * self.moves + move + 1), 1 / b))
+        return cast(_Blocked, state)
 
 
 _ADVICE = "take more chains, or an energy that is finite at more states"
