@@ -149,19 +149,12 @@ def label_numbers(variables: Variables) -> list[str]:
 
 @dataclass(frozen=True)
 class SiteGroup:
-    """Sites that are next to each other in a point.
+    """Sites that are next to each other in a point."""
 
-    Args:
-        columns: Where their numbers are in a flattened point.
-        counts: How many values each site takes, with shape $(S,)$.
-        low: The least value of each, of sites that are one number; None for one-hot rows.
-        values: The largest number of values.
-    """
-
-    columns: slice
-    counts: Tensor
-    low: Tensor | None
-    values: int
+    columns: slice  # of their numbers in a flattened point
+    counts: Tensor  # how many values each site takes, with shape (S,)
+    low: Tensor | None  # the least value of each, of sites that are one number; None for one-hot rows
+    values: int  # the largest number of values
 
     def indices(self, flat: Tensor) -> Tensor:
         part = flat[:, self.columns]
@@ -172,27 +165,9 @@ class SiteGroup:
             return index.to(like.dtype) + self.low
         return F.one_hot(index.long(), self.values).to(like.dtype).flatten(-2)
 
-    def slopes(self, flat: Tensor, gradient: Tensor, most: int) -> Tensor:
-        part, slope = flat[:, self.columns], gradient[:, self.columns]
-        if self.low is not None:
-            values = self.low[:, None] + torch.arange(most, dtype=flat.dtype, device=flat.device)
-            return slope[:, :, None] * (values - part[:, :, None])
-        rows, at = (some.unflatten(-1, (len(self.counts), -1)) for some in (slope, part))
-        return F.pad(rows - (rows * at).sum(-1, keepdim=True), (0, most - rows.shape[-1]))
-
-    def distances(self, flat: Tensor, most: int) -> Tensor:
-        if self.low is None:
-            return self.slopes(flat, -2 * flat, most)  # |v - x|^2 - |x|^2 + |v|^2 of one-hot rows, which are as long
-        return self.slopes(flat, torch.ones_like(flat), most).square()
-
 
 class Sites:
-    r"""The discrete numbers of points with shape $(B, *)$. A site is a number, or a row that is one-hot, and has values 0 to $K_s - 1$.
-
-    Args:
-        groups: The sites.
-        size: How many numbers a point has.
-    """
+    r"""The discrete numbers of points with shape $(B, *)$. A site is a number, or a row that is one-hot, and has values 0 to $K_s - 1$."""
 
     def __init__(self, groups: Sequence[SiteGroup], size: int) -> None:
         self.groups, self.size = tuple(groups), size
@@ -244,24 +219,6 @@ class Sites:
             flat[:, group.columns] = group.numbers(index[:, start : start + len(group.counts)], flat)
             start += len(group.counts)
         return flat.reshape(x.shape)
-
-    def neighbours(self, x: Tensor, index: Tensor, sites: Tensor) -> Tensor:
-        """Returns the points with each value at each of $m$ sites, with shape $(B, m, K, *)$; values beyond $K_s$ repeat the last one."""
-        count, values = len(sites), self.allowed.shape[1]
-        moved = index[:, None, None].repeat(1, count, values, 1)
-        new = torch.minimum(torch.arange(values, device=x.device), self.counts[sites, None] - 1)  # (m, K)
-        moved.scatter_(3, sites[None, :, None, None].expand(len(x), -1, values, -1), new[None, :, :, None].expand(len(x), -1, -1, -1))
-        wide = x[:, None, None].expand(len(x), count, values, *x.shape[1:])
-        return self.place(wide.reshape(-1, *x.shape[1:]), moved.flatten(0, 2)).reshape(wide.shape)
-
-    def slopes(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """Returns to first order the change of the energy by each value at each site, with shape $(B, S, K)$."""
-        flat, slope = x.reshape(len(x), -1), gradient.reshape(len(x), -1)
-        return torch.cat([group.slopes(flat, slope, self.allowed.shape[1]) for group in self.groups], 1)
-
-    def distances(self, x: Tensor) -> Tensor:
-        """Returns the squared distances to the points with each value at each site, with shape $(B, S, K)$."""
-        return torch.cat([group.distances(x.reshape(len(x), -1), self.allowed.shape[1]) for group in self.groups], 1)
 
     def scatter(self, normals: Tensor) -> Tensor:
         """Returns points whose sites have values that are equally likely, of standard normal numbers; continuous ones stay."""

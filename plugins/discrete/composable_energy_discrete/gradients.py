@@ -13,7 +13,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits
-from composable_energy_discrete.neighbours import choose_values, has_gradients
+from composable_energy_discrete.neighbours import choose_values, distances, has_gradients, slopes
 
 _FAR = 3.0  # a squared distance: that of neighbouring numbers is 1, of one-hot rows 2
 _FIRST, _LEAST, _MOST = 0.5, 1e-3, 1e3  # of step sizes
@@ -31,7 +31,7 @@ def _judge(state: State, proposal: State, log_ratio: Tensor, uniform: Tensor) ->
 
 def _slopes(energy: Energy, state: State) -> Tensor:
     """Returns to first order the change of the energy by each value of each site; infinite for values that a site does not take."""
-    return energy.sites.slopes(state.x, state.grad.nan_to_num(0.0)).masked_fill(~energy.sites.allowed, math.inf)
+    return slopes(energy.sites, state.x, state.grad.nan_to_num(0.0)).masked_fill(~energy.sites.allowed, math.inf)
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class GibbsWithGradients(Sampler):
 
     def _log_proposals(self, energy: Energy, state: State, index: Tensor) -> Tensor:
         """Returns the logarithms of the probabilities of changes, with shape $(B, S, K)$."""
-        far = energy.sites.distances(state.x) > _FAR
+        far = distances(energy.sites, state.x) > _FAR
         logits = (-_slopes(energy, state) / 2).masked_fill(far, -math.inf).scatter(2, index[..., None], -math.inf)
         return logits.flatten(1).log_softmax(1).view_as(logits)
 
@@ -153,5 +153,5 @@ class DiscreteLangevin(Sampler):
 
     def _log_proposals(self, energy: Energy, state: State) -> Tensor:
         """Returns the logarithms of the probabilities of values, with shape $(B, S, K)$."""
-        distances = energy.sites.distances(state.x)
-        return (-_slopes(energy, state) / 2 - distances / (2 * (self.step_size or 1.0))).log_softmax(2)
+        far = distances(energy.sites, state.x)
+        return (-_slopes(energy, state) / 2 - far / (2 * (self.step_size or 1.0))).log_softmax(2)

@@ -95,9 +95,41 @@ def neighbour_energies(energy: Energy, x: Tensor, chosen: Tensor) -> Tensor:
     index, values = energy.sites.index(x), energy.sites.allowed.shape[1]
     found = []
     for some in chosen.split(max(1, _NUMBERS // (x.numel() * values))):
-        points = energy.sites.neighbours(x, index, some).flatten(0, 2)
+        points = points_near(energy.sites, x, index, some).flatten(0, 2)
         found.append(repeated(energy, len(x), len(some) * values)(points).view(len(x), len(some), values))
     return torch.cat(found, 1).masked_fill(~energy.sites.allowed[chosen], math.inf)
+
+
+def points_near(sites: Any, x: Tensor, index: Tensor, chosen: Tensor) -> Tensor:
+    """Returns the points with each value at each of $m$ sites, with shape $(B, m, K, *)$; values that a site lacks repeat its last one."""
+    count, values = len(chosen), sites.allowed.shape[1]
+    moved = index[:, None, None].repeat(1, count, values, 1)
+    new = torch.minimum(torch.arange(values, device=x.device), sites.counts[chosen, None] - 1)  # (m, K)
+    moved.scatter_(3, chosen[None, :, None, None].expand(len(x), -1, values, -1), new[None, :, :, None].expand(len(x), -1, -1, -1))
+    wide = x[:, None, None].expand(len(x), count, values, *x.shape[1:])
+    return sites.place(wide.reshape(-1, *x.shape[1:]), moved.flatten(0, 2)).reshape(wide.shape)
+
+
+def slopes(sites: Any, x: Tensor, gradient: Tensor) -> Tensor:
+    """Returns to first order the change of the energy by each value at each site, with shape $(B, S, K)$."""
+    found, most = [], sites.allowed.shape[1]
+    for group in sites.groups:
+        part, slope = (some.reshape(len(x), -1)[:, group.columns] for some in (x, gradient))
+        if group.low is None:
+            rows, at = (some.unflatten(-1, (len(group.counts), -1)) for some in (slope, part))
+            found.append(torch.nn.functional.pad(rows - (rows * at).sum(-1, keepdim=True), (0, most - rows.shape[-1])))
+        else:
+            values = group.low[:, None] + torch.arange(most, dtype=x.dtype, device=x.device)
+            found.append(slope[:, :, None] * (values - part[:, :, None]))
+    return torch.cat(found, 1)
+
+
+def distances(sites: Any, x: Tensor) -> Tensor:
+    """Returns the squared distances to the points with each value at each site, with shape $(B, S, K)$."""
+    index = sites.index(x)[..., None]
+    values = torch.arange(sites.allowed.shape[1], device=x.device)
+    whole = torch.cat([torch.full_like(group.counts, group.low is not None) for group in sites.groups]).bool()[:, None]
+    return torch.where(whole, (values - index).square(), 2 * (values != index)).to(x.dtype)
 
 
 def _table(term: Energy, sites: Any, x: Tensor) -> Tensor | None:

@@ -10,6 +10,7 @@ from torch import nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import integration
+from composable_energy_discrete.neighbours import points_near
 from composable_energy_training import Batch, Loss, Objective, RankContext
 from composable_energy_training.objective import require_energy
 
@@ -47,7 +48,7 @@ class PseudoLikelihood(Objective):
         index = sites.index(x)
         count = min(self.sites or index.shape[1], index.shape[1])
         chosen = batch.noise.normal(x.new_empty((len(x), index.shape[1])))[0].argsort()[:count]
-        near = sites.neighbours(x, index, chosen)
+        near = points_near(sites, x, index, chosen)
         logits = -model(near.flatten(0, 2)).view(near.shape[:3]).masked_fill(~sites.allowed[chosen], -math.inf)
         logs = logits.log_softmax(2).gather(2, index[:, chosen, None])[..., 0]
         each = (1 - logs.exp()).square() if self.squared else -logs

@@ -106,8 +106,11 @@ def test_differences_and_couplings_are_those_of_the_energy(energy):
     found: Any = coordinates_of(energy.support, energy.event_shape or (), x.dtype, x.device)
     sites = found.sites
     index, count = sites.index(x), len(sites.counts)
-    near = energy(sites.neighbours(x, index, torch.arange(count)).flatten(0, 2)).view(3, count, -1)
-    torch.testing.assert_close(energy.differences(x), near[..., 1:] - near[..., :1], rtol=0, atol=1e-5)
+    for site in range(count):
+        moved = index[None].repeat(sites.allowed.shape[1], 1, 1)
+        moved[:, :, site] = torch.arange(len(moved))[:, None]
+        energies = energy(sites.place(x.repeat(len(moved), *[1] * (x.ndim - 1)), moved.flatten(0, 1))).view(len(moved), 3).T
+        torch.testing.assert_close(energy.differences(x)[:, site], energies[:, 1:] - energies[:, :1], rtol=0, atol=1e-5)
     coupled = torch.eye(count, dtype=torch.bool)
     for one, other in energy.couplings().T.tolist():
         coupled[one, other] = coupled[other, one] = True
