@@ -186,10 +186,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def printable(text: object) -> str:
-    r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
-
-    The `str` of an object may even raise.
-    """
+    """Returns text, its newlines and tabs, but escapes for other controls, marks of direction and surrogates. Even `str` may raise."""
     try:
         found = str.__str__(str(text))
     except Exception as error:

@@ -118,8 +118,7 @@ def sample(
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed. For named
             variables also a mapping of them.
         seed: The seed; None draws one, which the trace reports.
-        observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
-            `composable_energy.sampling.Observer`.
+        observers: Look at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, own `sampling.Observer`s.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -311,8 +310,7 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
     Args:
         energy: The energy; that of a latent space is integrated over latent points.
         shape: $(n, *)$ with the shape of one point.
-        unconstrained: Whether to integrate over the coordinates of a support; else over all of $\mathbb{R}^n$, where the energy is infinite
-            outside of the support.
+        unconstrained: Whether to integrate over the coordinates of a support; else over $\mathbb{R}^n$, with infinite energies outside.
         **arguments: `sampler`, its `options` as a mapping, `init`, `seed`, `batch_size`, `dtype` and `device`, as for `sample`.
 
     Raises:

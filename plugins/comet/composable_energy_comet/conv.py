@@ -151,9 +151,8 @@ class WindowEnergy(TargetEnergy):
     The end of a latent is a pose: the centre of the window, down and right, and its reach, half its side, in coordinates of the picture
     from -1 to 1. A network paints all windows with the same pixels, wherever they are and however large, so it learns an object once, and
     its cost grows with the window and not with the picture. At each pixel it mixes a few colors, which the latent sets for the whole
-    object, such as those of its faces and its shadow; so it learns edges once for all colors. Outside the window the weight is nearly 0.
-    A component with a reach of 0 has no place: it is the ground, a few colors that are interpolated over the whole picture, with weight 1
-    everywhere.
+    object, such as those of its faces and its shadow; so it learns edges once for all colors. Outside the window the weight is nearly 0. A
+    component with a reach of 0 has no place: it is the ground, a few colors, interpolated over the whole picture, with weight 1 everywhere.
 
     Args:
         window: Height and width of the painted window, in pixels: 8, 16, 32, ...

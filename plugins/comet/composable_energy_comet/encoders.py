@@ -135,8 +135,7 @@ class VectorEncoder(nn.Module):
     r"""Convolutions, then a vector of $K D$ numbers, for factors without a position such as light, camera or expression.
 
     Args:
-        network: `"plain"`, three convolutions and a linear layer over all positions; or `"residual"`, the paper's residual blocks with mean
-            pooling.
+        network: `"plain"`, three convolutions and a linear layer over all positions; `"residual"`, the paper's blocks with mean pooling.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.

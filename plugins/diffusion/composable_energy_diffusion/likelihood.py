@@ -22,8 +22,7 @@ class LogLikelihood:
 
     Args:
         values: The log densities, with shape $(B,)$.
-        standard_error: The standard error of each by the random directions, with shape $(B,)$; zeros if the divergence is exact, NaN for a
-            single direction.
+        standard_error: Its standard error by the random directions, with shape $(B,)$; 0 if the divergence is exact, NaN for one direction.
         evaluations: How many gradients were evaluated for each point.
     """
 

@@ -31,10 +31,7 @@ from composable_energy_image.layers import PerLabel, convolution, linear
 
 
 class _Network(NamedTuple):
-    """A network of the papers, with the defaults of its options.
-
-    Its layers are the channels of each block in units of the width, followed by `d` if the block halves the size.
-    """
+    """A network of the papers. Its layers are the channels of each block in units of the width, with `d` where it halves the size."""
 
     about: str
     layers: str

@@ -36,10 +36,7 @@ _LOG = logging.getLogger("composable_energy_training")
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """The stages in `STAGES`, trained one after another in folders of their names.
-
-    The settings of a recipe have a table for each stage, and `data`, `model` and `training`.
-    """
+    """The stages in `STAGES`, trained in turn in folders of their names. Settings are theirs, and `data`, `model` and `training`."""
 
     settings: Mapping[str, Mapping[str, Any]]
     folder: Path

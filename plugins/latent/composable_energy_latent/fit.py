@@ -54,8 +54,7 @@ def fit_attributes(
 
     Args:
         base: The prior, of `latent`.
-        labeller: Returns labels of a batch of pictures: names with tensors of shape $(B,)$, or a tensor with a column for each of
-            `names`.
+        labeller: Returns labels of a batch of pictures: tensors of shape $(B,)$ by name, or one with a column for each of `names`.
         names: The names of columns.
         values: The names of labels, such as `{"hair": ("black", "brown")}`, for `found["hair=brown"]`.
         on: What the heads take: latent points `z`, or mapped ones `w`.

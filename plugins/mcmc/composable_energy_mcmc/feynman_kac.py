@@ -61,11 +61,10 @@ class FeynmanKac(NoiseLevels):
     `composable_energy_mcmc.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
 
     A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
-    number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
-    logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
-    large factors, and with many dimensions in which the leaves differ. Weights that collapse are dropped: from there on draws follow the
-    correctors alone, and `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is
-    not used.
+    number of chains `ess`, the number of first points that are `ancestors`, and `log_z`, the estimate of the logarithm of $\int q$, where
+    the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by large factors, and with many
+    dimensions in which the leaves differ. Weights that collapse are dropped: from there on draws follow the correctors alone, and
+    `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is not used.
 
     Args:
         levels: The number of noise levels, at least 2, falling geometrically; None takes 100, more for a range above .02 to 10.

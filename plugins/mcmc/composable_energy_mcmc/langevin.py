@@ -229,8 +229,7 @@ class Underdamped(Sampler):
     is of the order of $h^2$.
 
     Args:
-        step_size: $h > 0$, in units of $x$; that of `langevin` is $\lambda = h^2$. None tunes it on pilot chains, so that `max_bias`
-            holds.
+        step_size: $h > 0$, in units of $x$; $\lambda = h^2$ is that of `langevin`. None tunes it on pilot chains, for `max_bias`.
         friction: $\gamma > 0$, by time: the momentum is forgotten after about $1 / \gamma h$ steps. Near $2 / s$ a
             Gaussian forgets where it began fastest.
         temperature: $T \ge 0$; 0 rolls down to a mode.

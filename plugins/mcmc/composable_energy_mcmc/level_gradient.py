@@ -171,11 +171,10 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     \nabla E = \nabla E_n + C\, (I + v \nabla^2 E_p(\hat x))^{-1}\, \nabla E_p(\hat x), \quad C = I - \sigma^2 \nabla^2 E_n.$$
 
     The data vary around the denoised point with the covariance $\sigma^2 C$, and $v$ is their variance along $\nabla E_p$. So a precise
-    term, such as a measurement, pulls no more than what is known at this level allows. A term that levels off downhill is not widened by
-    $I + v \nabla^2 E_p$; see `widen`. For Gaussian data with equal variances and quadratic $E_p$, or any Gaussian data and linear $E_p$,
-    the result is the gradient of the density with noise. Products with $C$ are
-    differences of two gradients, so that scores have them too. Inside of a mixture, terms are evaluated at the denoised point of the same
-    expression without them.
+    term, such as a measurement, pulls no more than is known at this level. A term that levels off downhill is not widened by $I + v
+    \nabla^2 E_p$; see `widen`. For Gaussian data with equal variances and quadratic $E_p$, or any Gaussian data and linear $E_p$, the
+    result is the gradient of the density with noise. Products with $C$ are differences of two gradients, so that scores have them too.
+    Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
 
     Args:
         held: The result at nearby points of this level, whose `slope` is kept where terms add: an expensive network then counts once.

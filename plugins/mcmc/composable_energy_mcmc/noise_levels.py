@@ -1,8 +1,7 @@
 r"""Where samplers along noise levels start: the range of levels that an expression knows, and the Gaussian at the highest one.
 
 At a noise level far above the spread of the data, $p_\sigma$ is nearly the Gaussian $N(m, \operatorname{diag}(V) + \sigma^2 I)$, and the
-denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2)^{-1} (x - m)$. A level where it is not is too low to
-start from.
+denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2)^{-1} (x - m)$. Other levels are too low to start from.
 """
 
 import math

@@ -173,10 +173,7 @@ def mean_acceptance(rates: Tensor) -> Tensor:
 
 
 def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
-    """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
-
-    Chains that would become non-finite stay, as if rejected.
-    """
+    """Takes a step; returns the state, the acceptance, NaN outside the support, and the leapfrogs. Chains that run away stay."""
     proposal, log_ratio, count = sampler.propose(energy, state, noise)
     log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
     state, info = choose(state, proposal, log_ratio, noise)

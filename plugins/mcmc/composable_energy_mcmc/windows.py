@@ -118,8 +118,7 @@ def _adapt_step_size(
 ) -> _Window:
     """Runs a window, and adds the points of its second half to `points`.
 
-    Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs. A step size that the
-    sampler has stays.
+    Trajectories last the given time, or None, with as many leapfrogs as a window allows. A step size that the sampler has stays.
     """
 
     def trial(length: float) -> ChEES:

@@ -71,9 +71,7 @@ class EnergyMatching(Objective):
         self.l2, self.condition = check_number("l2", l2, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalar is `flow`, the flow term; after the warm-up also those of `ContrastiveDivergence`, and the share of
-        chains that `diverged`.
-        """
+        """Returns the loss. Its scalars: `flow` and, after the warm-up, those of `ContrastiveDivergence` and the share that `diverged`."""
         energy, warm = require_energy(model), batch.step <= self.warm_up
         conditions = get_conditions(energy, batch, self.condition)
         flow = self._flow(energy, batch, conditions, warm) if warm or self.flow else batch.x.new_zeros(())

@@ -66,9 +66,8 @@ class ValueHeads(Objective):
     uniform between two levels: $\sum_a \tfrac12 (v_a - f_a)^2 / w_a^2 + \log w_a$.
 
     A head at level $\sigma$ learns the Gaussian that is closest to the posterior of the numbers given the noisy point;
-    `composable_energy.GaussianHead` converts it to energies. The model is called with points and levels, `model(x, sigma)`. It returns the
-    means $f$ followed by the log widths $\log w$, with shape $(B, 2 \cdot \text{dims})$; log widths are clamped to $[-5, 1]$. Rows with a
-    NaN add nothing.
+    `composable_energy.GaussianHead` converts it to energies. The model is called with points and levels, `model(x, sigma)`. It returns
+    means $f$, then log widths $\log w$, clamped to $[-5, 1]$, with shape $(B, 2 \cdot \text{dims})$. Rows with a NaN add nothing.
 
     Args:
         name: The name of the numbers in the data; they have shape $(B,)$ or $(B, \text{dims})$.
@@ -189,8 +188,7 @@ class LabelContrast(Objective):
 
     Args:
         condition: The attribute of the data with the class; it becomes the condition `y` of the energy.
-        classes: $S$, class numbers that contain all labels of the data; None for the classes that occur in the batch, which needs no
-            knowledge of tasks.
+        classes: $S$, class numbers that contain all labels of the data; None for the classes in the batch, without knowledge of tasks.
         l2: $\alpha$.
 
     Raises:

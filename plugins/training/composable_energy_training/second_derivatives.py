@@ -51,10 +51,7 @@ class _Stage:
 
 
 class _Layers(TorchFunctionMode):
-    """Replaces layers of an energy by those with fast second derivatives.
-
-    `alone` says that nothing else reads the gradient of the points, so that it is needed in the first pass alone.
-    """
+    """Replaces layers by those with fast second derivatives. With `alone` only the first pass needs the gradient of the points."""
 
     def __init__(self, point: Tensor, alone: bool) -> None:
         super().__init__()

@@ -21,10 +21,7 @@ from composable_energy_training.ranks import Ranks
 
 
 class EMA:
-    r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.
-
-    Buffers, such as the vectors of spectral normalization, are copied unchanged.
-    """
+    """Exponential moving average (EMA) of a model's parameters, in a copy; buffers, as of spectral norms, are copied unchanged."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

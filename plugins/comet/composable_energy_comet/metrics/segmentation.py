@@ -24,8 +24,7 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
 
     Args:
         truth: Labels, as the predicted ones, with shape $(B, H, W)$ or $(B, P)$.
-        foreground: Whether to evaluate only pixels whose true label is above 0 (FG-ARI), so that predictions for the background are
-            ignored.
+        foreground: Whether to evaluate only pixels whose true label is above 0 (FG-ARI), and ignore the background.
 
     Returns:
         One number for each picture, with shape $(B,)$; NaN if no pixel is evaluated.

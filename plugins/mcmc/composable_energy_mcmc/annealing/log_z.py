@@ -84,8 +84,7 @@ def estimate_log_z(
     over latent points. One with a support is integrated over it, in its unconstrained coordinates if there is no `base`; the measure is
     the surface of a sphere, the volume of all coordinates of a simplex but the last, and that of the subspace of vectors whose sum is 0.
 
-    If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
-    from each.
+    If no path reaches a mode, the estimate and its error miss it: give a `base` that covers all modes, or `draws` or `init` of each.
 
     Args:
         base: A `Normal` or `MultivariateNormal` of `torch.distributions` over points, at least as wide as the density. None fits one to
