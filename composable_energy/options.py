@@ -1,7 +1,4 @@
-"""Checks of options, and what messages are made of: nearest names, text of others that is safe to print, tables, extras.
-
-A check returns the value or raises an `OptionError` with the name of the option.
-"""
+"""Checks of options, which return the value or raise `OptionError`, and parts of messages: near names, safe text, tables, extras."""
 
 import difflib
 import importlib

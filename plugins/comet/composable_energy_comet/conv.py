@@ -125,10 +125,7 @@ def descend(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Tensor
 
 
 def descent_step(energy: ConvEnergy, z: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
-    """Returns the pictures after one step, before they are clamped to [0, 1].
-
-    With `graph` the step keeps a graph of weights, latents and, if they require a gradient, pictures.
-    """
+    """Returns the pictures after one step, not clamped to [0, 1]. `graph` keeps that of weights, latents and pictures that need one."""
     if graph:
         return x - differentiable_gradient(energy.energies, x, z=z)[1]
     with torch.enable_grad():

@@ -150,10 +150,7 @@ def _builder(name: str) -> Callable[..., ImageEnergy]:
 
 
 class ResidualEnergy(ImageEnergy):
-    """A convolution, residual blocks, an activation, pooling over pixels, and a linear head.
-
-    The last activation, before pooling, is ReLU instead of leaky ReLU, as in the paper.
-    """
+    """A convolution, residual blocks, ReLU, pooling over pixels, and a linear head. Only this last activation is ReLU, as in the paper."""
 
     def __init__(self, name: str, net: _Network, options: _Options) -> None:
         check_multiple("size", options.size, 2 ** net.layers.count("d"), "it is halved by blocks and must stay whole")

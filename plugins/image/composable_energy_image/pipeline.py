@@ -170,10 +170,7 @@ class AttributePipeline:
     def train_heads(
         self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], joint: JointLabels | None, width: int
     ) -> CodeHeads:
-        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute.
-
-        They are of combinations of attributes if `joint` is given.
-        """
+        """Returns heads over a base, trained on codes of pictures and of mirror images with a known attribute; `joint`: combinations."""
         variables, model = count_values(labels), self.settings["model"]
         outputs = count_columns(variables) if joint is None else len(joint)
         objective = AttributeHeads if joint is None else JointHeads

@@ -174,10 +174,8 @@ def _head_losses(outputs: Tensor, column: Column, *, reduction: str = "mean") ->
 
 
 def _driven(base: Energy, outputs: Callable[[Tensor], Tensor], columns: Sequence[Column], z: Tensor, seed: int) -> Tensor:
-    """Returns where latent points flow if the labels of other pictures, drawn at random, are asked of the heads.
-
-    Heads that are right on draws of the prior may be wrong there, and samplers without noise and edits go there.
-    """
+    """Returns where latent points flow if the labels of other pictures, drawn at random, are asked of the heads. Heads that are right on
+    draws of the prior may be wrong there, and samplers without noise and edits go there."""
     drawn = torch.randint(len(columns[0].target), (len(z),), generator=torch.Generator().manual_seed(seed)).to(z.device)
     asked = [column.rows(drawn) for column in columns]
 

@@ -94,10 +94,8 @@ def _solve(z: Tensor, slope: Tensor, near: Tensor, variance: Tensor, slope_at: C
 
 
 def _lengthen(near: Tensor, far: Tensor, variance: Tensor, step: Tensor, reach: Tensor) -> Tensor:
-    r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end.
-
-    Along $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord.
-    """
+    r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end. Along
+    $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord."""
     chord = (near - far) / (reach - step)
     found = (near + chord * step) / (1 / variance + chord)
     straight = 1 / (1 / variance + (1 - near) / step)

@@ -194,10 +194,7 @@ def mean_rate(rates: Tensor, jumps: bool) -> float:
 
 
 def lost_to_jumps(coarse: ChEES, energy: Energy, state: State, noise: Noise) -> float:
-    """Returns the mean acceptance that trajectories lose for any step size, because the energy jumps; 0 if short steps lose much less.
-
-    Trajectories that end outside the support do not count.
-    """
+    """Returns the mean acceptance that all step sizes lose to jumps of the energy within the support; 0 if short steps lose much less."""
     here, fine = finite_rows(state), replace(coarse, step_size=(coarse.step_size or 0.0) / _FINER)
     loss, rest = (1 - take_step(some, energy, state, noise.at(_LONG))[1][here].nanmean().item() for some in (coarse, fine))
     return rest if rest > max(_JUMPS * loss, _SMALL) else 0.0

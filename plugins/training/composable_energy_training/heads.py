@@ -163,9 +163,7 @@ class JointEnergyClassifier(ContrastiveDivergence):
         super().begin(model, context)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
-        share of known labels that are predicted.
-        """
+        """Returns the loss. Its scalars: those of `ContrastiveDivergence`, the mean `cross_entropy`, and the `accuracy` on known labels."""
         labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
         logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]
         if logits.ndim != 2 or len(logits) != len(batch.x):

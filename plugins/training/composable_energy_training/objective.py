@@ -115,10 +115,7 @@ class Objective(ABC):
 
 
 def constructor_arguments(objective: Objective) -> dict[str, Any]:
-    """Returns the constructor's arguments of an objective by name.
-
-    If an attribute of the same name is a number, text or bool, its present value is returned, since it may have been changed.
-    """
+    """Returns the constructor's arguments of an objective by name, with present values of attributes that are numbers, texts or bools."""
     args, kwargs = objective._arguments
     bound = inspect.signature(type(objective)).bind(*args, **kwargs)
     bound.apply_defaults()

@@ -85,10 +85,7 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
 
 
 def _count(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Returns the true labels, the pixels of true and predicted segments, and the two segments and the pixels of each overlap.
-
-    Only overlapping pairs are kept, so memory grows with pixels, not with labels.
-    """
+    """Returns true labels, pixels of true and predicted segments, and segments and pixels of overlaps, so memory grows with pixels."""
     names, of_true, true = truth.unique(return_inverse=True, return_counts=True)
     _, of_found, found = predicted.unique(return_inverse=True, return_counts=True)
     pairs, pixels = (of_true * max(1, len(found)) + of_found).unique(return_counts=True)
