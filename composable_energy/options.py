@@ -183,7 +183,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def printable(text: object) -> str:
-    """Returns text, its newlines and tabs, but escapes for other controls, marks of direction and surrogates. Even `str` may raise."""
+    """Returns text with escapes for control characters but newlines and tabs, for marks of direction and surrogates. `str` may raise."""
     try:
         found = str.__str__(str(text))
     except Exception as error:

@@ -39,10 +39,9 @@ class ContrastiveDivergence(Objective):
 
     $$\langle E(x) - E(x') \rangle + \alpha \langle E(x)^2 + E(x')^2 \rangle$$
 
-    If the chains are samples of the model, its gradient at $\alpha = 0$ is that of the negative log likelihood,
-    $\langle \nabla_\theta E \rangle_\text{data} - \langle \nabla_\theta E \rangle_\text{model}$ (Hinton, 2002). Persistent chains
-    (Tieleman, 2008) approximate it better than short ones. The squares keep energies near zero, since the difference does not determine
-    their level (Du & Mordatch, 2019).
+    If the chains are samples of the model, its gradient at $\alpha = 0$ is that of the negative log likelihood, $\langle \nabla_\theta E
+    \rangle_\text{data} - \langle \nabla_\theta E \rangle_\text{model}$ (Hinton, 2002). Persistent chains (Tieleman, 2008) do better than
+    short ones. The squares keep energies near zero, since the difference does not determine their level (Du & Mordatch, 2019).
 
     Energies of data and chains have the same weights, in training mode; chains run in eval mode. A diverged chain gets a new start.
 

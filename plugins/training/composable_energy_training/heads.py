@@ -180,9 +180,8 @@ class LabelContrast(Objective):
     $$\Bigl\langle E(x, y) + \log \sum_{y' \in S} e^{-E(x, y')} \Bigr\rangle + \alpha \langle E(x, y)^2 \rangle$$
 
     A softmax layer raises the energies of all its classes on each point. Here $S$ may be the classes of the present task: energies of other
-    classes change only through shared weights, so that a network that learns classes one after the other, without earlier data, forgets
-    less. With all classes as $S$ it is the usual cross entropy. It trains a classifier, not a density of points; add an objective such as
-    `ContrastiveDivergence` for that.
+    classes change only through shared weights, so a network that learns classes in turn, without earlier data, forgets less. With all
+    classes as $S$ it is the usual cross entropy. It trains a classifier; add an objective such as `ContrastiveDivergence` for a density.
 
     Args:
         condition: The attribute of the data with the class; it becomes the condition `y` of the energy.

@@ -66,7 +66,7 @@ class TritonKernel(Kernel):
                 out,
                 out if out_momentum is None else out_momentum,
                 *map(float, (coefficients.drift, coefficients.scale, coefficients.keep, coefficients.move, low, high)),
-                *map(_signed, words),
+                *(word - 2**32 if word >= 2**31 else word for word in words),  # 32 bits as numbers with a sign
                 rows,
                 size,
                 GRADIENT=gradient is not None,
@@ -90,8 +90,3 @@ class TritonKernel(Kernel):
         import triton
 
         return not isinstance(self._step, triton.JITFunction)
-
-
-def _signed(word: int) -> int:
-    """Returns 32 bits as a number with a sign."""
-    return word - 2**32 if word >= 2**31 else word
