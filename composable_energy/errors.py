@@ -1,7 +1,4 @@
-"""Errors. Messages say what was requested, what was found, and what to do.
-
-Each class derives from the matching built-in error, so `except ValueError` works.
-"""
+"""Errors. Messages say what was requested, what was found, and what to do. Each class derives from the matching built-in error."""
 
 from __future__ import annotations
 
@@ -33,8 +30,7 @@ class ComposableEnergyError(Exception):
     """Base class of all errors of this library. A note in the traceback names the section of the documentation (Python 3.11 or newer).
 
     Attributes:
-        documentation: The page and section that explain the error. Subclasses elsewhere may set their own, such as a URL; else it is that
-            of their base.
+        documentation: The page and section that explain the error. Subclasses may set their own, such as a URL; else it is their base's.
     """
 
     documentation: ClassVar[str] = "errors.md"

@@ -1,7 +1,4 @@
-"""Checks of options, and what messages are made of: nearest names, text of others that is safe to print, tables, extras.
-
-A check returns the value or raises an `OptionError` with the name of the option.
-"""
+"""Checks of options, which return the value or raise `OptionError`, and parts of messages: near names, safe text, tables, extras."""
 
 import difflib
 import importlib
@@ -186,10 +183,7 @@ _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def printable(text: object) -> str:
-    r"""Returns text with escapes in place of control characters, marks of direction and lone surrogates; newlines and tabs stay.
-
-    The `str` of an object may even raise.
-    """
+    """Returns text with escapes for control characters but newlines and tabs, for marks of direction and surrogates. `str` may raise."""
     try:
         found = str.__str__(str(text))
     except Exception as error:

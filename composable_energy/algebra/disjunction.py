@@ -142,7 +142,9 @@ class Disjunction(Node):
             return "exact"
         if self.weighted:
             return "chosen" if self.log_z is None else "calibrated"
-        return "known" if _have_equal_constants(branches) else "unknown"
+        first, *others = map(_unknown_factors, branches)  # none, or those in common, as `C & ~A` and `C & ~B` have
+        equal = all(some.total() == first.total() and all(_count(one, some) == _count(one, first) for one in first) for some in others)
+        return "known" if equal else "unknown"
 
     @property
     def log_normalizer(self) -> Estimate | None:
@@ -254,12 +256,6 @@ def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, Estimate]]:
             inside = [(term, 0.0, known)]
         found += [(part, own + shift, Estimate(log.value - shift, log.standard_error)) for part, own, log in inside]
     return found
-
-
-def _have_equal_constants(branches: Sequence[Energy]) -> bool:
-    """Returns whether the densities of branches have no unknown constant, or all the same, as those of `C & ~A` and `C & ~B` have."""
-    first, *others = map(_unknown_factors, branches)
-    return all(some.total() == first.total() and all(_count(one, some) == _count(one, first) for one in first) for some in others)
 
 
 def _count(factor: Energy, factors: Counter[Energy]) -> int:

@@ -38,8 +38,7 @@ class Factor(Transformed):
         values: The values of those names that are no variables of a point.
 
     Raises:
-        ExpressionError: The operand is an energy of latent points, only some of its terms have noise levels, or a name is also that of one
-            of its conditions.
+        ExpressionError: The operand has latent points, only some of its terms have noise levels, or a name is also that of a condition.
     """
 
     def __init__(self, operand: Energy, variables: Variables, names: Sequence[str], values: Mapping[str, Tensor] | None = None) -> None:

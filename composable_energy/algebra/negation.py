@@ -63,8 +63,7 @@ class Negation(Node):
 
     Raises:
         OptionError: The mode is unknown, or a number is out of range.
-        ExpressionError: The mode is `complement` and A is not an event, the mode is `contrast` or `level` and A has no value, or A has no
-            complement.
+        ExpressionError: The mode is `complement` and A is no event, or `contrast` or `level` and A has no value; or A has no complement.
     """
 
     precedence = 90

@@ -324,8 +324,7 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
     """Returns terms in one space: over all named variables; pulled back if others are latent, other than a prior of latent points.
 
     Raises:
-        ExpressionError: The terms have different decoders, it is unclear from the shapes whether a term is latent, or a term has named
-            variables and another has none.
+        ExpressionError: The terms have different decoders, shapes do not tell whether a term is latent, or only some have named variables.
         ShapeError: A term has neither the shape of latent nor that of decoded points, or a variable has two shapes.
     """
     latent = [term for term in terms if term.decoder is not None]

@@ -176,12 +176,10 @@ def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
 
 
 def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
-    r"""R-hat is about $\sqrt{1 + 2 m / n}$ for $m$ converged chains whose draws are worth $n$ independent ones (Vats & Knudson, 2021).
-
-    So the usual threshold, 1.01 for four chains, asks for 400 independent draws. The same number of draws gives larger values for more
-    chains, up to the older threshold, at which a chain is worth about ten draws: it has forgotten its start. For few chains and for the
-    worst of many numbers chance adds to it.
-    """
+    r"""R-hat is about $\sqrt{1 + 2 m / n}$ for $m$ converged chains whose draws are worth $n$ independent ones (Vats & Knudson, 2021). So
+    the usual threshold, 1.01 for four chains, asks for 400 independent draws. The same number of draws gives larger values for more chains,
+    up to the older threshold, at which a chain is worth about ten draws: it has forgotten its start. For few chains and for the worst of
+    many numbers chance adds to it."""
     count, chains = draws.energies.shape
     if not rows or not chains:
         return

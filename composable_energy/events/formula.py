@@ -1,13 +1,11 @@
 r"""Boolean formulas of events, and their energy $-\log P(\text{formula} \mid x)$.
 
-A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is compiled when it is built
-into a reduced ordered decision diagram: each node tests one variable and has an edge for each of its cells, all paths test variables in one
-order, and equal nodes are merged. So equal functions have the same diagram, and all Boolean laws hold in value. Cells exclude each other
-and variables are independent given $x$, so $P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child})$, evaluated bottom-up in
-log space.
+A formula is a flat list of distinct nodes, operands first, so that copying and pickling need no recursion. It is built as a reduced ordered
+decision diagram: each node tests one variable and has an edge for each of its cells, all paths test variables in one order, and equal nodes
+are merged. So equal functions have the same diagram, and all Boolean laws hold in value. Cells exclude each other and variables are
+independent given $x$, so $P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child})$, evaluated bottom-up in log space.
 
-Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); A. Srinivasan et al., "Algorithms for discrete
-function manipulation" (1990), for more than two edges.
+Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); for more edges A. Srinivasan et al. (1990).
 """
 
 from __future__ import annotations

@@ -65,8 +65,7 @@ class ClassifierEnergy(HeadEnergy):
         base: The base, the density of all $x$; without it the energy is not a density.
         columns: The columns of the logits, for a network of several heads.
         each: In place of `label`, a label for each chain: whole numbers with shape $(n,)$, which are copied.
-        labels: The number of labels; if None it is found at the first call, and before that `unsatisfiable` cannot show that an
-            expression excludes all labels.
+        labels: The number of labels; None finds it at the first call; before that `unsatisfiable` cannot show that all labels are excluded.
         name: The name in expressions.
 
     Raises:

@@ -94,8 +94,10 @@ def load(source: str | Path, /, **options: Any) -> Any:
         if options:
             raise OptionError(f"{folder} holds a saved energy, which takes no options; got {', '.join(options)}.")
         with torch.inference_mode(False):  # tensors of inference mode cannot be sampled
-            if inside:
-                return _load_all(inside)
+            if inside:  # with one object for equal modules, such as their base
+                found = {part.name: load(part) for part in inside}
+                pairs = Copies(nn.ModuleList(found.values())).pairs
+                return copy.deepcopy(found, {id(module): first for first, other in pairs for module in (first, other)})
             return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
     located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
     if located is not None:
@@ -107,13 +109,6 @@ def load(source: str | Path, /, **options: Any) -> Any:
     except PluginNotFound as error:
         where = f"no {ENERGY_FILE} in the folder {str(folder)!r}" if is_directory(folder) else f"no folder {str(folder)!r}"
         raise PluginNotFound(f"{error} There is {where} either.") from error
-
-
-def _load_all(folders: list[Path]) -> dict[str, Energy]:
-    """Returns the saved energies of folders by the names of these, with one object for equal modules, such as their base."""
-    found = {folder.name: load(folder) for folder in folders}
-    pairs = Copies(nn.ModuleList(found.values())).pairs
-    return copy.deepcopy(found, {id(module): first for first, other in pairs for module in (first, other)})
 
 
 def push(energy: Energy, location: str, /, **options: Any) -> str:

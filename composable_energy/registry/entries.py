@@ -136,10 +136,7 @@ class Command(ABC):
 
     @abstractmethod
     def run(self, arguments: argparse.Namespace) -> int:
-        """Runs the command and returns the exit code: 0 for success, 2 for bad input.
-
-        A `ComposableEnergyError` or an `OSError` is printed as one line, with exit code 2.
-        """
+        """Runs the command and returns the exit code, 0 or 2: it prints a `ComposableEnergyError` or an `OSError` as one line."""
 
 
 class Kind(NamedTuple):

@@ -1,8 +1,7 @@
 """The registry: finds plug-ins by kind and name, imports their objects when a name is requested, and lists them.
 
-Entry points are scanned at the first use, and again when a name is unknown or `sys.path` is another. The environment variable
-`COMPOSABLE_ENERGY_PLUGINS` selects distributions. Unset: all. A comma-separated list: these and composable-energy itself. Empty:
-composable-energy alone.
+Entry points are scanned at the first use, and when a name is unknown or `sys.path` is another. The variable `COMPOSABLE_ENERGY_PLUGINS`
+selects distributions. Unset: all. A comma-separated list: these and composable-energy itself. Empty: composable-energy alone.
 """
 
 import contextlib

@@ -58,12 +58,10 @@ def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str,
 
 
 def _difference(problem: Problem, before: Values, now: Values) -> str | None:
-    r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none.
-
-    Both may differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest
-    $|\partial_i E|$ of the point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding
-    of larger ones that cancel near a minimum.
-    """
+    r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none. Both may
+    differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest $|\partial_i E|$ of the
+    point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding of larger ones that cancel
+    near a minimum."""
     if now.energies.shape != before.energies.shape:
         return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
     eps = max(torch.finfo(tensor.dtype).eps for tensor in (before.x, before.energies, before.grads))
@@ -191,10 +189,7 @@ def mixes_values(energy: Energy) -> bool:
 
 
 def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
-    """Returns the warning about energies so large that numbers of their dtype are too far apart for the differences that count.
-
-    The energies are at points of the density. The message names what their differences decide, `use`.
-    """
+    """Returns the warning about energies in the density so large that numbers of their dtype are too coarse for what they decide, `use`."""
     energies = energies[energies.isfinite()]
     typical = energies.abs().median().item() if len(energies) else 0.0
     if typical * torch.finfo(dtype).eps <= _COARSE:

@@ -118,8 +118,7 @@ def sample(
         init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed. For named
             variables also a mapping of them.
         seed: The seed; None draws one, which the trace reports.
-        observers: What looks at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, and own subclasses of
-            `composable_energy.sampling.Observer`.
+        observers: Look at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, own `sampling.Observer`s.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
         burn_in: The number of steps before points are kept.
         batch_size: How many chains are evaluated together; all if None.
@@ -131,20 +130,17 @@ def sample(
         first_chain: The id of the first chain, for a call that draws a part of many chains; see `composable_energy.distributed`.
         resume: A trace to continue, by `steps` more steps: the chains are those of one long run. The energy must have the same energies
             and gradients as before where the chains stopped.
-        dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default. Their device follows
-            the same order.
+        dtype: The dtype of the points; None takes that of `init`, else of the energy's tensors, else torch's default; so for the device.
         **options: The sampler's options.
 
     Returns:
-        The points, with shape $(n, *)$, or the pair of points and `Trace`. Points of named variables are a dict of tensors, of shape
-        $(n, *)$ each; the trace has vectors.
+        The points, with shape $(n, *)$, or the pair of points and `Trace`. Named variables have a dict of points; the trace has vectors.
 
     Raises:
         OptionError: An option is unknown or out of range, a start point is outside the support, the terms recommend different settings, or
             the checkpoint or the trace is of another call or of another energy.
         ShapeError, DtypeError, DeviceError: The request, the start points and the energy do not fit.
-        ExpressionError: A condition is not bound, the sampler needs values that the energy does not have, or the values of an energy do
-            not fit its own `with_gradient`.
+        ExpressionError: A condition is not bound, the sampler needs values that the energy lacks, or they do not fit its `with_gradient`.
         UngroundedError: The energy has no density, as its structure or where its chains ran away shows.
         FileFormatError: The checkpoint is damaged, or of another format.
         StorageError: Another call, here or in another process, uses the checkpoint; or it cannot be written, and holds an earlier step.
@@ -311,8 +307,7 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
     Args:
         energy: The energy; that of a latent space is integrated over latent points.
         shape: $(n, *)$ with the shape of one point.
-        unconstrained: Whether to integrate over the coordinates of a support; else over all of $\mathbb{R}^n$, where the energy is infinite
-            outside of the support.
+        unconstrained: Whether to integrate over the coordinates of a support; else over $\mathbb{R}^n$, with infinite energies outside.
         **arguments: `sampler`, its `options` as a mapping, `init`, `seed`, `batch_size`, `dtype` and `device`, as for `sample`.
 
     Raises:
@@ -335,11 +330,9 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
 
 @contextmanager
 def _limited_threads(threads: int) -> Iterator[None]:
-    """Sets the number of threads inside an operation, which torch keeps per Python thread with one default for new threads.
-
-    A Python thread that starts meanwhile inherits the number of the call, not the user's. So each call restores the number from before the
-    first of several concurrent calls; a call inside another restores the number of the outer one.
-    """
+    """Sets the number of threads inside an operation, which torch keeps per Python thread with one default for new threads. A Python thread
+    that starts meanwhile inherits the number of the call, not the user's. So each call restores the number from before the first of several
+    concurrent calls; a call inside another restores the number of the outer one."""
     own, caller = torch.get_num_threads(), threading.get_ident()
     with _LOCK:
         nested = any(caller == other for other, _ in _RUNNING)

@@ -19,8 +19,7 @@ class CalibrationWarning(UserWarning):
 def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float:
     r"""Returns the expected calibration error, $\sum_b \tfrac{n_b}{n} \lvert \text{accuracy}_b - \text{confidence}_b \rvert$.
 
-    The bins have equal width in the probability of the predicted class. With $n$ points it is above 0 by about $1 / \sqrt n$ even if the
-    probabilities are right.
+    The bins have equal width in the probability of the predicted class. With $n$ points right probabilities give about $1 / \sqrt n$.
 
     Raises:
         OptionError: Rows are no probabilities, or a class is out of range.

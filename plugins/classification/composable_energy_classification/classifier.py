@@ -122,10 +122,7 @@ class Classifier(nn.Module):
             return torch.cat([self(part, rows=rows).exp() for part, rows in _parts(x, None, batch_size)])
 
     def predict(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:
-        """Returns the most probable classes as numbers of `labels`, with shape $(B,)$; -1 where the energy is above the threshold.
-
-        The arguments are those of `probabilities`.
-        """
+        """Returns the most probable of `labels` by number, shape $(B,)$; -1 above the threshold. Arguments: see `probabilities`."""
         with torch.no_grad():
             kept = torch.ones(len(check_points(x)), dtype=torch.bool, device=x.device)
             if self.threshold is not None:
@@ -137,10 +134,7 @@ class Classifier(nn.Module):
             return found
 
     def energy(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:
-        """Returns the energies of points of any class, before refinement, with shape $(B,)$ and without a graph.
-
-        The arguments are those of `probabilities`.
-        """
+        """Returns energies of points of any class before refinement, shape $(B,)$, without a graph. Arguments: see `probabilities`."""
         with torch.no_grad():
             return torch.cat([self.marginal(part) for part, _ in _parts(x, None, batch_size)])
 

@@ -52,8 +52,7 @@ class Inference:
 def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor], *, joint: bool = False) -> Inference:
     r"""Compares conditions by their energies at given points.
 
-    The prior over candidates is uniform, and the normalisers of $e^{-E(x \mid c)}$ are assumed equal for all $c$, as they are for evidence
-    and for a classifier.
+    The prior over candidates is uniform, and the normalisers of $e^{-E(x \mid c)}$ equal for all $c$, as for evidence and a classifier.
 
     Args:
         energy: An energy that depends on the conditions.

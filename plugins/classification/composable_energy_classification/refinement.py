@@ -57,8 +57,7 @@ class Refinement:
     ) -> Tensor:
         """Returns the refined points, with the shape of the points.
 
-        `seed` and `rows` are those of `Classifier`, and each `draw` has its own noise. With `graph` the result can be differentiated by the
-        points, through all steps.
+        `seed` and `rows` are those of `Classifier`; each `draw` has its own noise. With `graph` points get gradients through all steps.
 
         Raises:
             OptionError: The energy has a support and the refinement no `clamp`.

@@ -148,11 +148,8 @@ def _devices() -> list[str]:
 
 
 def _load_plugins() -> tuple[list[Any], dict[str, int], dict[str, str], list[str]]:
-    """Loads all plug-ins: the library's own here, others in processes of their own.
-
-    Returns the records with their states, the number of members of each family, the state of each kernel here (an unavailable one is no
-    problem), and the problems of families.
-    """
+    """Loads all plug-ins: the library's own here, others in processes of their own. Returns records with states, the numbers of members of
+    families, the state of each kernel (unavailable is no problem), and problems."""
     rows = ce.plugins(load=True, of=LIBRARY)
     tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, LIBRARY) and row.state in _LOADABLE]
     trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))

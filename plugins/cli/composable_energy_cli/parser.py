@@ -15,10 +15,7 @@ from composable_energy.options import listed, nearest, printable
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser with short errors, and escapes for control characters.
-
-    Where a command has `--option NAME=VALUE`, an unknown `--step-size 0.1` is `--option step-size=0.1`.
-    """
+    """A parser with short, escaped errors. Beside `--option NAME=VALUE`, an unknown `--step-size 0.1` is `--option step-size=0.1`."""
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         known = self._option_string_actions

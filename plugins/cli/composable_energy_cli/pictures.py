@@ -1,7 +1,4 @@
-"""Reading and writing of points: images, grids of images, and arrays.
-
-`read_points` splits a PNG grid of `composable_energy_viz.files` by the layout in its text chunk.
-"""
+"""Reading and writing of points: images, grids, which `read_points` splits by the layout in their text chunk, and arrays."""
 
 from __future__ import annotations
 

@@ -73,8 +73,7 @@ class ComponentEnergy(ce.Energy, ABC):
         size: Height and width $S$.
         channels: Channels $C$.
         latent: Numbers in the latent of a component, without its pose.
-        coordinates: The coordinates that the network reads: `"relative"` to the component, whose pose is the end of $z$; `"absolute"`; or
-            `"none"`.
+        coordinates: Those that the network reads: `"relative"` to the component, whose pose is the end of $z$, `"absolute"`, or `"none"`.
         start: The start of descents: `"image"`, one image plus a little noise, or `"uniform"`, noise in [0, 1].
 
     Attributes:

@@ -125,10 +125,7 @@ def descend(energy: ConvEnergy, z: Tensor, x: Tensor, iterations: int) -> Tensor
 
 
 def descent_step(energy: ConvEnergy, z: Tensor, x: Tensor, *, graph: bool = False) -> Tensor:
-    """Returns the pictures after one step, before they are clamped to [0, 1].
-
-    With `graph` the step keeps a graph of weights, latents and, if they require a gradient, pictures.
-    """
+    """Returns the pictures after one step, not clamped to [0, 1]. `graph` keeps that of weights, latents and pictures that need one."""
     if graph:
         return x - differentiable_gradient(energy.energies, x, z=z)[1]
     with torch.enable_grad():
@@ -151,9 +148,8 @@ class WindowEnergy(TargetEnergy):
     The end of a latent is a pose: the centre of the window, down and right, and its reach, half its side, in coordinates of the picture
     from -1 to 1. A network paints all windows with the same pixels, wherever they are and however large, so it learns an object once, and
     its cost grows with the window and not with the picture. At each pixel it mixes a few colors, which the latent sets for the whole
-    object, such as those of its faces and its shadow; so it learns edges once for all colors. Outside the window the weight is nearly 0.
-    A component with a reach of 0 has no place: it is the ground, a few colors that are interpolated over the whole picture, with weight 1
-    everywhere.
+    object, such as those of its faces and its shadow; so it learns edges once for all colors. Outside the window the weight is nearly 0. A
+    component with a reach of 0 has no place: it is the ground, a few colors, interpolated over the whole picture, with weight 1 everywhere.
 
     Args:
         window: Height and width of the painted window, in pixels: 8, 16, 32, ...

@@ -63,11 +63,8 @@ class AttentionEncoder(nn.Module):
         cap: float | None = 8.0,
     ) -> None:
         super().__init__()
-        self.size, self.filters, self.channels = (
-            check_picture_size(size),
-            check_integer("filters", filters),
-            check_integer("channels", channels),
-        )
+        self.filters, self.channels = check_integer("filters", filters), check_integer("channels", channels)
+        self.size = check_picture_size(size)
         self.seen = size if seen is None else check_picture_size(seen)
         if self.seen > size:
             raise OptionError(f"seen must be at most the size of pictures, {size}, got {seen}.")
@@ -77,16 +74,8 @@ class AttentionEncoder(nn.Module):
         self.components, self.latent = check_integer("components", components), check_integer("latent", latent)
         self.pose, self.inhibition = pose, inhibition
         self.cap = None if cap is None else check_number("cap", cap, above=0)
-        self.look = nn.Sequential(
-            nn.Conv2d(channels + 2, filters, 3, 2, 1),
-            nn.SiLU(),
-            nn.Conv2d(filters, _WIDTH, 3, self.seen // 2 // count, 1),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
-            nn.SiLU(),
-            nn.Conv2d(_WIDTH, _WIDTH, 3, 1, 1),
-            nn.SiLU(),
-        )
+        shapes = (channels + 2, filters, 2), (filters, _WIDTH, self.seen // 2 // count), *((_WIDTH, _WIDTH, 1),) * 2
+        self.look = nn.Sequential(*(layer for a, b, stride in shapes for layer in (nn.Conv2d(a, b, 3, stride, 1), nn.SiLU())))
         self.register_buffer("places", coordinate_grid(self.seen), persistent=False)
         self.register_buffer("grid", coordinate_grid(count).flatten(1).T.contiguous(), persistent=False)
         self.landmarks = nn.Parameter(0.1 * torch.randn(len(self.grid), _WIDTH))
@@ -135,8 +124,7 @@ class VectorEncoder(nn.Module):
     r"""Convolutions, then a vector of $K D$ numbers, for factors without a position such as light, camera or expression.
 
     Args:
-        network: `"plain"`, three convolutions and a linear layer over all positions; or `"residual"`, the paper's residual blocks with mean
-            pooling.
+        network: `"plain"`, three convolutions and a linear layer over all positions; `"residual"`, the paper's blocks with mean pooling.
 
     References:
         Unsupervised learning of compositional energy concepts (Du et al., 2021), https://arxiv.org/abs/2111.03042, appendix A.
@@ -162,15 +150,8 @@ class VectorEncoder(nn.Module):
                 *halving_layers(channels, filters, 64, 64), nn.Linear(64 * (size // 8) ** 2, 256), nn.SiLU(), nn.Linear(256, numbers)
             )
         else:
-            self.net = nn.Sequential(
-                nn.Conv2d(channels, filters, 3, 1, 1),
-                nn.ReLU(),
-                *(_Halving(filters) for _ in range(3)),
-                _MeanPool(),
-                nn.Linear(filters, 64),
-                nn.ReLU(),
-                nn.Linear(64, numbers),
-            )
+            blocks = [nn.Conv2d(channels, filters, 3, 1, 1), nn.ReLU(), *(_Halving(filters) for _ in range(3))]
+            self.net = nn.Sequential(*blocks, _MeanPool(), nn.Linear(filters, 64), nn.ReLU(), nn.Linear(64, numbers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""

@@ -50,8 +50,7 @@ def comet(
         seen: Height and width that the encoder averages pictures to; `size` if None.
         cap: Bound of the attention logits, so that attention does not collapse to one cell; None for no bound.
         cells: Height and width of the attention grid; a quarter of `seen`, but at least 8, if None.
-        weights: Folder of a trained model, or the name of one that comes with the package. It sets every other option. None builds an
-            untrained model.
+        weights: Folder of a trained model, or the name of one in the package; sets all other options. None builds an untrained model.
         **energy: Other options of `ConvEnergy` or `QuadraticEnergy`, such as `iterations`, `step` and `start`.
     """
     if weights is not None:

@@ -139,8 +139,7 @@ class Comet(nn.Module):
         """Returns the component of each pixel by its `scores`, 0 to K - 1, with shape $(B, S, S)$.
 
         Args:
-            merge: Components whose scores have a cosine above it count as one, so that an object with two components stays whole. None
-                merges none.
+            merge: Components whose scores have a cosine above it are one, so an object with two of them stays whole. None merges none.
         """
         return merge_components(self.scores(x, read, seed), merge)
 

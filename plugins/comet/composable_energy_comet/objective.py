@@ -61,8 +61,7 @@ class Decomposition(Objective):
 
     Args:
         iterations: Number of steps of the descent; that of the energy if None.
-        iterates: The iterates to compare: one at `"random"`, the same for all pictures of a batch; `"all"`, as in the paper; or the
-            `"last"`.
+        iterates: The iterates to compare: one at `"random"`, the same for a whole batch; `"all"`, as in the paper; or the `"last"`.
         truncate: Number of steps that the gradient passes through.
         reconstruction: The error: a function of reconstructions and pictures, both with shape $(B, C, S, S)$, that returns shape $(B,)$.
             Reconstructions are not clamped to [0, 1], so that overshooting is penalized.

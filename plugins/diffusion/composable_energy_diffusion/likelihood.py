@@ -22,8 +22,7 @@ class LogLikelihood:
 
     Args:
         values: The log densities, with shape $(B,)$.
-        standard_error: The standard error of each by the random directions, with shape $(B,)$; zeros if the divergence is exact, NaN for a
-            single direction.
+        standard_error: Its standard error by the random directions, with shape $(B,)$; 0 if the divergence is exact, NaN for one direction.
         evaluations: How many gradients were evaluated for each point.
     """
 
@@ -103,10 +102,7 @@ def _coordinates(x: Tensor) -> Iterator[Tensor]:
 
 
 def _flow(energy: Energy, x: Tensor, directions: Sequence[Tensor], ends: tuple[float, float], levels: int) -> tuple[Tensor, Tensor]:
-    r"""Returns the points at the highest level, and the integral of the divergence along each direction, with shape $(k, B)$.
-
-    Both by the classical Runge-Kutta method of fourth order in $\log \sigma$.
-    """
+    r"""Returns points at the highest level and integrals of divergences by direction, $(k, B)$, by Runge-Kutta (order 4, $\log \sigma$)."""
     logs, h = x.new_zeros(len(directions), len(x)), math.log(ends[1] / ends[0]) / (levels - 1)
     for i in range(levels - 1):
         first, middle, last = (ends[0] * math.exp(h * (i + part)) for part in (0.0, 0.5, 1.0))

@@ -143,9 +143,8 @@ class SDE(LevelSampler):
     $$x \leftarrow r\, x + (1 - r)\, \hat D + n \sqrt{1 - (n / s)^{2 \eta}}\; \xi, \qquad r = (n / s)^{1 + \eta},$$
 
     and the last one takes $x \leftarrow D$. The first order has $\hat D = D$: with $\eta = 1$ it is the sampler of DDPM, with $\eta = 0$
-    that of DDIM, without noise. The second order extrapolates from the denoised point $D'$ of the level $s'$ before,
-    $\hat D = D + \tfrac12 \tfrac{\log(s / n)}{\log(s' / s)} (D - D')$. A run evaluates `levels` gradients; the scalar `evaluations`
-    counts them.
+    that of DDIM, without noise. The second order extrapolates from the denoised point $D'$ of the level $s'$ before, $\hat D = D + \tfrac12
+    \tfrac{\log(s / n)}{\log(s' / s)} (D - D')$. A run takes `levels` gradients; the scalar `evaluations` counts them.
 
     `sigma_max`, `sigma_min`, `rho` and `mean` are those of `ODE`.
 

@@ -143,8 +143,7 @@ class DiscreteVP(_VariancePreserving):
     Between two steps $\log \sigma$ is interpolated linearly, and the model takes the fraction.
 
     Args:
-        betas: The numbers $\beta_k$, or `"linear"` (.0001 to .02), `"scaled-linear"` (.00085 to .012, linear in the root) or `"cosine"`,
-            with 1,000 steps.
+        betas: $\beta_k$, or 1,000 by `"linear"` (.0001 to .02), `"scaled-linear"` (.00085 to .012, linear in the root) or `"cosine"`.
 
     References:
         Denoising diffusion probabilistic models (Ho et al., 2020), https://arxiv.org/abs/2006.11239

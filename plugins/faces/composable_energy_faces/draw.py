@@ -1,7 +1,6 @@
 r"""Drawn faces: a small world with known, independent, balanced attributes.
 
-A face is painted from back to front in face coordinates: $x$ to the right and $y$ down, both from -1 to 1 at the edges of a picture without
-tilt, scale or shift.
+A face is painted from back to front in coordinates $x$, to the right, and $y$, down: -1 to 1 at the edges without tilt, scale or shift.
 
 Every number of a face is a hash of (seed, index of the face, name of the number). So face 17 of seed 3 does not depend on how many faces
 are drawn with it, and a new nuisance factor does not change the others.

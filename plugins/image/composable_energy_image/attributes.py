@@ -46,10 +46,7 @@ def count_values(labels: Mapping[str, Labels]) -> dict[str, int]:
 def attribute_energies(
     base: CodeEnergy, heads: nn.Module, labels: Mapping[str, Labels], joint: JointLabels | None
 ) -> Iterator[ce.ClassifierEnergy]:
-    """Yields the energies of attributes: `male` for a binary attribute, `hair=red` and so on for the values of any other.
-
-    The heads are of combinations of attributes if `joint` is given.
-    """
+    """Yields energies: `male` for a binary attribute, `hair=red` and so on for others' values. With `joint` heads are of combinations."""
     columns = label_columns(count_values(labels))
     for name, some in labels.items():
         for value, event in enumerate(_event_names(name, some), 1 if some.binary else 0):
@@ -87,10 +84,7 @@ class AttributeReader:
         return found
 
     def measure(self, codes: Tensor, truth: Mapping[str, Labels]) -> dict[str, dict[str, float]]:
-        """Returns the accuracy on codes of held-out pictures, and on codes of the pictures that these decode to, with a warning in the log.
-
-        The warning names each attribute that the decoder loses.
-        """
+        """Returns accuracies on codes of held-out pictures, and of what these decode to; logs a warning that names attributes lost so."""
         held_out, decoded = self.accuracy(codes, truth), self.accuracy(reencode(self.coder, codes), truth)
         for name, share in held_out.items():
             if decoded[name] < share - _LOST - truth[name].known.sum().rsqrt():  # with few pictures, a difference may be chance

@@ -100,10 +100,7 @@ def label_vectors(y: Tensor, labels: int, x: Tensor) -> Tensor:
 
 
 def number_features(y: Tensor, numbers: int, x: Tensor) -> Tensor:
-    r"""Returns numbers $v$ with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$.
-
-    The numbers have shape $(B, K)$, or $(B,)$ where $K$ is 1.
-    """
+    r"""Returns numbers $v$, $(B, K)$ or $(B,)$, with $\sin$ and $\cos$ of $\tfrac{\pi}{2} k v$, $k$ = 1, 2, 4, with shape $(B, 7 K)$."""
     if y.is_complex() or y.dtype == torch.bool:
         raise DtypeError(f"y must be real numbers, got {y.dtype}.")
     vectors = y[:, None] if numbers == y.ndim == 1 else y

@@ -31,10 +31,7 @@ from composable_energy_image.layers import PerLabel, convolution, linear
 
 
 class _Network(NamedTuple):
-    """A network of the papers, with the defaults of its options.
-
-    Its layers are the channels of each block in units of the width, followed by `d` if the block halves the size.
-    """
+    """A network of the papers. Its layers are the channels of each block in units of the width, with `d` where it halves the size."""
 
     about: str
     layers: str
@@ -153,10 +150,7 @@ def _builder(name: str) -> Callable[..., ImageEnergy]:
 
 
 class ResidualEnergy(ImageEnergy):
-    """A convolution, residual blocks, an activation, pooling over pixels, and a linear head.
-
-    The last activation, before pooling, is ReLU instead of leaky ReLU, as in the paper.
-    """
+    """A convolution, residual blocks, ReLU, pooling over pixels, and a linear head. Only this last activation is ReLU, as in the paper."""
 
     def __init__(self, name: str, net: _Network, options: _Options) -> None:
         check_multiple("size", options.size, 2 ** net.layers.count("d"), "it is halved by blocks and must stay whole")

@@ -7,7 +7,7 @@ pixels with stride 2, and an activation. Norms are per image, so the energy of a
 """
 
 import itertools
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,7 @@ from composable_energy_image.layers import PerLabel, convolution
 
 
 class _Architecture(NamedTuple):
-    """A network of the paper. A tower is a string: its first channels in units of the width, then the channels after each block, followed
-    by `d` if the block halves the size."""
+    """A network of the paper. A tower lists its first channels, in units of the width, and each block's, with `d` if it halves the size."""
 
     size: int
     width: int
@@ -79,17 +78,10 @@ class ImprovedCDEnergy(ImageEnergy):
         towers = native.towers if multiscale else native.towers[:1]
         check_integer("size", size, max(2 ** (i + plan.count("d") - 1) for i, plan in enumerate(towers)) + 1)  # norms need two pixels
         super().__init__("improved-cd", size=size, channels=channels, labels=labels, numbers=numbers)
+        options: dict[str, Any] = {"rows": self.rows, "activation": activation, "spectral": spectral_norm}
+        after = [native.attention_after if attention else None, None, None]  # the first tower alone has attention
         self.towers = nn.ModuleList(
-            _Tower(
-                plan,
-                channels,
-                width,
-                rows=self.rows,
-                activation=activation,
-                spectral=spectral_norm,
-                attention_after=native.attention_after if attention and i == 0 else None,
-            )
-            for i, plan in enumerate(towers)
+            _Tower(plan, channels, width, attention_after=at, **options) for plan, at in zip(towers, after, strict=False)
         )
         self.recommended = recommend_langevin(native.step, 0.001)
 

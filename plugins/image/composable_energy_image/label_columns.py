@@ -86,8 +86,7 @@ class JointLabels:
 class JointHeads(Objective):
     r"""Cross entropy of combinations at noisy points $x + \sigma \xi$ with $\log \sigma$ uniform between two levels, in nats.
 
-    Of a row with unknown attributes, the sum over all combinations that agree with the known ones counts. `variables` are the numbers of
-    values of the attributes.
+    Of a row with unknown attributes, the sum over combinations that agree with the known ones counts. `variables` are numbers of values.
     """
 
     def __init__(self, variables: Mapping[str, int], sigma_min: float, sigma_max: float) -> None:
@@ -106,8 +105,7 @@ class JointHeads(Objective):
 def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
     """Returns the combinations of attributes that depend on one another; None if they are better learnt apart.
 
-    They are learnt together if at most half of the combinations occur, each in 20 pictures on average, and there are at most 512. Pictures
-    with an unknown attribute do not count.
+    They are learnt together if at most half of at most 512 combinations occur, each in 20 pictures on average with all attributes known.
     """
     variables = {name: len(some.names) for name, some in labels.items()}
     if len(variables) < 2 or prod(variables.values()) > _LARGEST:

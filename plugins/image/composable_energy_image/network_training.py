@@ -32,10 +32,7 @@ def train_network(
     progress: bool = False,
     **optimizer: Any,
 ) -> None:
-    """Trains a network, with checkpoints in a folder, or resumes.
-
-    `store` are options of `Checkpoints`, and `optimizer` those of `Optimizer` that differ from the usual ones of small networks.
-    """
+    """Trains a network with checkpoints in a folder, as `store` says, or resumes; `optimizer` changes usual options of small networks."""
     usual = {"betas": (0.9, 0.999), "weight_decay": 1e-4, "warm_up": min(200, steps // 10), "decay": 0.7, "clip": 1.0}
     Trainer(
         model,

@@ -36,10 +36,7 @@ _LOG = logging.getLogger("composable_energy_training")
 
 @dataclass(frozen=True)
 class AttributePipeline:
-    """The stages in `STAGES`, trained one after another in folders of their names.
-
-    The settings of a recipe have a table for each stage, and `data`, `model` and `training`.
-    """
+    """The stages in `STAGES`, trained in turn in folders of their names. Settings are theirs, and `data`, `model` and `training`."""
 
     settings: Mapping[str, Mapping[str, Any]]
     folder: Path
@@ -173,10 +170,7 @@ class AttributePipeline:
     def train_heads(
         self, energy: CodeEnergy, codes: Tensor, labels: Mapping[str, Labels], joint: JointLabels | None, width: int
     ) -> CodeHeads:
-        """Returns heads over a base, trained on the codes, and those of mirror images behind them, with a known attribute.
-
-        They are of combinations of attributes if `joint` is given.
-        """
+        """Returns heads over a base, trained on codes of pictures and of mirror images with a known attribute; `joint`: combinations."""
         variables, model = count_values(labels), self.settings["model"]
         outputs = count_columns(variables) if joint is None else len(joint)
         objective = AttributeHeads if joint is None else JointHeads

@@ -26,10 +26,7 @@ class AutoencoderWithLabels(nn.Module):
         self.labels = nn.Linear(autoencoder.code, columns) if columns else None
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns reconstructions with shape $(B, C, S, S)$, codes with shape $(B, D)$, and logits with shape $(B, columns)$.
-
-        The noise is added to the codes and has their shape.
-        """
+        """Returns reconstructions $(B, C, S, S)$, codes $(B, D)$ with the noise, of their shape, added, and logits $(B, columns)$."""
         coder = self.autoencoder
         codes = coder.standardize(coder.encode_raw(channels_last(images)).float())
         noisy = codes + noise

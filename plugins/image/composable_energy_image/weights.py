@@ -23,10 +23,7 @@ def write_weights(network: nn.Module, part: str, folder: Path, dtype: torch.dtyp
 
 
 def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[str, str] | None = None) -> Network:
-    """Loads PART.safetensors into a network of the same architecture, in single precision; returns it frozen and in eval mode.
-
-    `renamed` has the current names of layers by their names in the file.
-    """
+    """Loads PART.safetensors into a network, in single precision, frozen, in eval mode; `renamed` has layers by their names in the file."""
     path = folder / f"{part}.safetensors"
     try:
         tensors = load_file(path)

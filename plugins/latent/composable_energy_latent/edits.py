@@ -32,8 +32,7 @@ class EditStep:
         asked: The text of the expression.
         latents: The latent points after it, with shape $(B, *)$.
         reached: The probability of the expression at each point, with shape $(B,)$; NaN for one that is no event.
-        kept: For each kept attribute the share of points whose label stayed; for a continuous one 1 minus the mean change in standard
-            deviations.
+        kept: By kept attribute the share of points whose label stayed; of a continuous one 1 minus the mean change in deviations.
         distance: The distance of identities from the original pictures, with shape $(B,)$.
         evaluations: How often each point was evaluated, with shape $(B,)$.
     """

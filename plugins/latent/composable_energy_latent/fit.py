@@ -54,8 +54,7 @@ def fit_attributes(
 
     Args:
         base: The prior, of `latent`.
-        labeller: Returns labels of a batch of pictures: names with tensors of shape $(B,)$, or a tensor with a column for each of
-            `names`.
+        labeller: Returns labels of a batch of pictures: tensors of shape $(B,)$ by name, or one with a column for each of `names`.
         names: The names of columns.
         values: The names of labels, such as `{"hair": ("black", "brown")}`, for `found["hair=brown"]`.
         on: What the heads take: latent points `z`, or mapped ones `w`.
@@ -175,10 +174,8 @@ def _head_losses(outputs: Tensor, column: Column, *, reduction: str = "mean") ->
 
 
 def _driven(base: Energy, outputs: Callable[[Tensor], Tensor], columns: Sequence[Column], z: Tensor, seed: int) -> Tensor:
-    """Returns where latent points flow if the labels of other pictures, drawn at random, are asked of the heads.
-
-    Heads that are right on draws of the prior may be wrong there, and samplers without noise and edits go there.
-    """
+    """Returns where latent points flow if the labels of other pictures, drawn at random, are asked of the heads. Heads that are right on
+    draws of the prior may be wrong there, and samplers without noise and edits go there."""
     drawn = torch.randint(len(columns[0].target), (len(z),), generator=torch.Generator().manual_seed(seed)).to(z.device)
     asked = [column.rows(drawn) for column in columns]
 

@@ -142,8 +142,7 @@ def latent(
 
     Args:
         generator: A `Generator`, or the module or function that one is made of.
-        prior: The density of latent points: the number or shape of standard normal numbers, a distribution of torch, or an energy with a
-            known `event_shape`.
+        prior: The density of latent points: the number or shape of standard normal ones, a distribution, or an energy with `event_shape`.
         mapping: The mapping, if `generator` is not a `Generator`.
         name: The name in expressions.
 

@@ -77,8 +77,7 @@ def descend(
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Returns where points flow down a potential, $du / d\tau = -\nabla_u U$, in unconstrained coordinates $u$ of their support.
 
-    $U$ is called with points of shape $(b, *)$ and the rows of the start that they belong to. For the results, `tolerance` and `rounds` see
-    `integrate`.
+    $U$ is called with points of shape $(b, *)$ and their rows of the start. For the results, `tolerance` and `rounds` see `integrate`.
     """
     try:
         inside = biject_to(constraints.real if support is None or support is ce.supports.circle else support)

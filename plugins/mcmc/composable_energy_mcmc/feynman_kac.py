@@ -61,11 +61,10 @@ class FeynmanKac(NoiseLevels):
     `composable_energy_mcmc.level_gradient`). At the last step the points move to their denoised places, as in `annealed`.
 
     A run costs about `levels * (corrector_steps + 1)` gradients of each leaf. `trace.scalars` has the noise level `sigma`, the effective
-    number of chains `ess`, the number of first points that the chains descend from, `ancestors`, and `log_z`, the estimate of the
-    logarithm of $\int q$, where the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by
-    large factors, and with many dimensions in which the leaves differ. Weights that collapse are dropped: from there on draws follow the
-    correctors alone, and `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is
-    not used.
+    number of chains `ess`, the number of first points that are `ancestors`, and `log_z`, the estimate of the logarithm of $\int q$, where
+    the leaves are normalised. A collapse of the weights warns. It comes with evidence that is sharpened by large factors, and with many
+    dimensions in which the leaves differ. Weights that collapse are dropped: from there on draws follow the correctors alone, and
+    `weighted` in `trace.scalars` is 0. Resampling makes draws depend on the number of chains; `init` is not used.
 
     Args:
         levels: The number of noise levels, at least 2, falling geometrically; None takes 100, more for a range above .02 to 10.
@@ -189,8 +188,11 @@ class FeynmanKac(NoiseLevels):
             state = self._descend(density, state, s, n, noise)
         else:
             count = max(count, _LAST_STEPS) if self._weighs else count
+        length = self.delta * n**2
+        scale = math.sqrt(2 * length - length**2 / (n**2 + self._spread**2))  # exact for a Gaussian with the standard deviation `_spread`
         for number in range(1, count + 1):
-            state = self._correct(density, state, n, noise.normal(state.x, stream=2 * number))
+            x = torch.add(state.x - length * state.grad, noise.normal(state.x, stream=2 * number), alpha=scale)
+            state = self._move(density, state, x, n)
         if step >= self.total_steps:
             state = self._move(density, state, torch.sub(state.x, state.grad, alpha=n**2), n)
             first = self._first(state.x)
@@ -262,12 +264,6 @@ class FeynmanKac(NoiseLevels):
             density.known.to(log_weight.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0
         )
         return replace(after, log_weight=log_weight, residual=residual) if self._weighs else after
-
-    def _correct(self, density: ComposedDensity, state: WeightedParticles, level: float, xi: Tensor) -> WeightedParticles:
-        """Takes a Langevin step at a level; it is exact for a Gaussian with the standard deviation `spread`."""
-        length = self.delta * level**2
-        scale = math.sqrt(2 * length - length**2 / (level**2 + self._spread**2))
-        return self._move(density, state, torch.add(state.x - length * state.grad, xi, alpha=scale), level)
 
     def _move(
         self, density: ComposedDensity, state: WeightedParticles, x: Tensor, level: float, log_density: Tensor | None = None

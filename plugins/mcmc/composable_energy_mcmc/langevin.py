@@ -229,10 +229,8 @@ class Underdamped(Sampler):
     is of the order of $h^2$.
 
     Args:
-        step_size: $h > 0$, in units of $x$; that of `langevin` is $\lambda = h^2$. None tunes it on pilot chains, so that `max_bias`
-            holds.
-        friction: $\gamma > 0$, by time: the momentum is forgotten after about $1 / \gamma h$ steps. Near $2 / s$ a
-            Gaussian forgets where it began fastest.
+        step_size: $h > 0$, in units of $x$; $\lambda = h^2$ is that of `langevin`. None tunes it on pilot chains, for `max_bias`.
+        friction: $\gamma > 0$, by time: forgets the momentum in about $1 / \gamma h$ steps. A Gaussian mixes fastest near $2 / s$.
         temperature: $T \ge 0$; 0 rolls down to a mode.
         max_bias: The relative loss of the variance of a momentum, $h^2 / 4 s^2$, to tune for: that of a Gaussian, along the coordinate with
             the steepest gradients. The bias of points is smaller.

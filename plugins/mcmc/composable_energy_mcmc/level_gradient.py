@@ -94,10 +94,8 @@ def _solve(z: Tensor, slope: Tensor, near: Tensor, variance: Tensor, slope_at: C
 
 
 def _lengthen(near: Tensor, far: Tensor, variance: Tensor, step: Tensor, reach: Tensor) -> Tensor:
-    r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end.
-
-    Along $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord.
-    """
+    r"""Returns by how much the solution along the gradient is longer than that of the first difference, where it lies beyond its end. Along
+    $z - t g$, with gradients $s(t)$ in units of $g$, the solution is $s(t) = t / v$. Between the two points it follows their chord."""
     chord = (near - far) / (reach - step)
     found = (near + chord * step) / (1 / variance + chord)
     straight = 1 / (1 / variance + (1 - near) / step)
@@ -171,11 +169,10 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     \nabla E = \nabla E_n + C\, (I + v \nabla^2 E_p(\hat x))^{-1}\, \nabla E_p(\hat x), \quad C = I - \sigma^2 \nabla^2 E_n.$$
 
     The data vary around the denoised point with the covariance $\sigma^2 C$, and $v$ is their variance along $\nabla E_p$. So a precise
-    term, such as a measurement, pulls no more than what is known at this level allows. A term that levels off downhill is not widened by
-    $I + v \nabla^2 E_p$; see `widen`. For Gaussian data with equal variances and quadratic $E_p$, or any Gaussian data and linear $E_p$,
-    the result is the gradient of the density with noise. Products with $C$ are
-    differences of two gradients, so that scores have them too. Inside of a mixture, terms are evaluated at the denoised point of the same
-    expression without them.
+    term, such as a measurement, pulls no more than is known at this level. A term that levels off downhill is not widened by $I + v
+    \nabla^2 E_p$; see `widen`. For Gaussian data with equal variances and quadratic $E_p$, or any Gaussian data and linear $E_p$, the
+    result is the gradient of the density with noise. Products with $C$ are differences of two gradients, so that scores have them too.
+    Inside of a mixture, terms are evaluated at the denoised point of the same expression without them.
 
     Args:
         held: The result at nearby points of this level, whose `slope` is kept where terms add: an expensive network then counts once.

@@ -1,8 +1,7 @@
 r"""Where samplers along noise levels start: the range of levels that an expression knows, and the Gaussian at the highest one.
 
 At a noise level far above the spread of the data, $p_\sigma$ is nearly the Gaussian $N(m, \operatorname{diag}(V) + \sigma^2 I)$, and the
-denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2)^{-1} (x - m)$. A level where it is not is too low to
-start from.
+denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2)^{-1} (x - m)$. Other levels are too low to start from.
 """
 
 import math
@@ -180,10 +179,8 @@ def _declared(energy: Energy) -> bool:
 
 
 def _evaluated(energy: Energy) -> bool:
-    """Returns whether the levels are those of one density, whose author recommends a sampler, and so has evaluated them.
-
-    Nobody has evaluated the levels of several, as of `A & B` that are not relative to one base.
-    """
+    """Returns whether the levels are those of one density, whose author recommends a sampler, and so has evaluated them. Nobody has
+    evaluated the levels of several, as of `A & B` that are not relative to one base."""
     leaves = [part for part in energy.modules() if isinstance(part, Energy) and not getattr(part, "terms", ())]
     known = [leaf for leaf in leaves if leaf.recommended is not None and leaf.recommended.sampler == "annealed"]
     densities = [base.energy for leaf in known for base in leaf.bases] + [leaf for leaf in known if not leaf.bases]
@@ -257,10 +254,8 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
 
 
 def _regress(gap: Tensor, change: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns the slope of denoised points by coordinate, its standard error, and the slope before it is limited.
-
-    A coordinate has a slope of its own where it differs from that of all by three standard errors.
-    """
+    """Returns the slope of denoised points by coordinate, its standard error, and the slope before it is limited. A coordinate has a slope
+    of its own where it differs from that of all by three standard errors."""
     squares = gap.square().sum(0)
     pooled = ((gap * change).sum() / squares.sum()).expand_as(squares)
     if len(gap) < _PER_COORDINATE:

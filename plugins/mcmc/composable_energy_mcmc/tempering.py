@@ -171,10 +171,7 @@ def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> t
 
 
 def _keep_finite(after: Replicas, before: Replicas) -> Replicas:
-    """Returns the chains of `after`, or of `before` where a replica became non-finite.
-
-    A first replica of infinite energy is kept, as it never swaps.
-    """
+    """Returns the chains of `after`, or of `before` where one became non-finite; the first replica may, as it never swaps."""
     rest = [values[:, 1:].reshape(len(values), -1) for values in (after.points, after.energies, after.grads)]
     finite = torch.stack([values.isfinite().all(1) for values in rest]).all(0) & ~after.energies[:, 0].isnan()
     pairs = (after.points, before.points), (after.energies, before.energies), (after.grads, before.grads)

@@ -173,10 +173,7 @@ def mean_acceptance(rates: Tensor) -> Tensor:
 
 
 def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tuple[State, Tensor, int]:
-    """Takes a step; returns the state, the acceptance with NaN outside the support, and the number of leapfrogs.
-
-    Chains that would become non-finite stay, as if rejected.
-    """
+    """Takes a step; returns the state, the acceptance, NaN outside the support, and the leapfrogs. Chains that run away stay."""
     proposal, log_ratio, count = sampler.propose(energy, state, noise)
     log_ratio = torch.where(finite_rows(proposal) & log_ratio.isfinite(), log_ratio, -torch.inf)
     state, info = choose(state, proposal, log_ratio, noise)
@@ -197,10 +194,7 @@ def mean_rate(rates: Tensor, jumps: bool) -> float:
 
 
 def lost_to_jumps(coarse: ChEES, energy: Energy, state: State, noise: Noise) -> float:
-    """Returns the mean acceptance that trajectories lose for any step size, because the energy jumps; 0 if short steps lose much less.
-
-    Trajectories that end outside the support do not count.
-    """
+    """Returns the mean acceptance that all step sizes lose to jumps of the energy within the support; 0 if short steps lose much less."""
     here, fine = finite_rows(state), replace(coarse, step_size=(coarse.step_size or 0.0) / _FINER)
     loss, rest = (1 - take_step(some, energy, state, noise.at(_LONG))[1][here].nanmean().item() for some in (coarse, fine))
     return rest if rest > max(_JUMPS * loss, _SMALL) else 0.0

@@ -116,11 +116,8 @@ def _slow_directions(sampler: ChEES, means: Tensor) -> Tensor:
 def _adapt_step_size(
     sampler: ChEES, energy: Energy, state: State, noise: Noise, steps: int, trajectory: float | None, points: CovarianceEstimator | None
 ) -> _Window:
-    """Runs a window, and adds the points of its second half to `points`.
-
-    Trajectories last the given time, with as many leapfrogs as a window allows; None stands for that many leapfrogs. A step size that the
-    sampler has stays.
-    """
+    """Runs a window, and adds the points of its second half to `points`. Trajectories last the given time, or None, with as many leapfrogs
+    as a window allows. A step size that the sampler has stays."""
 
     def trial(length: float) -> ChEES:
         longest = _LEAPFROGS * length
@@ -204,10 +201,8 @@ def measure_mixing(
 
 
 def _longest_correlation_time(values: Tensor) -> float:
-    """Returns the longest correlation time of numbers with shape (steps, chains, k), in steps; infinite if they say nothing.
-
-    Correlations come from mean square differences, which are precise where they are near 1, up to the first that is not positive.
-    """
+    """Returns the longest correlation time of numbers with shape (steps, chains, k), in steps; infinite if they say nothing. Correlations
+    come from mean square differences, which are precise where they are near 1, up to the first that is not positive."""
     values = values - values.mean((0, 1))
     variances = values.square().mean((0, 1))
     times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)

@@ -78,10 +78,7 @@ class SideChainEnergy(Energy):
         return energies if chi.ndim == 2 else energies.sum(1)
 
     def of_each(self, chi: Tensor, context: Tensor) -> Tensor:
-        r"""Returns the energies, with shape $(B, K)$, of several points for each context, with shape $(B, K, 4)$.
-
-        Each context is evaluated once.
-        """
+        """Returns the energies, with shape $(B, K)$, of several points, with shape $(B, K, 4)$, for each context, evaluated once."""
         check_context(context, chi[:, 0].shape)
         return self._combine(self._angle_features(chi, context[:, None]), self._scales(context)[:, None])
 

@@ -101,10 +101,7 @@ class Parts:
         return torch.cat([*found, *(term(states[None, : self.horizon]) for term in self.rest)])
 
     def broken(self, x: Tensor) -> Tensor:
-        """Returns which of the trajectories, of shape $(B, T, d)$, cannot be: with shape $(B,)$.
-
-        One move is all but forbidden, a waypoint is missed, or a zone is entered.
-        """
+        """Returns which trajectories $(B, T, d)$ contain an all but forbidden move, miss a waypoint or enter a zone, with shape $(B,)$."""
         states, ends = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
         moves = self.of_moves(states, ends).unflatten(0, (len(x), -1))
         found = moves.amax(1) > moves.median(1).values + _FORBIDDEN

@@ -32,10 +32,7 @@ def features(states: Tensor, angles: Sequence[int], scale: Tensor, waves: int = 
 
 
 class GaussianStep(nn.Module):
-    r"""A Gaussian of the change of a state, $s' - s \sim N(\mu(s), L L^\top(s))$, with a network for $\mu$ and $L$.
-
-    Some axes of states are angles; `size` is the numbers of a state, $d$.
-    """
+    r"""A Gaussian of the change of a state of $d$ numbers, `size`, some angles: $s' - s \sim N(\mu(s), L L^\top(s))$, by a network."""
 
     def __init__(self, size: int, angles: Sequence[int] = (), hidden: int = 64) -> None:
         super().__init__()

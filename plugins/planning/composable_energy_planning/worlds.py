@@ -163,8 +163,7 @@ class Arm(World):
 class Car(World):
     r"""A car $(x, y, \theta, v)$ with inertia: an action turns it and changes its speed, and it slips a little sideways and along.
 
-    It moves by its old speed and direction, $(x, y)' = (x, y) + v (\cos\theta, \sin\theta) + \text{slip}$, so an action shows in the
-    position one step later.
+    It moves by its old speed and direction, $(x, y)' = (x, y) + v (\cos\theta, \sin\theta) + \text{slip}$: an action shows a step later.
 
     Args:
         blocks: The obstacles as boxes `(x, y, half width, half height)`; None for the standard ones.

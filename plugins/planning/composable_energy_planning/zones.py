@@ -57,8 +57,7 @@ class Entered(nn.Module):
     $P(\text{never}) = \prod_s (1 - P(s\ \text{inside}))$ over all states and points on the line between states in succession.
 
     Args:
-        distance: $a$, a function of states of shape $(B, d)$ that returns shape $(B,)$, or $(B, n)$ for the least of $n$ distances;
-            negative inside.
+        distance: $a$, a function of states of shape $(B, d)$, with shape $(B,)$, or $(B, n)$ to take the least; negative inside.
         width: $w$, the width of the border.
         between: The number of points between states.
         margin: A distance that is added around the zone.

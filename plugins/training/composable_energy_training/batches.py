@@ -1,7 +1,6 @@
 """Batches by step: the rows of a step are a function of (seed, step) alone, so a run can resume at any step.
 
-Data with an index are shuffled again in each epoch; a batch may end one epoch and begin the next. An iterable is read by every process, and
-each takes its own rows.
+Data with an index are shuffled in each epoch; a batch may end one and begin the next. Each process reads an iterable, and takes its rows.
 """
 
 from __future__ import annotations
@@ -70,8 +69,7 @@ class Prepared:
 
     Args:
         data: Data in any form that `Trainer` takes.
-        preparation: A function of (points, noise) that returns points, such as `composable_energy_image.data.Preparation`; None changes
-            nothing.
+        preparation: A function of (points, noise) to points, such as `composable_energy_image.data.Preparation`, or None.
 
     Raises:
         OptionError: The preparation is no function.

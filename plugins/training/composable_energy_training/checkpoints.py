@@ -41,10 +41,7 @@ class Checkpoint:
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints of a run: files in a folder, or the last one in memory without a folder.
-
-    All processes call its methods at the same time, except `path`.
-    """
+    """Saves and loads the checkpoints of a run, in a folder or memory. All processes call its methods at the same time, except `path`."""
 
     def __init__(self, folder: Path | None, keep: int, ranks: Ranks) -> None:
         self.folder, self.keep, self.ranks = folder, keep, ranks

@@ -1,7 +1,4 @@
-r"""Contrastive divergence: lowers the energy of data and raises the energy of the model's chains.
-
-The improved form also trains through the last step of the sampler.
-"""
+"""Contrastive divergence: lowers the energy of data and raises that of chains, improved also through the last step of the sampler."""
 
 import math
 import warnings
@@ -42,13 +39,11 @@ class ContrastiveDivergence(Objective):
 
     $$\langle E(x) - E(x') \rangle + \alpha \langle E(x)^2 + E(x')^2 \rangle$$
 
-    If the chains are samples of the model, its gradient at $\alpha = 0$ is that of the negative log likelihood,
-    $\langle \nabla_\theta E \rangle_\text{data} - \langle \nabla_\theta E \rangle_\text{model}$ (Hinton, 2002). Persistent chains
-    (Tieleman, 2008) approximate it better than short ones. The squares keep energies near zero, since the difference does not determine
-    their level (Du & Mordatch, 2019).
+    If the chains are samples of the model, its gradient at $\alpha = 0$ is that of the negative log likelihood, $\langle \nabla_\theta E
+    \rangle_\text{data} - \langle \nabla_\theta E \rangle_\text{model}$ (Hinton, 2002). Persistent chains (Tieleman, 2008) do better than
+    short ones. The squares keep energies near zero, since the difference does not determine their level (Du & Mordatch, 2019).
 
-    Energies of data and chains are computed with the same weights, in training mode; chains run in eval mode. A chain that diverges is
-    replaced by a new start.
+    Energies of data and chains have the same weights, in training mode; chains run in eval mode. A diverged chain gets a new start.
 
     Args:
         steps: Steps of each chain for each training step.
@@ -56,8 +51,7 @@ class ContrastiveDivergence(Objective):
         options: Options of the sampler.
         buffer: Slots of the replay buffer, over all processes; at least the batch size.
         fresh: The probability that a row gets a new start instead of its chain.
-        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); for chains that do not persist also `"data"`, as in
-            Hinton (2002).
+        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); without persistence also `"data"`, as in Hinton (2002).
         l2: $\alpha$.
         condition: An attribute of the data, classes or numbers, that becomes the condition `y` of the energy, for data and chains alike. A
             chain of the buffer continues under the value of the row that draws it.

@@ -71,16 +71,18 @@ class EnergyMatching(Objective):
         self.l2, self.condition = check_number("l2", l2, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalar is `flow`, the flow term; after the warm-up also those of `ContrastiveDivergence`, and the share of
-        chains that `diverged`.
-        """
+        """Returns the loss. Its scalars: `flow` and, after the warm-up, those of `ContrastiveDivergence` and the share that `diverged`."""
         energy, warm = require_energy(model), batch.step <= self.warm_up
         conditions = get_conditions(energy, batch, self.condition)
         flow = self._flow(energy, batch, conditions, warm) if warm or self.flow else batch.x.new_zeros(())
         scalars = {"flow": flow.detach()}
         if warm:
             return Loss(flow, scalars)
-        chains, diverged = self._chains(energy, batch, conditions)
+        copy = twin(energy).given(**conditions) if conditions else twin(energy)
+        keyed = batch.noise.child(f"chains {batch.step}")
+        at_data = torch.tensor([row % 2 == 1 for row in batch.noise.chains], device=batch.x.device)
+        start = torch.where(unsqueeze_to(at_data, batch.x), batch.x, keyed.child("start").normal(batch.x))
+        chains, diverged = run_langevin(lambda x: energy_and_gradient(copy, x)[1], start, keyed, self._factors(at_data))
         value, contrasted = contrast(model, batch.x, chains, conditions, self.l2)
         return Loss(self.flow * flow + self.weight * self.temperature * value, {**contrasted, **scalars, "diverged": diverged})
 
@@ -109,14 +111,6 @@ class EnergyMatching(Objective):
         costs = torch.cdist(data, noise).square().cpu().numpy()
         order = torch.stack([torch.from_numpy(assign(cost)[1]) + i * self.coupling for i, cost in enumerate(costs)]).flatten()
         return start[order.to(start.device)]
-
-    def _chains(self, energy: Energy, batch: Batch, conditions: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Returns negative samples, and the share of chains that diverged."""
-        copy = twin(energy).given(**conditions) if conditions else twin(energy)
-        keyed = batch.noise.child(f"chains {batch.step}")
-        at_data = torch.tensor([row % 2 == 1 for row in batch.noise.chains], device=batch.x.device)
-        start = torch.where(unsqueeze_to(at_data, batch.x), batch.x, keyed.child("start").normal(batch.x))
-        return run_langevin(lambda x: energy_and_gradient(copy, x)[1], start, keyed, self._factors(at_data))
 
     def _factors(self, at_data: Tensor) -> Iterator[tuple[Factor, Factor]]:
         drift = self.step_size * self.temperature

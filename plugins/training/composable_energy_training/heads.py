@@ -66,9 +66,8 @@ class ValueHeads(Objective):
     uniform between two levels: $\sum_a \tfrac12 (v_a - f_a)^2 / w_a^2 + \log w_a$.
 
     A head at level $\sigma$ learns the Gaussian that is closest to the posterior of the numbers given the noisy point;
-    `composable_energy.GaussianHead` converts it to energies. The model is called with points and levels, `model(x, sigma)`. It returns the
-    means $f$ followed by the log widths $\log w$, with shape $(B, 2 \cdot \text{dims})$; log widths are clamped to $[-5, 1]$. Rows with a
-    NaN add nothing.
+    `composable_energy.GaussianHead` converts it to energies. The model is called with points and levels, `model(x, sigma)`. It returns
+    means $f$, then log widths $\log w$, clamped to $[-5, 1]$, with shape $(B, 2 \cdot \text{dims})$. Rows with a NaN add nothing.
 
     Args:
         name: The name of the numbers in the data; they have shape $(B,)$ or $(B, \text{dims})$.
@@ -164,9 +163,7 @@ class JointEnergyClassifier(ContrastiveDivergence):
         super().begin(model, context)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are those of `ContrastiveDivergence`, `cross_entropy`, the mean over all rows, and `accuracy`, the
-        share of known labels that are predicted.
-        """
+        """Returns the loss. Its scalars: those of `ContrastiveDivergence`, the mean `cross_entropy`, and the `accuracy` on known labels."""
         labels, divergence = get_labels(batch, self.label), super().loss(model, batch)
         logits = model.logits(batch.x)  # pyright: ignore[reportCallIssue]
         if logits.ndim != 2 or len(logits) != len(batch.x):
@@ -183,14 +180,12 @@ class LabelContrast(Objective):
     $$\Bigl\langle E(x, y) + \log \sum_{y' \in S} e^{-E(x, y')} \Bigr\rangle + \alpha \langle E(x, y)^2 \rangle$$
 
     A softmax layer raises the energies of all its classes on each point. Here $S$ may be the classes of the present task: energies of other
-    classes change only through shared weights, so that a network that learns classes one after the other, without earlier data, forgets
-    less. With all classes as $S$ it is the usual cross entropy. It trains a classifier, not a density of points; add an objective such as
-    `ContrastiveDivergence` for that.
+    classes change only through shared weights, so a network that learns classes in turn, without earlier data, forgets less. With all
+    classes as $S$ it is the usual cross entropy. It trains a classifier; add an objective such as `ContrastiveDivergence` for a density.
 
     Args:
         condition: The attribute of the data with the class; it becomes the condition `y` of the energy.
-        classes: $S$, class numbers that contain all labels of the data; None for the classes that occur in the batch, which needs no
-            knowledge of tasks.
+        classes: $S$, class numbers that contain all labels of the data; None for the classes in the batch, without knowledge of tasks.
         l2: $\alpha$.
 
     Raises:

@@ -284,9 +284,7 @@ class EnergyDiscrepancy(Objective):
         self.stabilizer, self.condition = check_number("stabilizer", stabilizer, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        r"""Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over the noisy points, and `magnitude`, the mean
-        absolute energy.
-        """
+        """Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over noisy points, and `magnitude`, the mean of $|E|$."""
         conditions, scale = get_conditions(require_energy(model), batch, self.condition), math.sqrt(self.variance)
         centers = batch.x + scale * batch.noise.child("there").normal(batch.x)
         back = batch.noise.child("back")

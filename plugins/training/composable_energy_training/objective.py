@@ -1,8 +1,7 @@
 r"""The interface of a training objective: the loss of a model on a batch, and the state that it keeps between steps; and weighted sums.
 
-A training step works on one batch of $B$ rows. Several processes may share a batch; each computes its own rows. All randomness of a step
-comes from the batch's `noise`, which is keyed by (seed, row, step). So the weights do not depend on the number of processes, nor on
-interruptions of the run.
+A training step works on one batch of $B$ rows. Processes may share a batch; each computes its own rows. All randomness of a step comes from
+the batch's `noise`, keyed by (seed, row, step). So the weights do not depend on the number of processes, nor on interruptions of the run.
 """
 
 import inspect
@@ -99,8 +98,7 @@ class Objective(ABC):
         The model is in training mode and its parameters require gradients; an implementation that changes either restores it.
 
         Raises:
-            OptionError: The model is not one that the objective trains, such as no energy or one without the condition, or the data lack
-                the attribute.
+            OptionError: The objective does not train such a model, as without the condition, or the data lack the attribute.
             ShapeError: Labels or outputs of the model have another shape than the objective takes.
         """
 
@@ -117,10 +115,7 @@ class Objective(ABC):
 
 
 def constructor_arguments(objective: Objective) -> dict[str, Any]:
-    """Returns the constructor's arguments of an objective by name.
-
-    If an attribute of the same name is a number, text or bool, its present value is returned, since it may have been changed.
-    """
+    """Returns the constructor's arguments of an objective by name, with present values of attributes that are numbers, texts or bools."""
     args, kwargs = objective._arguments
     bound = inspect.signature(type(objective)).bind(*args, **kwargs)
     bound.apply_defaults()

@@ -106,10 +106,7 @@ class Optimizer:
         return {key: value for key, value in asdict(self).items() if key not in apart}
 
     def clip_(self, optimizer: torch.optim.Adam) -> Tensor:
-        """Clips gradients in place and returns their total norm before clipping, with shape $()$.
-
-        If the norm is not finite, the gradients must not be used.
-        """
+        """Clips gradients in place and returns their norm before, with shape $()$. If it is not finite, do not use the gradients."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"] if parameter.grad is not None]
         if isinstance(self.clip, (int, float)):
             return nn.utils.clip_grad_norm_(parameters, self.clip)

@@ -23,10 +23,9 @@ _CUDA_CAPABILITY = (8, 0)
 def native_precision(device: torch.device, flags: Collection[str] | None = None) -> Precision:
     """Returns `"bfloat16"` if a device has instructions for it, else `"float32"`.
 
-    Without such instructions bfloat16 is emulated: convolutions take twice the time of float32 with AVX-512, and 10 to 20 times with AVX2.
-    A CPU is native if it is an x86 processor with `avx512_bf16` or `amx_bf16`, torch has oneDNN, and the environment variable
-    `ONEDNN_MAX_CPU_ISA` does not exclude these instructions; a GPU if its CUDA capability is 8.0 or more. The choice depends on the machine
-    alone, not on its load.
+    Without such instructions bfloat16 is emulated: convolutions take twice the time of float32 with AVX-512, 10 to 20 times with AVX2. A
+    CPU is native if it is x86 with `avx512_bf16` or `amx_bf16`, torch has oneDNN, and the environment variable `ONEDNN_MAX_CPU_ISA` does
+    not exclude these instructions; a GPU if its CUDA capability is 8.0 or more. The choice depends on the machine alone, not on its load.
     """
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= _CUDA_CAPABILITY

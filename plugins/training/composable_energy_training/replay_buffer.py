@@ -1,8 +1,7 @@
 r"""A replay buffer: chains that continue from one training step to the next, for persistent contrastive divergence.
 
 The $S$ slots are divided into one *lane* for each of the $B$ rows of a batch: row $i$ owns the slots from $\lfloor iS/B \rfloor$ up to
-$\lfloor (i+1)S/B \rfloor$. So no slot is drawn twice in a batch, no slot is shared by two processes, and the chains do not depend on the
-number of processes.
+$\lfloor (i+1)S/B \rfloor$. So no slot is drawn twice in a batch or shared by processes, and chains do not depend on their number.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,8 +29,7 @@ class ReplayBuffer:
     Args:
         capacity: The number of slots $S$, at least the batch size; 10,000 pictures of 3 x 32 x 32 take 123 MB of float32.
         context: The part of the run that this process computes.
-        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise) that returns points with the shape of `like`. All slots
-            hold starts at first.
+        start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise) to points like `like`. All slots hold starts at first.
         fresh: The probability that a row gets a new start instead of its slot's chain.
         augment: A function of (points, noise) that is applied to chains when they are drawn, such as an `Augmentation`.
 

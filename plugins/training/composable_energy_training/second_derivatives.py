@@ -51,10 +51,7 @@ class _Stage:
 
 
 class _Layers(TorchFunctionMode):
-    """Replaces layers of an energy by those with fast second derivatives.
-
-    `alone` says that nothing else reads the gradient of the points, so that it is needed in the first pass alone.
-    """
+    """Replaces layers by those with fast second derivatives. With `alone` only the first pass needs the gradient of the points."""
 
     def __init__(self, point: Tensor, alone: bool) -> None:
         super().__init__()
@@ -169,10 +166,6 @@ def _differentiate(gradient: Tensor, x: Tensor, weight: Tensor, sizes: Any, need
     return torch.ops.aten.convolution_backward(gradient, x, weight, [len(weight)], *sizes, False, zeros, groups, needed)
 
 
-def _silu(_: _Layers, input: Tensor, inplace: bool = False) -> Tensor | None:
-    return _Silu.apply(input) if input.requires_grad and not inplace else None
-
-
 class _Silu(Function):
     r"""$x\, \sigma(x)$."""
 
@@ -256,6 +249,6 @@ class _Average(Function):
 _PLAIN = (Tensor, Parameter)  # subclasses may have layers of their own
 _REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolve),
-    F.silu: _silu,
+    F.silu: lambda _, input, inplace=False: _Silu.apply(input) if input.requires_grad and not inplace else None,
     F.avg_pool2d: _average,
 }

@@ -106,10 +106,7 @@ def get_parameters(function: Callable[..., Any], without: Collection[str] = ()) 
 
 
 def check_setting(key: str, value: Any, annotation: Any) -> Any:
-    """Returns the value of a setting, converted to plain data.
-
-    A path becomes a text, a whole number a float if the type is float, and the text `none` None if the type includes None.
-    """
+    """Returns a setting as plain data: a path as text, a whole number as float for floats, the text `none` as None if it may be None."""
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     choices = typing.get_args(annotation) if union else (annotation,)
     if isinstance(value, Path):

@@ -21,10 +21,7 @@ from composable_energy_training.ranks import Ranks
 
 
 class EMA:
-    r"""Exponential moving average (EMA) of a model's parameters, in a copy of the model.
-
-    Buffers, such as the vectors of spectral normalization, are copied unchanged.
-    """
+    """Exponential moving average (EMA) of a model's parameters, in a copy; buffers, as of spectral norms, are copied unchanged."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -71,7 +68,10 @@ class TrainStep:
         parts: list[dict[str, Tensor]] = []
         for number, part in enumerate(split_batch(batch, self.accumulate), 1):
             with self.ranks.detect_loss(), nullcontext() if number == self.accumulate else self.ranks.skip_sync(self._losses):
-                self._seed(part.noise.child(f"torch {part.noise.step} {part.noise.chains[0]}").seed)
+                seed = part.noise.child(f"torch {part.noise.step} {part.noise.chains[0]}").seed  # for dropout
+                torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would keep a stack trace of each call until a GPU is used
+                if self.device.type == "cuda":
+                    torch.cuda.manual_seed(seed)
                 value, scalars = self._losses(part)
                 self.scaler.scale(value / self.accumulate).backward()
             parts.append({"loss": value.detach().float(), **scalars})
@@ -100,12 +100,6 @@ class TrainStep:
             self.optimizer.state[parameter][key] = own.detach()
         if scaler:
             self.scaler.load_state_dict(scaler)
-
-    def _seed(self, seed: int) -> None:
-        """Seeds torch's generators, for dropout. `torch.manual_seed` would keep a stack trace of each call until a GPU is used."""
-        torch.default_generator.manual_seed(seed)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
 
     def _means(self, parts: list[dict[str, Tensor]], norm: Tensor) -> dict[str, float]:
         """Averages scalars over parts and processes; a single process waits for the device once."""

@@ -65,13 +65,8 @@ class TritonKernel(Kernel):
                 x if gradient is None else gradient,
                 out,
                 out if out_momentum is None else out_momentum,
-                float(coefficients.drift),
-                float(coefficients.scale),
-                float(coefficients.keep),
-                float(coefficients.move),
-                float(low),
-                float(high),
-                *map(_signed, words),
+                *map(float, (coefficients.drift, coefficients.scale, coefficients.keep, coefficients.move, low, high)),
+                *(word - 2**32 if word >= 2**31 else word for word in words),  # 32 bits as numbers with a sign
                 rows,
                 size,
                 GRADIENT=gradient is not None,
@@ -95,8 +90,3 @@ class TritonKernel(Kernel):
         import triton
 
         return not isinstance(self._step, triton.JITFunction)
-
-
-def _signed(word: int) -> int:
-    """Returns 32 bits as a number with a sign."""
-    return word - 2**32 if word >= 2**31 else word

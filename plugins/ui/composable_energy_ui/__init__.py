@@ -2,8 +2,7 @@
 
     composable-energy ui
 
-The page comes from a small server of the standard library and loads nothing from other hosts. Samples are drawn in a process of their own,
-one order after another.
+A small server of the standard library has the page, which loads nothing from other hosts. A process of its own draws, order by order.
 """
 
 from composable_energy.lazy import attach_stub

@@ -1,7 +1,4 @@
-r"""The family `plane`: closed-form energies of points $(x_1, x_2)$ that can be drawn.
-
-Four members are densities of their own, the others are events over one base, a wide Gaussian.
-"""
+"""The family `plane`: energies of points $(x_1, x_2)$ to draw. Four members are densities, the others events over a wide Gaussian."""
 
 import math
 from collections.abc import Callable, Mapping

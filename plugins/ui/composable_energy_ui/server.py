@@ -248,10 +248,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _same_site(self) -> bool:
-        """Returns whether the request is for this server and from its own page.
-
-        Another site could let its name point to this computer, and read what it asks for. It may link to the page, and nothing else.
-        """
+        """Returns whether the request is for this server and from its own page. Another site could let its name point to this computer, and
+        read what it asks for. It may link to the page, and nothing else."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
         own = self.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin") or self.path == "/"
         try:

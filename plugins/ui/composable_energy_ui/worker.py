@@ -167,7 +167,9 @@ class Worker:
                 event = self._pipe.recv()
                 done = event["kind"] == "done"
                 if event["kind"] == "points":
-                    self._keep(job, event["points"])
+                    self._kept[job.name] = Kept(job.orders, event["points"])
+                    while len(self._kept) > _KEPT:
+                        self._kept.popitem(last=False)
                 elif not done:
                     yield event
         except (EOFError, OSError):
@@ -177,11 +179,6 @@ class Worker:
             if not done:
                 self.close()
                 self.start()
-
-    def _keep(self, job: _Job, points: np.ndarray) -> None:
-        self._kept[job.name] = Kept(job.orders, points)
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
 
 
 def error_event(error: BaseException) -> Event:

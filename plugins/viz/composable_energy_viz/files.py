@@ -123,10 +123,7 @@ def layout(n: int) -> tuple[int, int]:
 
 
 def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0) -> None:
-    """Writes images with shape $(n, C, H, W)$ as a grid, with metadata for a PNG file.
-
-    A grid whose width and height are below `least` pixels is enlarged by a whole factor.
-    """
+    """Writes images $(n, C, H, W)$ as a grid, with metadata in a PNG file; one below `least` pixels is enlarged by a whole factor."""
     from PIL import Image
 
     n, _, height, width = images.shape

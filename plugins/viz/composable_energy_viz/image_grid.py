@@ -46,8 +46,7 @@ def grid(
         value_range: The values of black and white; values outside are clipped.
         scale: By how much images are enlarged, a whole number; None makes the sheet at least 512 pixels wide. Pixels of images below 32
             pixels stay squares, larger images are smoothed.
-        path: A file to write as well. In a PNG file without labels and with the range 0 to 1, `composable-energy explain` finds the single
-            images.
+        path: A file to write as well. `composable-energy explain` finds the images in a PNG file without labels in the range 0 to 1.
 
     Raises:
         OptionError: A value is not finite, an option is out of range, or the file cannot be written.

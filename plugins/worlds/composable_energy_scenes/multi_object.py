@@ -64,10 +64,7 @@ def multi_object_world(**changes: object) -> Objects:
 
 
 def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int) -> np.ndarray:
-    """Returns the position of one random object of each picture: the only label that training uses.
-
-    Whether each object exists has shape $(N, K)$, their positions $(N, K, 2)$.
-    """
+    """Returns the position of a random object of each picture, the only label of training, by existence $(N, K)$ and places $(N, K, 2)$."""
     if not present.any(1).all():
         raise OptionError("Each picture needs at least one object.")
     chance = np.random.default_rng([seed, 1]).random(present.shape)

@@ -1,7 +1,6 @@
 r"""Spatial codes: a few numbers for each patch of 8 x 8 pixels, and the energy of such codes.
 
-A single code for the whole picture has to represent every combination of objects. Here each object is encoded at its position, so pictures
-of four objects are as easy as those of one.
+A single code has to represent every combination of objects. Here each is encoded at its position, so four objects are as easy as one.
 """
 
 from typing import cast
@@ -65,8 +64,7 @@ class PatchCoder(nn.Module):
 class PatchNetwork(ce.Energy):
     r"""The energy of codes alone, $B(z, \sigma) = \tfrac12 |u|^2 + \langle u, f(u, \sigma) \rangle / (\sigma c)$.
 
-    Here $u = c z$, $c = (1 + \sigma^2)^{-1/2}$, and $f$ is a U-Net on the grid of patches. Before training, when $f = 0$, codes are
-    standard normal.
+    Here $u = c z$, $c = (1 + \sigma^2)^{-1/2}$, and $f$ is a U-Net on the grid of patches, 0 before training (standard normal codes).
     """
 
     def __init__(self) -> None:

@@ -1,7 +1,4 @@
-"""Camera projection and ray casting: the pixels of points, and the number of pixels that show each solid.
-
-Worlds use it to draw labels, so labels do not depend on a renderer.
-"""
+"""Camera projection and ray casting: the pixels of points, and how many show each solid, for labels that depend on no renderer."""
 
 from dataclasses import dataclass
 

@@ -49,10 +49,7 @@ def check_picture_size(size: int) -> int:
 
 
 def load_mujoco() -> ModuleType:
-    """Imports MuJoCo for off-screen rendering.
-
-    The environment variable `MUJOCO_GL` selects the backend. On Linux, if it is not set, EGL is used if installed, else OSMesa.
-    """
+    """Imports MuJoCo for off-screen rendering by the backend `MUJOCO_GL`; on Linux, if it is not set, by EGL if installed, else OSMesa."""
     with suppress(ImportError):  # both Triton and Mesa's software renderer contain LLVM, and importing Triton later crashes the process
         importlib.import_module("triton")
     if not os.environ.get("MUJOCO_GL") and sys.platform == "linux" and "mujoco" not in sys.modules:

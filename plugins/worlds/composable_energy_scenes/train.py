@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from composable_energy_image import CodeEnergy
-from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_scenes import weights
 from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS, Concepts, load_judge
 from composable_energy_scenes.conditional import ConditionalEnergy
@@ -40,25 +39,11 @@ def train_concepts(run: RunFolder) -> None:
     run.save(run.trainer.train_judge(run.render("judge"), _STEPS["judge"]), "judge")
     coder = run.trainer.train_autoencoder(run.render("train").images, CODE, _STEPS["autoencoder"], _STEPS["decoder"])
     run.save(coder, "autoencoder")
-    base = _train_base(run, coder)
-    _train_heads(run, base)
-    for name, options in (("color", {"classes": len(COLORS)}), ("position", {"dims": 2})):
-        energy = ConditionalEnergy(base, **options)
-        run.trainer.train_conditional(energy, *_concept_data(run, base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
-        run.save(energy.net, f"of_{name}")
-    run.write_report(heads=_score_heads(run, base), judge=_score_judge(run))
-
-
-def _train_base(run: RunFolder, coder: Autoencoder) -> CodeEnergy:
     with run.trainer.seeded("base"):
         base = CodeEnergy(64, code=CODE, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1])
     base.autoencoder.load_state_dict(coder.state_dict())
     run.trainer.train_base(base, run.encode(coder, "train"), _STEPS["base"], _STEPS["refining"])
     run.save(base.net, "base")
-    return base
-
-
-def _train_heads(run: RunFolder, base: CodeEnergy) -> None:
     for name, classes in (("position", 0), ("color", len(COLORS)), ("shape", len(KINDS)), ("size", 0), ("light", 0)):
         codes, labels = _concept_data(run, base, name)
         if classes:
@@ -66,6 +51,11 @@ def _train_heads(run: RunFolder, base: CodeEnergy) -> None:
         else:
             head = run.trainer.train_regressor(base, codes, labels, name, _STEPS["head"], HEADS_WIDTH)
         run.save(head, name)
+    for name, options in (("color", {"classes": len(COLORS)}), ("position", {"dims": 2})):
+        energy = ConditionalEnergy(base, **options)
+        run.trainer.train_conditional(energy, *_concept_data(run, base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
+        run.save(energy.net, f"of_{name}")
+    run.write_report(heads=_score_heads(run, base), judge=_score_judge(run))
 
 
 def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, Tensor]:

@@ -74,10 +74,8 @@ def _train_base(run: RunFolder, coder: PatchCoder) -> PatchEnergy:
 
 
 def _train_place_head(run: RunFolder, base: PatchEnergy) -> None:
-    """Trains the head of `Presence` on the position of one object of each picture and of its mirror image.
-
-    It trains for three epochs: the choice of the labelled object is random, and in twelve epochs the head memorizes it.
-    """
+    """Trains the head of `Presence` on the position of one object of each picture and of its mirror image. It trains for three epochs: the
+    choice of the labelled object is random, and in twelve epochs the head memorizes it."""
     scenes = run.render("train")
     positions = torch.from_numpy(draw_labelled_positions(scenes.labels["present"], scenes.labels["position"], SEEDS["train"]))
     cells = cell_of(torch.cat([positions, positions * torch.tensor([-1.0, 1.0])]))

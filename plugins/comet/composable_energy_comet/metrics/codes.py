@@ -38,8 +38,7 @@ def beta_vae_score(
         exactly_one: Whether pairs differ in all other factors. In the paper these are free, and may agree by chance.
 
     Raises:
-        OptionError: A number is not finite, a factor is constant, there is only one factor, an option is out of range, or no pair satisfies
-            `exactly_one`.
+        OptionError: A number is not finite, a factor is constant or the only one, an option is out of range, or no pair is `exactly_one`.
 
     Example:
         >>> factors = torch.cartesian_prod(*[torch.arange(4)] * 3)
@@ -157,9 +156,8 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
 
     $$\mathrm{MCC} = \frac1F \max_\pi \sum_f |\rho(z_{\pi(f)}, v_f)|,$$
 
-    over all injective assignments $\pi$ of dimensions to factors (the Hungarian method). With fewer dimensions than factors, unmatched
-    factors count 0, as does a constant dimension. (Published code pads with noise, whose correlation is of order $1 / \sqrt N$; zeros need
-    no seed.)
+    over all injective assignments $\pi$ of dimensions to factors (the Hungarian method). With fewer dimensions, unmatched factors count 0,
+    as does a constant dimension. (Published code pads with noise, whose correlation is of order $1 / \sqrt N$; zeros need no seed.)
 
     Args:
         kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.

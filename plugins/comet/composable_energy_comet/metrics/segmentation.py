@@ -24,8 +24,7 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
 
     Args:
         truth: Labels, as the predicted ones, with shape $(B, H, W)$ or $(B, P)$.
-        foreground: Whether to evaluate only pixels whose true label is above 0 (FG-ARI), so that predictions for the background are
-            ignored.
+        foreground: Whether to evaluate only pixels whose true label is above 0 (FG-ARI), and ignore the background.
 
     Returns:
         One number for each picture, with shape $(B,)$; NaN if no pixel is evaluated.
@@ -86,10 +85,7 @@ def mean_segmentation_covering(truth: Array, predicted: Array, *, foreground: bo
 
 
 def _count(truth: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Returns the true labels, the pixels of true and predicted segments, and the two segments and the pixels of each overlap.
-
-    Only overlapping pairs are kept, so memory grows with pixels, not with labels.
-    """
+    """Returns true labels, pixels of true and predicted segments, and segments and pixels of overlaps, so memory grows with pixels."""
     names, of_true, true = truth.unique(return_inverse=True, return_counts=True)
     _, of_found, found = predicted.unique(return_inverse=True, return_counts=True)
     pairs, pixels = (of_true * max(1, len(found)) + of_found).unique(return_counts=True)

@@ -5,7 +5,7 @@ import colorsys
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from composable_energy.errors import OptionError
 from composable_energy.files import exists, expanded, is_directory
@@ -44,11 +44,13 @@ class Render(Command):
         folder: Path = expanded(arguments.output)
         if exists(folder) and not is_directory(folder):
             raise OptionError(f"-o {folder} is a file; give a folder.")
-        options = _options(arguments)
         from composable_energy.registry import get
         from composable_energy_image.data import render_to
+        from composable_energy_training.toml import parse_value
 
-        world, start = get("world", arguments.world, **options), time.perf_counter()
+        given = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
+        given += [("size", arguments.size)] if arguments.size is not None else []
+        world, start = get("world", arguments.world, **each_once(given)), time.perf_counter()
         try:
             progress = not arguments.quiet and sys.stderr.isatty()
             scenes = render_to(folder, world, arguments.n, arguments.seed, masks=arguments.masks, progress=progress)
@@ -82,11 +84,3 @@ def _write_sheet(path: Path, scenes: Scenes, world: str) -> None:
         masks = palette[torch.from_numpy(scenes.masks[:_SHOWN].copy()).long()].permute(0, 3, 1, 2)
         shown = torch.cat([shown.expand(-1, 3, -1, -1), masks], 3)
     write_grid(path, shown, (0, 255), {"world": world})
-
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    from composable_energy_training.toml import parse_value
-
-    given = [(name, None if text == "none" else parse_value(text)) for name, text in arguments.option]
-    given += [("size", arguments.size)] if arguments.size is not None else []
-    return each_once(given)

@@ -200,10 +200,7 @@ def _read_records(path: Path, record: int) -> np.ndarray:
 
 
 def read_idx(request: ReadRequest) -> PictureSource:
-    """Reads IDX files, as of MNIST and Fashion-MNIST, plain or compressed by gzip; the names of the classes are digits.
-
-    In a table of labels the first column has the numbers of the pictures, from 0.
-    """
+    """Reads IDX files, as of (Fashion-)MNIST, plain or gzipped; classes are digits. Tables of labels begin with picture numbers, from 0."""
     part, files, shapes = request.check("IDX files", _PARTS, own_labels=False), [], []
     for what, dimensions in (("images", 3), ("labels", 1)):
         file = _find_idx_file(request.path, part, what, dimensions)

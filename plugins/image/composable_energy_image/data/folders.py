@@ -203,10 +203,7 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 
 
 def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
-    """Raises if a table and the files of a folder do not match, for example after an incomplete download.
-
-    Without `strict`, one matching name is enough.
-    """
+    """Raises if a table does not match the files of a folder. Without `strict`, one matching name is enough."""
     files = set(present)
     missing = [name for name in listed if name not in files]
     if missing and (strict or len(missing) == len(listed)):

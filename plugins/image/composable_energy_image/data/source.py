@@ -88,10 +88,7 @@ def to_image(pixels: np.ndarray) -> Image.Image:
 def decode_pictures(
     source: PictureSource, rows: Sequence[int], size: int | None, channels: int | None, progress: bool
 ) -> Iterator[np.ndarray]:
-    """Yields pictures by index as bytes of shape $(C, H, W)$, all of one shape.
-
-    Without `size` they keep that of the files; without `channels` they have those of the first picture.
-    """
+    """Yields pictures by index as bytes, all of one shape $(C, H, W)$; by default with the files' size and the first one's channels."""
     from tqdm import tqdm
 
     first: tuple[str, tuple[int, int], int] | None = None

@@ -161,10 +161,7 @@ def log_density_ratio(state: State, base: Gaussian, temperature: float) -> Tenso
 
 
 def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, level: float, temperature: float) -> Weighted:
-    """Returns points near the density of the first level: for each chain one of several draws of the Gaussian, taken by their weights.
-
-    So few chains start where a steep energy would keep them.
-    """
+    """Returns for each chain one of several draws of the Gaussian, by weights for the first level, so that few start at steep energies."""
     states, weights, scores = [], [], []
     for number in range(1, _CANDIDATES + 1):
         own = noise.at(number)

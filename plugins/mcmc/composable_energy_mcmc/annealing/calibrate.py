@@ -29,9 +29,8 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
     `any_of(A, B, weights=[.7, .3])` has seven draws of A for three of B. Estimates of an earlier calibration are replaced. Without weights,
     a mixture whose shares are known keeps its density: `A | B` and `A ^ B` of distributions. Else the density changes.
 
-    Formulas of events are exact and stay as they are; beside densities they count as one branch. An unsatisfiable branch keeps the share 0.
-    A mixture that is the base of an event or of another leaf stays as it is. Parts without a mixture are shared with the expression, not
-    copied.
+    Formulas of events are exact and stay; beside densities they are one branch. An unsatisfiable branch keeps the share 0. A mixture that
+    is the base of an event or of another leaf stays as it is. Parts without a mixture are shared with the expression, not copied.
 
     Args:
         seed: The seed of all estimates, so that their order has no influence; None draws one.

@@ -87,8 +87,7 @@ def estimate_log_z(
 
     Of discrete points it is the sum over all states: that of up to 65,536 itself, else by `discrete-smc`.
 
-    If no path reaches a mode, neither the estimate nor its error includes it: give a `base` that covers all modes, or `draws` or `init`
-    from each.
+    If no path reaches a mode, the estimate and its error miss it: give a `base` that covers all modes, or `draws` or `init` of each.
 
     Args:
         base: A `Normal` or `MultivariateNormal` of `torch.distributions` over points, at least as wide as the density. None fits one to

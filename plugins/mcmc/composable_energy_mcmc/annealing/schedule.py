@@ -146,10 +146,7 @@ def effective_sample_size(log_weights: Tensor) -> float:
 
 
 def systematic_resample(log_weights: Tensor, offset: Tensor) -> Tensor:
-    r"""Draws rows by their weights at evenly spaced quantiles from a uniform offset: row $i$ of $B$ is drawn $B w_i / \sum_j w_j$ times.
-
-    The indices of the rows are in rising order.
-    """
+    r"""Draws rows at evenly spaced quantiles from a uniform offset: row $i$ of $B$ is drawn $B w_i / \sum_j w_j$ times, in rising order."""
     cumulative = torch.softmax(log_weights.double(), 0).cumsum(0)
     quantiles = (torch.arange(len(cumulative), device=cumulative.device) + offset.double()) / len(cumulative) * cumulative[-1]
     return torch.searchsorted(cumulative, quantiles).clamp_(max=len(cumulative) - 1)
@@ -204,11 +201,9 @@ def tune_schedule(
 
 
 def _fit_base(energy: Energy, x: Tensor, noise: Noise, leapfrogs: int) -> Gaussian:
-    """Returns a Gaussian somewhat wider than the density.
-
-    Chains settle near where they start, perhaps all of them in one mode. Points of a Gaussian several times as wide as they are then anneal
-    to the density and find other modes. The result has the mean of both, as each may miss modes, and a bit more than their spread.
-    """
+    """Returns a Gaussian somewhat wider than the density. Chains settle near where they start, perhaps all of them in one mode. Points of a
+    Gaussian several times as wide as they are then anneal to the density and find other modes. The result has the mean of both, as each may
+    miss modes, and a bit more than their spread."""
     local = noise.child("local")
     sampler, x = HMC(leapfrogs=leapfrogs, tuning_steps=_SETTLING_STEPS).tune(energy, x, local)
     state = sampler.init(energy, x, local)

@@ -56,8 +56,11 @@ class Train(Command):
             raise OptionError(f"--out: {out} is a file; give a folder.")
         from composable_energy_training import open_recipe
         from composable_energy_training.ranks import join, leave
+        from composable_energy_training.toml import parse_value
 
-        recipe = open_recipe(arguments.recipe).with_changes(_read_changes(arguments))
+        given = [(key, parse_value(text)) for key, text in arguments.set]
+        given += [(key, getattr(arguments, flag)) for flag, key in _SETTINGS.items() if getattr(arguments, flag) is not None]
+        recipe = open_recipe(arguments.recipe).with_changes(each_once(given))
         table = recipe.settings.get("data", {}).get("labels")
         if isinstance(table, str | Path) and not is_file(expanded(table)):
             setting = "--labels" if arguments.labels else "data.labels"
@@ -108,15 +111,6 @@ def _log_lines(enabled: bool) -> Iterator[None]:
     finally:
         log.removeHandler(lines)
         log.setLevel(level)
-
-
-def _read_changes(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Returns the settings in the arguments, by dotted key."""
-    from composable_energy_training.toml import parse_value
-
-    given = [(key, parse_value(text)) for key, text in arguments.set]
-    given += [(key, getattr(arguments, flag)) for flag, key in _SETTINGS.items() if getattr(arguments, flag) is not None]
-    return each_once(given)
 
 
 def _check_device(device: Any) -> None:
