@@ -5,7 +5,8 @@ decision diagram: each node tests one variable and has an edge for each of its c
 are merged. So equal functions have the same diagram, and all Boolean laws hold in value. Cells exclude each other and variables are
 independent given $x$, so $P(\text{node}) = \sum_{\text{cells}} P(\text{cell}) \, P(\text{child})$, evaluated bottom-up in log space.
 
-Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); for more edges A. Srinivasan et al. (1990).
+Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation" (1986); A. Srinivasan et al., "Algorithms for discrete
+function manipulation" (1990), for more than two edges.
 """
 
 from __future__ import annotations

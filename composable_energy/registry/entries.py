@@ -136,7 +136,7 @@ class Command(ABC):
 
     @abstractmethod
     def run(self, arguments: argparse.Namespace) -> int:
-        """Runs the command and returns the exit code, 0 or 2: it prints a `ComposableEnergyError` or an `OSError` as one line."""
+        """Runs the command; returns 0, or 2 for bad input. `ComposableEnergyError` and `OSError` are printed as one line, with code 2."""
 
 
 class Kind(NamedTuple):

@@ -84,7 +84,7 @@ class AttributeReader:
         return found
 
     def measure(self, codes: Tensor, truth: Mapping[str, Labels]) -> dict[str, dict[str, float]]:
-        """Returns accuracies on codes of held-out pictures, and of what these decode to; logs a warning that names attributes lost so."""
+        """Returns accuracies on codes of held-out pictures and of what these decode to; warns in the log of attributes that are lost."""
         held_out, decoded = self.accuracy(codes, truth), self.accuracy(reencode(self.coder, codes), truth)
         for name, share in held_out.items():
             if decoded[name] < share - _LOST - truth[name].known.sum().rsqrt():  # with few pictures, a difference may be chance

@@ -26,7 +26,7 @@ class AutoencoderWithLabels(nn.Module):
         self.labels = nn.Linear(autoencoder.code, columns) if columns else None
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns reconstructions $(B, C, S, S)$, codes $(B, D)$ with the noise, of their shape, added, and logits $(B, columns)$."""
+        """Returns reconstructions $(B, C, S, S)$ of codes plus noise, of their shape, the codes $(B, D)$, and logits $(B, columns)$."""
         coder = self.autoencoder
         codes = coder.standardize(coder.encode_raw(channels_last(images)).float())
         noisy = codes + noise
