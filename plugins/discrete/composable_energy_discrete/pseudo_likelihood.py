@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer

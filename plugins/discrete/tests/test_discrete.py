@@ -199,7 +199,9 @@ def test_each_energy_conforms(name):
 
 
 @pytest.mark.parametrize(
-    "sampler", [Gibbs(), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", Annealing(sweeps=8)], ids=str
+    "sampler",
+    [Gibbs(), Gibbs(sweeps=2), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", Annealing(sweeps=8)],
+    ids=str,
 )
 def test_each_sampler_conforms(sampler):
     """`discrete-annealing` ends in states of low energy, so that its moments are not those of the density."""
