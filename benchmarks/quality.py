@@ -81,7 +81,8 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
     _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1, compile=fast is not None)
     seconds = time.process_time() - began
     per_draw = energy.take_count() / CHAINS / draws if fast is None else counted
-    return cost_figures(trace.points, seconds, per_draw) | {"tuning_gradients_per_chain": tuning}
+    points: Any = trace.points
+    return cost_figures(points, seconds, per_draw) | {"tuning_gradients_per_chain": tuning}
 
 
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
