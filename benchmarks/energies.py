@@ -23,14 +23,15 @@ class Mixture(nn.Module):
 
 
 class Perceptron(nn.Module):
-    r"""Two hidden layers of 256 on 64 coordinates, and $\lVert x \rVert^2 / 2$: the size of the latent energies of the faces."""
+    r"""Two hidden layers, and $\lVert x \rVert^2 / 2$, which makes it proper; by default the size of the latent energies of the faces."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = 64, hidden: int = 256, scale: float = 1.0) -> None:
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1))
+        layers = (nn.Linear(size, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1))
+        self.net, self.scale = nn.Sequential(*layers), scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) + x.square().sum(1) / 2
+        return self.scale * self.net(x).squeeze(1) + x.square().sum(1) / 2
 
 
 class CountingEnergy(ce.Energy):
@@ -78,3 +79,14 @@ def least_effective(values: Tensor) -> float:
     x = values.double()
     sizes = torch.cat([effective(some)[0] for some in (x, (x - x.mean((0, 1))).square())])
     return float(sizes.nan_to_num(0.0).min())
+
+
+def cost_figures(points: Tensor, seconds: float, per_draw: float) -> dict[str, float]:
+    """Returns the cost of draws with shape (draws, chains, k), of which each took some gradients."""
+    samples = least_effective(points)
+    return {
+        "gradients_per_effective_sample": per_draw * len(points) * points.shape[1] / samples,
+        "effective_samples": samples,
+        "effective_samples_per_second": samples / seconds,
+        "gradients_per_draw": per_draw,
+    }

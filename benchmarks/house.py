@@ -21,18 +21,18 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_030,
+    "core: lines": 14_265,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_630,
+    "plug-ins: lines without tests": 33_415,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 11_000,
-    "tests: lines": 28_955,
-    "docs: words": 58_790,
+    "benchmarks: lines": 11_250,
+    "tests: lines": 28_800,
+    "docs: words": 59_990,
     "sample(): keywords": 14,
     "ce.__all__": 31,
     "a call with langevin: functions of the core": 226,

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.energies import CountingEnergy, least_effective
+from benchmarks.energies import CountingEnergy, Perceptron, cost_figures
 from benchmarks.harness import RESULTS, chosen, environment, replace_rows, run_benchmark
-from benchmarks.peers.energies import Gaussian, Network, Pictures
+from benchmarks.peers.energies import Gaussian, Pictures
 from composable_energy_mcmc import HMC, MALA, ChEES
 
 PATH = RESULTS / "quality.json"
@@ -56,7 +56,7 @@ class Target:
 
 def targets() -> list[Target]:
     torch.manual_seed(0)
-    perceptron, convolutions = Network(PERCEPTRON).requires_grad_(False), Pictures(CONVOLUTIONS).requires_grad_(False)
+    perceptron, convolutions = Perceptron(64, 296, PERCEPTRON).requires_grad_(False), Pictures(CONVOLUTIONS).requires_grad_(False)
     return [
         Target("gaussian", Gaussian(), 100, 2000, (0.15, 0.2, 0.3, 0.4), (6, 12, 24)),
         Target("banana", Banana(), 2, 4000, (0.1, 0.18, 0.25), (5, 10, 20)),
@@ -81,14 +81,8 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
     _, trace = (fast or energy).sample(CHAINS, resume=trace, steps=draws, trace=1, compile=fast is not None)
     seconds = time.process_time() - began
     per_draw = energy.take_count() / CHAINS / draws if fast is None else counted
-    samples = least_effective(trace.points)
-    return {
-        "gradients_per_effective_sample": per_draw * draws * CHAINS / samples,
-        "effective_samples": samples,
-        "effective_samples_per_second": samples / seconds,
-        "gradients_per_draw": per_draw,
-        "tuning_gradients_per_chain": tuning,
-    }
+    points: Any = trace.points
+    return cost_figures(points, seconds, per_draw) | {"tuning_gradients_per_chain": tuning}
 
 
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:

@@ -47,22 +47,15 @@ class Gaussian(nn.Module):
         return (x @ self.precision).mul(x).sum(1) / 2
 
 
-class Network(nn.Module):
-    r"""A perceptron with layers 2-64-64-1, and $\lVert x \rVert^2 / 2$."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(2, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x).squeeze(1) + x.square().sum(1) / 2
+def network() -> ce.Energy:
+    torch.manual_seed(0)
+    return ce.as_energy(Perceptron(2, 64), event_shape=(2,))
 
 
 CASES: dict[str, Callable[[], ce.Energy]] = {
     "mixture of 8 Gaussians on a plane": lambda: ce.as_energy(Mixture(), event_shape=(2,)),
     "correlated Gaussian in 16-D": lambda: ce.as_energy(Gaussian(), event_shape=(16,)),
-    "network of 4,417 weights on a plane": lambda: ce.as_energy(Network(), event_shape=(2,)),
+    "network of 4,417 weights on a plane": network,
 }
 WAYS = ("plain", "batches", "trace", "checkpoint")
 SHARED: dict[str, tuple[str, Callable[[], ce.Energy], int, dict[str, Any]]] = {

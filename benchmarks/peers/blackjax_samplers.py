@@ -12,7 +12,7 @@ import optax
 import torch
 from torch import nn
 
-from benchmarks.energies import least_effective
+from benchmarks.energies import cost_figures
 
 Array = Any
 Density = Callable[[Array], Array]  # the log density at one point
@@ -98,10 +98,4 @@ def _record(kernel: Any, states: Any, key: Array, chains: int, draws: int) -> di
     began = time.process_time()
     _, points, leapfrogs = jax.block_until_ready(run(states, key))
     seconds = time.process_time() - began
-    samples = least_effective(torch.from_numpy(np.array(points)))
-    return {
-        "gradients_per_effective_sample": float(leapfrogs.sum()) / samples,
-        "effective_samples": samples,
-        "effective_samples_per_second": samples / seconds,
-        "gradients_per_draw": float(leapfrogs.mean()),
-    }
+    return cost_figures(torch.from_numpy(np.array(points)), seconds, float(leapfrogs.mean()))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
-from benchmarks.energies import Mixture
+from benchmarks.energies import Mixture, Perceptron
 
 
 @dataclass(frozen=True)
@@ -49,18 +49,6 @@ class Convolutions(nn.Module):
         return self.net(x).mean((2, 3)).sum(1) + x.square().flatten(1).sum(1) / 2
 
 
-class Network(nn.Module):
-    """A perceptron of 107,449 weights on 64 coordinates and a quadratic term, which makes the density proper."""
-
-    def __init__(self, scale: float = 1.0) -> None:
-        super().__init__()
-        self.net = nn.Sequential(nn.Linear(64, 296), nn.SiLU(), nn.Linear(296, 296), nn.SiLU(), nn.Linear(296, 1))
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.net(x).squeeze(1) + x.square().sum(1) / 2
-
-
 class Pictures(nn.Module):
     """Three convolutions of 127,489 weights on pictures of 3 x 8 x 8, and a quadratic term."""
 
@@ -98,7 +86,7 @@ def _alone(title: str, shape: tuple[int, ...], steps: int, leapfrog: float, make
 
 
 def _composed(title: str) -> Case:
-    terms = [_frozen(Network()) for _ in range(4)]
+    terms = [_frozen(Perceptron(64, 296)) for _ in range(4)]
     a, b, c, d = (ce.as_energy(term) for term in terms)
     level = 42.0  # about that of `~d`, which would be estimated
     return Case(title, (64, 64), 100, 0.005, 0.2, Composed(terms, level), (a | b) & c & ce.negate(d, level=level))

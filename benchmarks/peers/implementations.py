@@ -48,33 +48,19 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
     """Returns functions that create each implementation of Langevin, by name."""
     h, start = case.step_size, _start(case)
 
-    def bare(energy: Energy) -> Run:
-        def run(steps: int) -> Tensor:
-            for _ in range(steps):
-                result = gradient(energy, start)
-            return result
-
-        return run
-
-    def by_hand(energy: Energy) -> Run:
-        def run(steps: int) -> Tensor:
-            x = start
-            for _ in range(steps):
-                x = x - h * gradient(energy, x) + math.sqrt(2 * h) * torch.randn_like(x)
-            return x
-
-        return run
+    def step(energy: Energy, x: Tensor) -> Tensor:
+        return x - h * gradient(energy, x) + math.sqrt(2 * h) * torch.randn_like(x)
 
     def whole_step() -> Run:
         @torch.compile(dynamic=False)
-        def step(x: Tensor, noise: Tensor) -> Tensor:
+        def compiled(x: Tensor, noise: Tensor) -> Tensor:
             return x - h * torch.func.grad(lambda x: case.formula(x).sum())(x) + math.sqrt(2 * h) * noise
 
         def run(steps: int) -> Tensor:
             x = start
             with torch.no_grad():
                 for _ in range(steps):
-                    x = step(x, torch.randn_like(x))  # drawn inside, it would be many times slower
+                    x = compiled(x, torch.randn_like(x))  # drawn inside, it would be many times slower
             return x
 
         return run
@@ -91,30 +77,13 @@ def langevin(case: Case) -> dict[str, Callable[[], Run]]:
         sampler = Langevin(2 * h)
         return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
 
-    found = _implementations(case, bare, by_hand, torchebm, ebmkit, ours)
+    found = _implementations(case, start, 1, step, torchebm, ebmkit, ours)
     return found | {"loop by hand, whole step compiled": whole_step}
 
 
 def hmc(case: Case) -> dict[str, Callable[[], Run]]:
     """Returns functions that create each implementation of HMC, by name; all take the same number of leapfrogs, without jitter."""
     eps, start = case.leapfrog, _start(case)
-
-    def bare(energy: Energy) -> Run:
-        def run(steps: int) -> Tensor:
-            for _ in range(steps * LEAPFROGS):
-                result = gradient(energy, start)
-            return result
-
-        return run
-
-    def by_hand(energy: Energy) -> Run:
-        def run(steps: int) -> Tensor:
-            x = start
-            for _ in range(steps):
-                x = _trajectory(energy, x, eps)
-            return x
-
-        return run
 
     def torchebm(energy: Energy) -> Run:
         sampler = HamiltonianMonteCarlo(Torchebm(energy, case.shape), step_size=eps, n_leapfrog_steps=LEAPFROGS)
@@ -128,13 +97,30 @@ def hmc(case: Case) -> dict[str, Callable[[], Run]]:
         sampler = HMC(eps, leapfrogs=LEAPFROGS, jitter=False)
         return lambda steps: energy.sample(case.shape, sampler=sampler, init=start, steps=steps, seed=0, **options)
 
-    return _implementations(case, bare, by_hand, torchebm, ebmkit, ours)
+    return _implementations(case, start, LEAPFROGS, lambda energy, x: _trajectory(energy, x, eps), torchebm, ebmkit, ours)
 
 
-def _implementations(case: Case, bare: Any, by_hand: Any, torchebm: Any, ebmkit: Any, ours: Any) -> dict[str, Callable[[], Run]]:
+def _implementations(
+    case: Case, start: Tensor, gradients: int, step: Any, torchebm: Any, ebmkit: Any, ours: Any
+) -> dict[str, Callable[[], Run]]:
     """Returns functions that create each implementation, in the order of the tables."""
+
+    def bare(steps: int) -> Tensor:
+        for _ in range(steps * gradients):
+            result = gradient(case.formula, start)
+        return result
+
+    def by_hand(energy: Energy) -> Run:
+        def run(steps: int) -> Tensor:
+            x = start
+            for _ in range(steps):
+                x = step(energy, x)
+            return x
+
+        return run
+
     others = {"loop by hand": by_hand, "torchebm": torchebm, "ebmkit": ebmkit}
-    found: dict[str, Callable[[], Run]] = {BARE: lambda: bare(case.formula)}
+    found: dict[str, Callable[[], Run]] = {BARE: lambda: bare}
     found |= {name: lambda make=make: make(case.formula) for name, make in others.items()}
     found[OURS] = lambda: ours(case.energy)
     found[f"{OURS}, watched"] = lambda: _hide_bar(ours(case.energy, trace=True, observers=[ce.sampling.Progress()]))

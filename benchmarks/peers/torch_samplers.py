@@ -14,7 +14,7 @@ from ebm.samplers import HMC, NUTS, AdaptiveMALA
 from torch import Tensor
 from torchebm.samplers import HamiltonianMonteCarlo
 
-from benchmarks.energies import least_effective
+from benchmarks.energies import cost_figures
 from benchmarks.peers.implementations import Torchebm
 
 Energy = Callable[[Tensor], Tensor]
@@ -92,11 +92,4 @@ def _record(draw: Draw, fast: Energy, plain: Energy, start: Tensor, draws: int) 
     began = time.process_time()
     points = draw(fast, start, draws)
     seconds = time.process_time() - began
-    samples = least_effective(points)
-    per_draw = gradients / counted
-    return {
-        "gradients_per_effective_sample": per_draw * draws * len(start) / samples,
-        "effective_samples": samples,
-        "effective_samples_per_second": samples / seconds,
-        "gradients_per_draw": per_draw,
-    }
+    return cost_figures(points, seconds, gradients / counted)

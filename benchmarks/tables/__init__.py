@@ -15,6 +15,7 @@ PAGES: Mapping[str, Callable[[], Blocks]] = {
     "results/compositional-2020": papers.compositional,
     "results/continual": training.continual,
     "results/diffusers": uses.diffusers,
+    "results/discrete": samplers.discrete,
     "results/faces-shares": uses.faces_shares,
     "results/lace": uses.lace,
     "results/objectives": training.objectives,

@@ -1,10 +1,10 @@
-"""The tables of `docs/samplers.md` and `docs/results/posteriors.md`."""
+"""The tables of `docs/samplers.md`, `docs/results/posteriors.md` and `docs/results/discrete.md`."""
 
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.pages import Blocks, format_number, markdown_table, read_results, short
+from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, number, read_results, short
 from benchmarks.posteriors.accuracy import NUTS, OURS, verdict
 from benchmarks.posteriors.targets import get_target
 
@@ -56,6 +56,57 @@ def noise_levels() -> Blocks:
 def posteriors() -> Blocks:
     rows = read_results("posteriors")["rows"]
     return {"accuracy": lambda: accuracy(rows), "cost": lambda: cost(rows)}
+
+
+def discrete() -> Blocks:
+    found = read_results("discrete")
+
+    def speed() -> str:
+        def cell(key: str) -> Any:
+            """Returns a figure; a bound where autocorrelation times exceed a tenth of the run: they are longer, and draws fewer."""
+            measured = "{0:,.0f}" if "second" in key else "{0:.0f} ± {1:.0f}"
+            bound = "< {0:,.1f}" if "second" in key else "> {0:.0f}"
+
+            def text(row: Mapping[str, Any]) -> str:
+                bounded = row["energy_sweeps"][0] > found["sweeps"][row["library"]] / 10
+                return (bound if bounded else measured).format(*(row[key] if "sweeps" in key else [row[key]]))
+
+            return lambda row: row.get("error") or text(row)
+
+        cells: dict[str, Any] = {
+            "chains": lambda row: str(row["chains"]),
+            "library": lambda row: f"{row['library']} {found.get(row['library'], '')}".strip(),
+            "microseconds a chain and sweep": number("microseconds", 1),
+            "effective energies a second": cell("energy_per_second"),
+            "magnetizations a second": cell("magnetization_per_second"),
+            "sweeps for an effective energy": cell("energy_sweeps"),
+            "for a magnetization": cell("magnetization_sweeps"),
+        }
+        return columns(found["speed"], cells)
+
+    def ratios() -> str:
+        rows, lines = {(row["library"], row["chains"]): row for row in found["speed"]}, []
+        for chains in (row["chains"] for row in found["speed"] if row["library"] == "thrml" and "error" not in row):
+            mine, other = rows["composable-energy", chains], rows["thrml", chains]
+            shares = (format_number(mine[f"{key}_per_second"] / other[f"{key}_per_second"], 2) for key in ("energy", "magnetization"))
+            lines.append(f"{' and '.join(shares)} times THRML's with {chains} chains")
+        return f"Effective energies and magnetizations a second are {', '.join(lines)}."
+
+    def table(part: str, title: str, name: Any, text: str) -> str:
+        lines = dict[str, dict[str, str]]()
+        for row in found[part]:
+            lines.setdefault(str(name(row)), {})[row["sampler"]] = text.format(**row)
+        names = list(dict.fromkeys(row["sampler"] for row in found[part]))
+        return markdown_table([title, *names], [[key, *(cells.get(name, "") for name in names)] for key, cells in lines.items()])
+
+    return {
+        "speed": speed,
+        "ratios": ratios,
+        "evaluations": lambda: table("evaluations", "coupling", lambda row: row["coupling"], "{evaluations[0]:.0f} ± {evaluations[1]:.0f}"),
+        "errors": lambda: table(
+            "accuracy", "model", lambda row: f"{code_cell(row['model'])} ({row['numbers']})", "{deviation:.1f} of {chance:.1f}"
+        ),
+    }
 
 
 def accuracy(rows: Rows) -> str:

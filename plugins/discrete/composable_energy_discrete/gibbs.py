@@ -35,24 +35,40 @@ class Gibbs(Sampler):
     terms of the energy are a `LocalEnergy` or a distribution of independent sites: two on a square lattice. Other energies are evaluated
     for each value of one site after another, $\sum_s K_s$ times in a sweep.
 
+    Args:
+        sweeps: The sweeps of a step. What a step costs besides, such as the energy of its point, is shared by them.
+
     References:
         Stochastic relaxation, Gibbs distributions, and the Bayesian restoration of images (Geman & Geman, 1984),
         https://doi.org/10.1109/TPAMI.1984.4767596
     """
 
+    sweeps: int = 1
+
     traits: ClassVar[Traits] = Traits(steps=200, states=("discrete",), gradients=0)
+
+    def __post_init__(self) -> None:
+        check_integer("sweeps", self.sweeps)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         return _Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        return sweep(energy, state, noise, 1.0), Info()
+        x = state.x
+        for number in range(self.sweeps):
+            x = _swept(energy, x, cast(_Blocked, state).blocks, noise, 1.0, stream=number)
+        return replace(state, x=x, energy=energy(x)), Info()
 
 
 def sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
     """Draws all sites, a block after another, at a temperature."""
-    blocks, sites, x = state.blocks, energy.sites, state.x
-    uniform = noise.uniforms(x.new_empty((len(x), len(sites.counts))))
+    x = _swept(energy, state.x, state.blocks, noise, temperature)
+    return replace(state, x=x, energy=energy(x))
+
+
+def _swept(energy: Energy, x: Tensor, blocks: Blocks, noise: Noise, temperature: float, stream: int = 0) -> Tensor:
+    sites = energy.sites
+    uniform = noise.uniforms(x.new_empty((len(x), len(sites.counts))), stream=stream)
     for chosen, numbers in zip(blocks.sites, blocks.numbers, strict=True):
         if blocks.known:
             values = blocks.choose(energy, x, uniform, temperature)
@@ -61,7 +77,7 @@ def sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State
             values = sites.index(x).index_copy(1, chosen, choose_values(-energies / temperature, uniform[:, chosen]).long())
         placed = sites.place(x, values)
         x = torch.where(numbers.view(x.shape[1:]), placed, x) if blocks.known else placed
-    return replace(state, x=x, energy=energy(x))
+    return x
 
 
 @dataclass(frozen=True)

@@ -214,7 +214,17 @@ def test_each_energy_conforms(name):
 
 @pytest.mark.parametrize(
     "sampler",
-    [Gibbs(), "gibbs-with-gradients", "discrete-langevin", "enumeration", "discrete", "mixed", "discrete-smc", Annealing(sweeps=8)],
+    [
+        Gibbs(),
+        Gibbs(sweeps=2),
+        "gibbs-with-gradients",
+        "discrete-langevin",
+        "enumeration",
+        "discrete",
+        "mixed",
+        "discrete-smc",
+        Annealing(sweeps=8),
+    ],
     ids=str,
 )
 def test_each_sampler_conforms(sampler):
