@@ -2,7 +2,8 @@
 
 - `speed`: effective draws a second of the critical Ising model of 24 x 24 sites, beside THRML and ebmkit where they are installed (`make
   bench-peers`). All start at random spins and take the same burn-in, except ebmkit, which would take hours: it starts at our draws after
-  it. The libraries take turns. Processor time on one thread; compilation is not counted.
+  it. The libraries take turns of a part each. Processor time on one thread, by the
+  median of the parts: compilation is not counted.
 - `evaluations`: points at which a plain function was evaluated for an effective draw of its energy. A gradient counts as two.
 - `accuracy`: the largest deviation from enumeration in standard errors, of 20,000 chains, and the one that exact draws exceed once in a
   hundred times.
@@ -11,6 +12,7 @@
 import importlib.util
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -84,7 +86,7 @@ def speed(args: Any) -> list[Row]:
             parts[name].append((numbers(points), seconds, sweeps))
         for name in ("composable-energy", "thrml", "ebmkit"):
             draws, seconds, sweeps = zip(*parts[name], strict=True) if name in parts else ((), (), ())
-            row = figures(torch.cat(draws), sum(seconds), sum(sweeps)) if draws else {"error": "not installed"}
+            row = figures(torch.cat(draws), len(seconds) * statistics.median(seconds), sum(sweeps)) if draws else {"error": "not installed"}
             found.append({"library": name, "chains": chains, **row})
             print(found[-1], flush=True)
     return found
