@@ -109,7 +109,7 @@ class Potts(_Lattice):
         periodic: Whether the ends of each axis are neighbours.
 
     Example:
-        >>> Potts((8, 8), states=3, coupling=1.0).sample(10, seed=0).argmax(-1).shape
+        >>> Potts((8, 8), states=3, coupling=0.5).sample(10, seed=0).argmax(-1).shape
         torch.Size([10, 8, 8])
     """
 
