@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 33_415,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_250,
-    "tests: lines": 28_800,
+    "tests: lines": 28_815,
     "docs: words": 59_990,
     "sample(): keywords": 14,
     "ce.__all__": 31,

@@ -105,7 +105,7 @@ class Convergence(Observer):
         still = (before == x).reshape(len(x), -1).all(1).cpu()
         if chains.energy.sites is not None:  # such points come back: of those, only chains above all others stand still
             energies = chains.state.energy.cpu()
-            still &= energies > (energies[~still].max() if not still.all() else math.inf)
+            still &= energies > (energies.min() if still.all() else energies[~still].max())
         if (each or (still.all() and len(still) * moved >= _LEAST_MOVES)) and (still & active).sum() > _STILL * len(still):
             return warn_of_still_chains(sampler, (still & active).nonzero().flatten().tolist(), len(still), moved)
         if not (self.judge and chains.step == chains.last_step and active.all()):

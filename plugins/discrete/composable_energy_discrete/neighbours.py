@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
+import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.sampling import plain_energy, repeated
 
@@ -134,8 +136,8 @@ def distances(sites: Any, x: Tensor) -> Tensor:
 
 def _table(term: Energy, sites: Any, x: Tensor) -> Tensor | None:
     """Returns the energies of the values of each site, $(S, K)$, of a distribution whose sites are independent; None of another energy."""
-    distribution: Any = getattr(term, "distribution", None)
-    while hasattr(distribution, "reinterpreted_batch_ndims"):
+    distribution: Any = term.distribution if type(term) is ce.energies.DistributionEnergy else None
+    while type(distribution) is Independent:
         distribution = distribution.base_dist
     if distribution is None or distribution.batch_shape.numel() != len(sites.counts):
         return None

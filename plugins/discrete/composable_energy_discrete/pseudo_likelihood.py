@@ -47,7 +47,8 @@ class PseudoLikelihood(Objective):
         sites, x = self._found, batch.x
         index = sites.index(x)
         count = min(self.sites or index.shape[1], index.shape[1])
-        chosen = batch.noise.normal(x.new_empty((len(x), index.shape[1])))[0].argsort()[:count]
+        first = batch.noise.for_chains(range(1))  # the same sites for all rows, whichever of them a process has
+        chosen = first.normal(x.new_empty((1, index.shape[1])))[0].argsort()[:count]
         near = points_near(sites, x, index, chosen)
         logits = -model(near.flatten(0, 2)).view(near.shape[:3]).masked_fill(~sites.allowed[chosen], -math.inf)
         logs = logits.log_softmax(2).gather(2, index[:, chosen, None])[..., 0]

@@ -234,6 +234,22 @@ def test_each_sampler_conforms(sampler):
     testing.check_sampler(sampler, steps=None if failures or sampler == "discrete-smc" else 20, exact=exact, expected_failures=failures)
 
 
+def test_an_energy_with_an_attribute_of_that_name_is_no_distribution():
+    """Its sites interact by a term that its distribution does not know."""
+
+    class Coupled(ce.Energy):
+        def __init__(self):
+            super().__init__()
+            self.distribution, self.event_shape, self.support = td.Bernoulli(torch.tensor([0.5, 0.5])), (2,), constraints.boolean
+
+        def forward(self, x):
+            return -self.distribution.log_prob(x).sum(1) + 4 * (x[:, 0] - x[:, 1]).square()
+
+    drawn = Coupled().sample(CHAINS, sampler="gibbs", steps=20, seed=0)
+    expected = 1 / (1 + math.exp(-4))
+    assert abs((drawn[:, 0] == drawn[:, 1]).double().mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / CHAINS)
+
+
 class Independent(ce.Energy):
     """Numbers that are 0 or 1, each with a share that is learnt."""
 
