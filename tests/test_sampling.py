@@ -342,6 +342,7 @@ test_what_does_not_fit_is_reported_with_what_was_got = refusals(
     ({"steps": True}, OptionError, f"steps {WHOLE} 1, got True"),
     ({"batch_size": 0}, OptionError, f"batch_size {WHOLE} 1"),
     ({"burn_in": -1}, OptionError, f"burn_in {WHOLE} 0"),
+    ({"steps": 4, "burn_in": 4}, OptionError, "burn_in=4 keeps no point of 4 steps"),
     ({"trace": None}, OptionError, f"trace {WHOLE} 1, got None"),
     ({"first_chain": -1}, OptionError, f"first_chain {WHOLE} 0"),
     ({"first_chain": 2**32 - 1}, OptionError, r"ids of chains stay below 2\^32"),

@@ -297,5 +297,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: PRIOR.sample(3, init={"nu": MU}), OptionError, "variables are mu; got nu"),
     (lambda: BASE({"x": MU}), DtypeError, "takes a tensor of points"),
     (lambda: MODEL.sample((4, 3)), ShapeError, None),
+    (lambda: lift(groups, dict.fromkeys(SHAPES, ())).on(constraints.simplex).given(mu=1.0), OptionError, "of one vector, not of mu, tau"),
+    (lambda: lift(far, {"theta": ((1,), constraints.simplex)}).sample(3), ShapeError, "has a single point"),
     (lambda: Factor(BASE, {"x": (3,)}, ["x"])(torch.zeros(2, 3)), ShapeError, None),
 )

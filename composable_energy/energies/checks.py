@@ -51,7 +51,7 @@ def check_batch(energy: Energy, x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
     if not x.is_floating_point():
-        raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}; for images write `x.float() / 255`.")
+        raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}: write `x.float()`, for images `x.float() / 255`.")
     if x.ndim < 1:
         raise ShapeError(f"{energy} takes a batch of points of shape (B, *), got a single number; write `x.unsqueeze(0)`.")
 

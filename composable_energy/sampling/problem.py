@@ -25,7 +25,7 @@ from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
-from composable_energy.supports import Coordinates, coordinates_of
+from composable_energy.supports import Coordinates, coordinates_of, format_support
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 _FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
@@ -121,7 +121,10 @@ def resolve_points(
             f"{n:,} points of shape {tuple(visible)} need at least {written_bytes(needed)} of memory, {device} has "
             f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
         )
-    return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates_of(energy.support, event, dtype, device))
+    coordinates = coordinates_of(energy.support, event, dtype, device)
+    if coordinates is not None and not coordinates.shape.numel():
+        raise ShapeError(f"{energy} has a single point: {format_support(energy.support)} of shape {tuple(event)}. There is nothing to draw.")
+    return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
 
 
 def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, device: torch.device | None) -> tuple[torch.dtype, torch.device]:
@@ -234,15 +237,15 @@ class Problem:
         return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
 
     def last_step(self) -> int:
-        """Returns the number of the last step, counted from the start of the chains; raises if the schedule of the sampler is shorter."""
-        resume, steps, total = self.call.resume, self.call.steps, self.sampler.total_steps
-        done = resume.steps if resume else 0
-        if total is None:
-            return done + (self.sampler.traits.steps if steps is None else steps)
-        steps = max(1, total - done) if steps is None else steps
-        if done + steps > total:
+        """Returns the number of the last step from the start of the chains; raises if the sampler's schedule or `burn_in` leaves none."""
+        steps, total, done = self.call.steps, self.sampler.total_steps, self.call.resume.steps if self.call.resume else 0
+        if steps is None:
+            steps = self.sampler.traits.steps if total is None else max(1, total - done)
+        if total is not None and done + steps > total:
             before = f"{done} are done, and " if done else ""
             raise OptionError(f"{self.sampler} takes {total} steps: {before}{steps} were asked for.")
+        if self.call.burn_in >= done + steps:
+            raise OptionError(f"burn_in={self.call.burn_in} keeps no point of {done + steps} steps: take fewer, or more `steps`.")
         return done + steps
 
 

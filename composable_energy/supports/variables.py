@@ -134,6 +134,8 @@ def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
 def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     """Returns the supports of the variables of points on a support; raises `OptionError` if it has other parts than these."""
     if not is_joined(support):
+        if len(variables) > 1 and support is not None and support.event_dim:
+            raise OptionError(f"The support {format_support(support)} is of one vector, not of {', '.join(variables)}: name that vector.")
         places = places_of(variables).items()
         return {name: map_support(support, lambda end, place=place: end[place] if end.ndim else end) for name, place in places}
     if vars(support).get("lengths") != [shape.numel() for shape in variables.values()]:
