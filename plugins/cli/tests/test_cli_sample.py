@@ -333,3 +333,6 @@ def test_pictures_are_read_as_for_training(tmp_path: Path, channels: int):
     expected = open_pictures(tmp_path, size=8, channels=channels).images(torch.arange(2)).double()
     for name, picture in zip(("1.png", "2.png"), expected, strict=True):
         assert torch.allclose(read_points(tmp_path / name, [(channels, 8, 8)], (0.0, 1.0)), picture, atol=1e-6)
+    Image.fromarray(values[..., 0] // 16).save(tmp_path / "12.png")
+    with pytest.warns(UserWarning, match="none above 4,095 of 65,535"):
+        read_points(tmp_path / "12.png", [(channels, 8, 8)], (0.0, 1.0))

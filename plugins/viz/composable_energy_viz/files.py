@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,7 +68,11 @@ def _in_8_bits(picture: Image.Image, path: Path) -> Image.Image:
 
     ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
-        return Image.fromarray((np.asarray(picture).astype(np.uint32) // 257).astype(np.uint8))
+        values = np.asarray(picture).astype(np.uint32)
+        if 0 < values.max() < 2**12:
+            known = "A picture with 16 bits a pixel has none above 4,095 of 65,535"
+            warnings.warn(f"{known}, so it is nearly black. If its camera has 12 bits, save its pixels times 16.", stacklevel=2)
+        return Image.fromarray((values // 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
     mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
