@@ -54,21 +54,26 @@ class Gibbs(Sampler):
         return _Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        x = state.x
-        for number in range(self.sweeps):
-            x = _swept(energy, x, cast(_Blocked, state).blocks, noise, 1.0, stream=number)
-        return replace(state, x=x, energy=energy(x)), Info()
+        return sweep(energy, state, noise, 1.0, self.sweeps), Info()
 
 
-def sweep(energy: Energy, state: Any, noise: Noise, temperature: float) -> State:
-    """Draws all sites, a block after another, at a temperature."""
-    x = _swept(energy, state.x, state.blocks, noise, temperature)
+def sweep(energy: Energy, state: Any, noise: Noise, temperature: float, count: int = 1) -> State:
+    """Draws all sites, a block after another, at a temperature, and all of them `count` times."""
+    x, blocks, sites = state.x, state.blocks, energy.sites
+    uniform = (noise.uniforms(x.new_empty((len(x), len(sites.counts))), stream=number) for number in range(count))
+    if blocks.links:
+        rows = sites.index(x).to(x.dtype).T.contiguous()  # chains last, so that neighbours are rows
+        for numbers in uniform:
+            rows = blocks.draw_linked(rows, numbers.T, temperature)
+        x = sites.place(x, rows.T.long())
+    else:
+        for numbers in uniform:
+            x = _swept(energy, x, blocks, numbers, temperature)
     return replace(state, x=x, energy=energy(x))
 
 
-def _swept(energy: Energy, x: Tensor, blocks: Blocks, noise: Noise, temperature: float, stream: int = 0) -> Tensor:
+def _swept(energy: Energy, x: Tensor, blocks: Blocks, uniform: Tensor, temperature: float) -> Tensor:
     sites = energy.sites
-    uniform = noise.uniforms(x.new_empty((len(x), len(sites.counts))), stream=stream)
     for chosen, numbers in zip(blocks.sites, blocks.numbers, strict=True):
         if blocks.known:
             values = blocks.choose(energy, x, uniform, temperature)

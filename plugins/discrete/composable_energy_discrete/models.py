@@ -15,35 +15,24 @@ from composable_energy import Energy
 from composable_energy.options import check_flag, check_integer
 from composable_energy_discrete.neighbours import LocalEnergy
 
-_PRODUCT = 128  # sites of the last axis, whose neighbours a product with a matrix adds in a third of the time
-
-
-def _ring(size: int, periodic: bool) -> Tensor:
-    """Returns which sites of an axis are neighbours, as a matrix."""
-    far = (torch.arange(size)[:, None] - torch.arange(size)).abs()
-    return ((far == 1) | (periodic & (far == size - 1) & (size > 1))).to(torch.get_default_dtype())
-
 
 class _Lattice(LocalEnergy):
     """Abstract energy of a lattice whose sites interact with their nearest neighbours, all with the same coupling."""
 
     coupling: Tensor
     field: Tensor
-    _ring: Tensor
 
     def __init__(self, shape: int | Sequence[int], coupling: float, field: Any, periodic: bool) -> None:
         super().__init__()
         self.shape = tuple(check_integer("shape", size) for size in ((shape,) if isinstance(shape, int) else shape))
         self.periodic = check_flag("periodic", periodic)
         self.register_buffer("coupling", torch.as_tensor(coupling, dtype=torch.get_default_dtype()).clone())
-        self.register_buffer("_ring", _ring(self.shape[-1], self.periodic), persistent=False)
         self.register_buffer("field", torch.as_tensor(field, dtype=torch.get_default_dtype()).clone())
 
     def around(self, values: Tensor) -> Tensor:
         """Returns the sums of the values of the neighbours of each site, of values with shape $(B, *)$ that may have further axes."""
-        flat = values.ndim == 1 + len(self.shape) and self.shape[-1] <= _PRODUCT
-        total = values @ self._ring.to(values.dtype) if flat else torch.zeros_like(values)
-        for axis, size in enumerate(self.shape[:-1] if flat else self.shape, start=1):
+        total = torch.zeros_like(values)
+        for axis, size in enumerate(self.shape, start=1):
             ahead, behind = (torch.roll(values, step, axis) for step in (1, -1))
             if not self.periodic and size > 1:
                 ahead.narrow(axis, 0, 1).zero_()
@@ -57,7 +46,7 @@ class _Lattice(LocalEnergy):
         pairs = [torch.empty((2, 0), dtype=torch.int64)]
         for axis, size in enumerate(self.shape):
             ahead = torch.roll(number, -1, axis)
-            keep = size if self.periodic else size - 1
+            keep = size if self.periodic and size > 2 else size - 1
             pairs.append(torch.stack([some.narrow(axis, 0, keep).flatten() for some in (number, ahead)]))
         return torch.cat(pairs, 1)
 
@@ -93,6 +82,10 @@ class Ising(_Lattice):
 
     def differences(self, x: Tensor) -> Tensor:
         return -2 * (self.coupling * self.around(2 * x - 1) + self.field).flatten(1)[..., None]
+
+    def quadratic(self) -> tuple[Tensor, Tensor]:
+        neighbours = self.around(torch.ones_like(self.field).expand(1, *self.shape))
+        return (4 * self.coupling).expand(self.couplings().shape[1]), 2 * (self.field - self.coupling * neighbours).flatten()
 
 
 class Potts(_Lattice):

@@ -15,6 +15,7 @@ from composable_energy import Energy
 from composable_energy.sampling import plain_energy, repeated
 
 _NUMBERS = 2**23  # of points that are evaluated together
+_DEGREE = 16  # the most neighbours of a site that are read one by one
 
 
 class LocalEnergy(Energy, ABC):
@@ -31,6 +32,14 @@ class LocalEnergy(Energy, ABC):
     def couplings(self) -> Tensor:
         """Returns the pairs of sites that interact, with shape (2, pairs); sites are counted in the order of a flattened point."""
 
+    def quadratic(self) -> tuple[Tensor, Tensor] | None:
+        r"""Returns the weights of the pairs and the biases of the sites of an energy that is quadratic; None of any other.
+
+        For sites of two values with the indices $k = 0, 1$ it is $-\sum_i b_i k_i - \sum_{ij} w_{ij} k_i k_j$ but for a constant. `Gibbs`
+        then reads the neighbours of the sites that it draws, and computes nothing for the others.
+        """
+        return None
+
 
 class Blocks:
     """The blocks of sites that Gibbs sampling draws together.
@@ -45,6 +54,8 @@ class Blocks:
         numbers: Which numbers of a flattened point belong to each block.
         table: The energies of the values of each site by terms whose sites are independent, with shape $(S, K)$; of two values the
             difference, with shape $(S,)$; None if all are 0.
+        links: For each block the neighbours of its sites, their weights and the biases of its sites, where all other terms are quadratic
+            with few neighbours; else None.
     """
 
     def __init__(self, energy: Energy, x: Tensor) -> None:
@@ -56,8 +67,10 @@ class Blocks:
         colours = (colour(count, [term.couplings() for term in local]) if self.known else torch.arange(count)).to(x.device)
         table = table[:, 1] - table[:, 0] if table.shape[1] == 2 else table  # once: compiled steps read it in a row
         self.table = table if bool(table.any()) or not local else None
-        self._key = self.known, tuple(colours.tolist()), tuple(table.flatten().tolist())
         self.sites = [(colours == number).nonzero()[:, 0] for number in range(int(colours.max()) + 1)]
+        whole = _links([(term, weight) for term, weight in terms if term in local], table) if self.known and table.ndim == 1 else ()
+        self.links = [[some[at] for some in whole] for at in self.sites] if whole else None
+        self._key = self.known, tuple(colours.tolist()), *(tuple(some.flatten().tolist()) for some in (table, *whole))
         widths = [1 if g.low is not None else g.values for g in sites.groups for _ in g.counts]
         self.numbers = [(colours == number).repeat_interleave(torch.tensor(widths, device=x.device)) for number in range(len(self.sites))]
 
@@ -79,6 +92,33 @@ class Blocks:
         table = None if self.table is None else _scaled(self.table, 1 / temperature).expand(len(x), *self.table.shape)
         total: Any = table if shift is None else shift if table is None else shift + table
         return uniform < torch.sigmoid(-total) if energy.sites.allowed.shape[1] == 2 else choose_values(-total, uniform)
+
+
+    def draw_linked(self, rows: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+        """Returns the indices of all sites, drawn a block after another, with chains on the last axis, as for uniform numbers."""
+        for sites, (near, weights, bias) in zip(self.sites, self.links or (), strict=True):
+            force = _scaled((weights[..., None] * rows[near]).sum(1) + bias[:, None], 1 / temperature)
+            rows = rows.index_copy(0, sites, (uniform[sites] < torch.sigmoid(force)).to(rows.dtype))
+        return rows
+
+
+def _links(terms: list[tuple[LocalEnergy, Any]], table: Tensor) -> tuple[Tensor, ...]:
+    """Returns the neighbours of each site with shape $(S, D)$, their weights, and the biases of sites; () of terms that have none."""
+    found = [term.quadratic() for term, _ in terms]
+    if not terms or None in found:
+        return ()
+    pairs = torch.cat([term.couplings() for term, _ in terms], 1).to(table.device)
+    weights = torch.cat([weight * own for (_, weight), (own, _) in zip(terms, found, strict=True)]).to(table.dtype)
+    bias = torch.stack([weight * own for (_, weight), (_, own) in zip(terms, found, strict=True)]).sum(0).to(table.dtype) - table
+    source, order = torch.cat([pairs[0], pairs[1]]).sort(stable=True)
+    degrees = source.bincount(minlength=len(table))
+    if not 0 < degrees.max() <= _DEGREE:
+        return ()
+    place = torch.arange(len(source), device=table.device) - (degrees.cumsum(0) - degrees)[source]
+    near = torch.arange(len(table), device=table.device)[:, None].repeat(1, int(degrees.max()))
+    heavy = torch.zeros_like(near, dtype=table.dtype)
+    near[source, place], heavy[source, place] = torch.cat([pairs[1], pairs[0]])[order], weights.repeat(2)[order]
+    return near, heavy, bias
 
 
 def _scaled(values: Tensor, factor: Any) -> Tensor:

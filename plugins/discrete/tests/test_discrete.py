@@ -56,7 +56,7 @@ EXPRESSIONS = {
     "and not": A & ~B,
     "and function": 2 * A & FUNCTION,
     "ising": Ising((2, 3), 0.4, 0.2),
-    "ising and distribution": Ising(3, 0.4) & A,
+    "ising and distribution": 2 * Ising(3, 0.2) & A,
     "potts": Potts((2, 2), 3, 0.7, torch.tensor([0.3, 0.0, -0.2])),
     "machine": BoltzmannMachine(3, 2),
     "joint machine": BoltzmannMachine(3, 2).joint(),
@@ -98,7 +98,7 @@ def test_draws_have_the_probabilities_of_all_states(name, sampler):
 
 @pytest.mark.parametrize(
     "energy",
-    [Ising((3, 4), 0.3, 0.1), Ising((2, 3), 0.3, periodic=False), Potts((2, 3), 3, 0.4), Ising(5), BoltzmannMachine(3, 2).joint()],
+    [Ising((3, 4), 0.3, 0.1), Ising((2, 3), 0.3, periodic=False), Potts((2, 3), 3, 0.4), Ising((4, 1, 2)), BoltzmannMachine(3, 2).joint()],
     ids=lambda energy: f"{energy} {tuple(energy.event_shape)}",
 )
 def test_differences_and_couplings_are_those_of_the_energy(energy):
@@ -119,6 +119,10 @@ def test_differences_and_couplings_are_those_of_the_energy(energy):
         moved[:, site] = (moved[:, site] + 1) % sites.counts[site]
         changed = (energy.differences(sites.place(x, moved)) - energy.differences(x)).abs().amax((0, 2)) > 1e-5
         assert not (changed & ~coupled[site]).any() and changed.any()
+    if isinstance(energy, Ising):
+        (weights, bias), (one, other) = energy.quadratic(), energy.couplings()
+        weight = torch.zeros(count, count).index_put((one, other), weights, accumulate=True)
+        torch.testing.assert_close(energy.differences(x)[..., 0], -bias - index.float() @ (weight + weight.T), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ising", "function", "categories"])
