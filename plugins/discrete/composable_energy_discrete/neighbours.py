@@ -93,7 +93,6 @@ class Blocks:
         total: Any = table if shift is None else shift if table is None else shift + table
         return uniform < torch.sigmoid(-total) if energy.sites.allowed.shape[1] == 2 else choose_values(-total, uniform)
 
-
     def draw_linked(self, rows: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """Returns the indices of all sites, drawn a block after another, with chains on the last axis, as for uniform numbers."""
         for sites, (near, weights, bias) in zip(self.sites, self.links or (), strict=True):
