@@ -16,9 +16,8 @@ from composable_energy.files import expanded, replace_file
 from composable_energy_image.attributes import AttributeReader, attribute_energies, draw_events, select_attributes
 from composable_energy_image.autoencoder import check_picture_shape
 from composable_energy_image.code_energy import CodeEnergy
-from composable_energy_image.code_mixture import divide_components
 from composable_energy_image.data import Pictures, open_pictures
-from composable_energy_image.label_columns import find_common_combinations, find_joint_labels
+from composable_energy_image.label_columns import find_combinations, find_joint_labels
 from composable_energy_image.pipeline import STAGES, AttributePipeline
 from composable_energy_image.sheets import write_rows
 from composable_energy_training import Recipe
@@ -96,23 +95,27 @@ class BaseAndAttributes(Recipe):
             _LOG.warning("The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names a table of attributes.")
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
-        common = find_common_combinations(labels) if sizes["components"] else None
+        common = find_combinations(labels) if sizes["components"] else None
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
-        if common is not None:
-            options["components"] = sum(divide_components(common[1], sizes["components"]).values())
+        channels, size, _ = pictures.event_shape
+
+        def new_base(**sizes: int) -> CodeEnergy:
+            return cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options, **sizes)).to(pipeline.device)
+
         with pipeline.seeded("base"):
-            channels, size, _ = pictures.event_shape
-            base = cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options)).to(pipeline.device)
+            base = new_base()
         pipeline.ranks.call_on_first(lambda: self.save(out))
         coder = base.autoencoder
         pipeline.train_autoencoder(coder, train, labels)
         codes, changes = pipeline.encode_training(coder, train)
         heads, joint = None, find_joint_labels(labels) if labels else None
         if common is not None:
-            joint, groups = common
+            joint, rows = common
             plain = codes if changes is None else codes[(changes == 0).all(1)]
-            heads = pipeline.fit_mixture(base, plain, joint, groups, sizes["components"])
+            heads = pipeline.fit_mixture(base, plain, joint, rows, sizes["components"])
+            base = new_base(components=len(heads.mixture.log_weights), frames=len(heads.mixture.variances))
+            base.net, base.decoder = heads.mixture, coder
         else:
             pipeline.train_base(base, codes, changes)
             if labels:

@@ -62,6 +62,7 @@ class CodeEnergy(ce.Energy):
         corrector_steps: Steps of the recommended sampler at each noise level.
         balanced: Whether the network's output is scaled as `CodeNetwork` says; weights fit one of the two.
         components: Gaussians of a `CodeMixture`, which the energy is in place of a network; 0 for a network.
+        frames: Covariances of that mixture.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -89,13 +90,14 @@ class CodeEnergy(ce.Energy):
         corrector_steps: int = 3,
         balanced: bool = False,
         components: int = 0,
+        frames: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
             raise OptionError(f"Noise levels must satisfy 0 < sigma_min < sigma_max, got {sigma_min!r} and {sigma_max!r}.")
         self.sigma_min, self.sigma_max, self.name = float(sigma_min), float(sigma_max), name
         if check_integer("components", components, 0):
-            self.net = CodeMixture(check_integer("code", code), components)
+            self.net = CodeMixture(check_integer("code", code), components, frames)
         else:
             sizes = {"width": check_integer("width", width), "blocks": check_integer("blocks", blocks, 0)}
             self.net = CodeNetwork(check_integer("code", code), **sizes, balanced=balanced)

@@ -21,8 +21,8 @@ from composable_energy_training.score_matching import add_noise, check_levels
 
 _LARGEST = 512
 _PICTURES = 20  # of each combination, on average
-_MANY = 150  # pictures of a combination that a density of its own can be fitted to
-_COVERED = 0.9  # share of the pictures in such combinations
+_MOST = 4096  # combinations of a mixture
+_KNOWN = 0.9  # share of the pictures with all attributes
 
 
 def label_columns(variables: Mapping[str, int]) -> dict[str, slice]:
@@ -117,15 +117,14 @@ def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
     return joint if 0 < seen <= min(len(joint) // 2, int(known.sum()) // _PICTURES) else None
 
 
-def find_common_combinations(labels: Mapping[str, Labels]) -> tuple[JointLabels, Tensor] | None:
-    """Returns the combinations of all attributes, and that of each picture with shape $(N,)$, -1 if unknown; None if they are many.
+def find_combinations(labels: Mapping[str, Labels]) -> tuple[JointLabels, Tensor] | None:
+    """Returns the combinations of all attributes, and that of each picture with shape $(N,)$, -1 if unknown.
 
-    They are few if there are at most 512 of them, and nine in ten pictures have one that 150 pictures have.
+    None if there are more than 4,096 of them, or if more than one picture in ten has an unknown attribute.
     """
     variables = {name: len(some.names) for name, some in labels.items()}
-    if not variables or prod(variables.values()) > _LARGEST:
+    if not variables or prod(variables.values()) > _MOST:
         return None
     joint = JointLabels(variables)
     rows = joint.number({name: some.values for name, some in labels.items()})
-    counts = rows[rows >= 0].bincount(minlength=len(joint))
-    return (joint, rows) if counts[counts >= _MANY].sum() > _COVERED * len(rows) else None
+    return (joint, rows) if (rows >= 0).double().mean() > _KNOWN else None

@@ -19,10 +19,11 @@ from composable_energy_image.adversarial import AdversarialDecoder, AdversarialR
 from composable_energy_image.attributes import count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy, CodeHeads, CodeNetwork
-from composable_energy_image.code_mixture import CodeMixture, MixtureHeads, divide_components
+from composable_energy_image.code_mixture import MixtureHeads
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.preparation import Distortion
 from composable_energy_image.label_columns import JointHeads, JointLabels, count_columns
+from composable_energy_image.mixture_fitting import STEPS, fit_mixture
 from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network, write_costs
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Prepared, Ranks, join
@@ -152,19 +153,21 @@ class AttributePipeline:
         self._fit("base", model, DenoisingScoreMatching(**options, condition="changes"), (data[0], {"changes": data[1]}))
         model.write_unconditioned(net)
 
-    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, groups: Tensor, total: int) -> MixtureHeads:
-        """Fits the mixture of a base, of about `total` components, to codes, and those of mirror images behind them; returns its heads.
+    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int) -> MixtureHeads:
+        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads.
 
-        `groups` are the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown.
+        `rows` are the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown.
         """
-        mixture, began = cast(CodeMixture, energy.net), time.process_time()
-        components, seed = divide_components(groups, total), self.settings["training"]["seed"]
-        mixture.fit(codes, groups.repeat(len(codes) // len(groups)).to(codes.device), components, seed)
+        began = time.process_time()
+        mixture = fit_mixture(
+            codes, rows.repeat(len(codes) // len(rows)).to(codes.device), joint.table, total, self.settings["training"]["seed"]
+        )
         loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()
-        options = {"code": codes.shape[1], "components": len(mixture.log_weights), "sigma_min": energy.sigma_min}
-        heads = cast(MixtureHeads, ce.get("encoder", "code-mixture-heads", outputs=len(joint), **options))
+        sizes = {"components": len(mixture.log_weights), "frames": len(mixture.variances)}
+        options = {"outputs": len(joint), "code": codes.shape[1], "sigma_min": energy.sigma_min, **sizes}
+        heads = cast(MixtureHeads, ce.get("encoder", "code-mixture-heads", **options))
         heads.mixture = mixture
-        self.ranks.call_on_first(lambda: write_costs(self.folder / "base", mixture.STEPS, time.process_time() - began, float(loss)))
+        self.ranks.call_on_first(lambda: write_costs(self.folder / "base", STEPS, time.process_time() - began, float(loss)))
         return heads
 
     def train_heads(
