@@ -23,9 +23,10 @@ from composable_energy_image.adversarial import AdversarialDecoder, AdversarialR
 from composable_energy_image.attributes import AttributeReader, draw_events
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.code_energy import CodeEnergy, CodeNetwork
-from composable_energy_image.code_mixture import CodeMixture, divide_components
+from composable_energy_image.code_mixture import CodeMixture
 from composable_energy_image.data import Labels, Pictures
-from composable_energy_image.label_columns import find_common_combinations
+from composable_energy_image.label_columns import JointLabels, find_combinations
+from composable_energy_image.mixture_fitting import divide_components, find_possible, fit_mixture
 from composable_energy_image.reconstruction import picture_loss
 from plugins.image.tests.picture_files import RANDOM, pictures_of, random_pixels, write_celeba, write_cifar, write_mnist
 
@@ -230,25 +231,65 @@ class TestMixture:
         codes = means[rows] + torch.einsum("nij,nj->ni", roots, torch.randn(20_500, 3, dtype=torch.float64))
         groups = GROUPS[rows]
         groups[:100] = -1  # of unknown attributes
-        found = CodeMixture(3, 4)
-        counts = {0: 2, 2: 1, 3: 1}
-        found.fit(codes[:20_000].float(), groups[:20_000], counts, seed=0)
+        found = fit_mixture(codes[:20_000].float(), groups[:20_000], torch.arange(4)[:, None], 4, seed=0)
         truth = MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
         gap = (found.double()(codes[20_000:], sigma=1e-3) + truth.log_prob(codes[20_000:])).mean()
         assert abs(float(gap)) < 0.02
-        assert found.groups.tolist() == [0, 0, 2, 3]
-        shares = torch.zeros(4).index_add(0, found.groups, found.log_weights.exp().float())
-        torch.testing.assert_close(shares, groups[100:20_000].bincount(minlength=4) / 19_900, rtol=1e-5, atol=1e-6)
+        assert found.groups.unique().tolist() == [0, 2, 3]
+        shares = torch.zeros(4, dtype=torch.float64).index_add(0, found.groups, found.log_weights.exp())
+        torch.testing.assert_close(shares, groups[100:20_000].bincount(minlength=4) / 19_900, rtol=1e-5, atol=1e-6, check_dtype=False)
 
-    def test_few_rows_give_one_round_gaussian(self):
-        found = CodeMixture(3, 2)
+    def test_combinations_without_pictures_have_the_sum_of_the_effects(self):
+        """Codes of four attributes whose effects add up; one combination of three values has no picture, two values never meet."""
+        torch.manual_seed(0)
+        table = JointLabels({"a": 5, "b": 2, "c": 2, "d": 2}).table
+        effects = [2 * torch.randn(count, 6) for count in (5, 2, 2, 2)]
+        means = torch.stack([some[table[:, place]] for place, some in enumerate(effects)]).sum(0)
+        spread = torch.tensor([[1.0] * 3 + [0.4] * 3, [0.4] * 3 + [1.0] * 3])[table[:, 3]]  # by the last attribute
+        allowed = ((table[:, 0] != 4) | (table[:, 1] == 0)) & ~(table[:, 1:] == 1).all(1)
+        rows = allowed.nonzero()[:, 0][torch.randint(int(allowed.sum()), (4000,))]
+        mixture = fit_mixture(means[rows] + spread[rows] * torch.randn(4000, 6), rows, table, 1, seed=0)
+        unseen = (table == torch.tensor([2, 1, 1, 1])).all(1).nonzero()[0, 0]
+        weights = mixture.log_weights.exp()
+        assert weights[mixture.groups == unseen].sum() * 4000 == pytest.approx(0.5, rel=0.01)
+        assert not torch.isin(mixture.groups, ((table[:, 0] == 4) & (table[:, 1] == 1)).nonzero()[:, 0]).any()
+        assert len(mixture.variances) == 2 and len(mixture.log_weights) == 2 * 18
+        z = means[unseen] + spread[unseen] * torch.randn(2000, 6)
+        own = mixture.log_joint(z, 0.05).masked_fill(mixture.groups != unseen, -torch.inf).logsumexp(1)
+        truth = torch.distributions.Normal(means[unseen], spread[unseen]).log_prob(z).sum(1)
+        assert abs(float((own - math.log(0.5 / 4000) - truth).mean())) < 0.3
+
+    def test_shared_covariances_are_those_of_their_components(self):
+        weights, means, covariances = gaussians()
+        shared = covariances[[0, 0, 1, 1]]
+        variances, axes = torch.linalg.eigh(covariances[:2])
+        found = CodeMixture(3, 4, frames=2).double()
+        found.log_weights.copy_(weights.log())
+        found.means.copy_((means.view(2, 2, 3) @ axes).flatten(0, 1))
+        found.variances.copy_(variances)
+        found.axes.copy_(axes.transpose(0, 1).flatten(1))
+        z, levels = 2 * torch.randn(20, 3, dtype=torch.float64), torch.linspace(0.1, 2, 20, dtype=torch.float64)
+        for sigma in (0.3, levels):
+            noise = torch.as_tensor(sigma, dtype=torch.float64).expand(20)[:, None, None, None].square() * torch.eye(3)
+            truth = MixtureSameFamily(Categorical(weights.expand(20, 4)), MultivariateNormal(means.expand(20, 4, 3), shared + noise))
+            torch.testing.assert_close(found(z, sigma=sigma), -truth.log_prob(z))
+        with pytest.raises(OptionError, match="4 components do not divide into 3 frames"):
+            CodeMixture(3, 4, frames=3)
+
+    def test_few_rows_share_the_spread_of_all(self):
         codes = torch.cat([torch.randn(300, 3), torch.full((1, 3), 5.0)])
-        found.fit(codes, torch.tensor([0] * 300 + [1]), {0: 1, 1: 1}, seed=0)
-        assert found.variances[1].unique().numel() == 1 and float(found.variances[1, 0]) > 0.2
-        torch.testing.assert_close(found(codes[-1:], sigma=0.1).isfinite(), torch.tensor([True]))
+        found = fit_mixture(codes, torch.tensor([0] * 300 + [1]), torch.arange(2)[:, None], 1, seed=0)
+        assert found.groups.tolist() == [0, 1] and 0.7 < float(found.variances.min()) < float(found.variances.max()) < 1.3
+
+    def test_combinations_are_possible_where_each_pair_of_values_is(self):
+        table = JointLabels({"a": 2, "b": 2, "c": 2}).table
+        seen = (table.sum(1) < 3) & ~((table[:, 0] == 1) & (table[:, 1] == 1))
+        assert find_possible(table, seen.double()).tolist() == seen.tolist()
+        assert find_possible(table, (table.sum(1) < 3).double()).all()
+        assert find_possible(table[:2, 2:], torch.tensor([1.0, 0.0])).tolist() == [True, False]
 
     def test_components_are_divided_in_proportion(self):
-        groups = torch.tensor([0] * 3000 + [1] * 900 + [2] * 100 + [-1] * 50)
+        groups = torch.tensor([0] * 3000 + [1] * 900 + [2] * 100)
         assert divide_components(groups, 40) == {0: 20, 1: 6, 2: 1}
 
     @pytest.mark.slow
@@ -262,20 +303,21 @@ class TestMixture:
 
 
 class TestCombinations:
-    def test_few_and_frequent_ones_are_found(self):
+    def test_known_ones_are_found(self):
         values = torch.arange(600) % 3
         labels = {"kind": Labels(values, ("x", "y", "z")), "round": Labels((values == 1).long(), ("no", "yes"))}
-        found = find_common_combinations(labels)
-        assert found is not None and len(found[0]) == 6 and found[1].unique().tolist() == [0, 3, 4]
         labels["round"].values[:5] = -1
-        found = find_common_combinations(labels)
-        assert found is not None and found[1][:5].tolist() == [-1] * 5
+        found = find_combinations(labels)
+        assert found is not None and len(found[0]) == 6 and found[1].unique().tolist() == [-1, 0, 3, 4]
+        assert found[1][:5].tolist() == [-1] * 5
 
-    @pytest.mark.parametrize("count", [400, 0])
-    def test_rare_or_no_ones_are_not(self, count):
-        labels = {f"a{k}": Labels(torch.arange(count) // 2**k % 2, ("no", "yes")) for k in range(2)}
-        assert find_common_combinations(labels) is None
-        assert find_common_combinations({}) is None
+    def test_many_or_unknown_ones_are_not(self):
+        yes_no = {f"a{k}": Labels(torch.arange(400) // 2**k % 2, ("no", "yes")) for k in range(13)}
+        assert find_combinations(yes_no) is None and find_combinations({}) is None
+        yes_no = {"a0": yes_no["a0"]}
+        assert find_combinations(yes_no) is not None
+        yes_no["a0"].values[:50] = -1
+        assert find_combinations(yes_no) is None
 
 
 class TestBalancedNetwork:
