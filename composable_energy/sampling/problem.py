@@ -123,7 +123,9 @@ def resolve_points(
         )
     coordinates = coordinates_of(energy.support, event, dtype, device)
     if coordinates is not None and not coordinates.shape.numel():
-        raise ShapeError(f"{energy} has a single point: {format_support(energy.support)} of shape {tuple(event)}. There is nothing to draw.")
+        raise ShapeError(
+            f"{energy} has a single point: {format_support(energy.support)} of shape {tuple(event)}. There is nothing to draw."
+        )
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
 
 

@@ -68,7 +68,7 @@ class Blocks:
         table = table[:, 1] - table[:, 0] if table.shape[1] == 2 else table  # once: compiled steps read it in a row
         self.table = table if bool(table.any()) or not local else None
         self.sites = [(colours == number).nonzero()[:, 0] for number in range(int(colours.max()) + 1)]
-        whole = _links([(term, weight) for term, weight in terms if term in local], table) if self.known and table.ndim == 1 else ()
+        whole = _links([pair for pair in terms if pair[0] in local], table) if self.known and table.ndim == 1 else ()
         self.links = [[some[at] for some in whole] for at in self.sites] if whole else None
         self._key = self.known, tuple(colours.tolist()), *(tuple(some.flatten().tolist()) for some in (table, *whole))
         widths = [1 if g.low is not None else g.values for g in sites.groups for _ in g.counts]
@@ -101,9 +101,9 @@ class Blocks:
         return rows
 
 
-def _links(terms: list[tuple[LocalEnergy, Any]], table: Tensor) -> tuple[Tensor, ...]:
+def _links(terms: list[tuple[Any, Any]], table: Tensor) -> tuple[Tensor, ...]:
     """Returns the neighbours of each site with shape $(S, D)$, their weights, and the biases of sites; () of terms that have none."""
-    found = [term.quadratic() for term, _ in terms]
+    found: list[Any] = [term.quadratic() for term, _ in terms]
     if not terms or None in found:
         return ()
     pairs = torch.cat([term.couplings() for term, _ in terms], 1).to(table.device)

@@ -100,8 +100,8 @@ class BaseAndAttributes(Recipe):
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
 
-        def new_base(**sizes: int) -> CodeEnergy:
-            return cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options, **sizes)).to(pipeline.device)
+        def new_base(**mixture: int) -> CodeEnergy:
+            return cast(CodeEnergy, ce.get("energy", "code-base", size=size, channels=channels, **options, **mixture)).to(pipeline.device)
 
         with pipeline.seeded("base"):
             base = new_base()

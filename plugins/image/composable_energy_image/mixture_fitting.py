@@ -78,7 +78,7 @@ def find_possible(table: Tensor, counts: Tensor) -> Tensor:
     found = counts > 0
     seen, possible = table[found], torch.ones(len(table), dtype=torch.bool)
     for one, other in combinations(range(table.shape[1]), 2):
-        together = torch.zeros(tuple(table[:, [one, other]].amax(0) + 1), dtype=torch.bool)
+        together = torch.zeros((table[:, [one, other]].amax(0) + 1).tolist(), dtype=torch.bool)
         together[seen[:, one], seen[:, other]] = True
         possible &= together[table[:, one], table[:, other]]
     return possible if table.shape[1] > 1 else found
