@@ -27,7 +27,7 @@ FASHION = {"footwear": (5, 7, 9), "upper": (0, 2, 4, 6), "dress": (3,), "trouser
 DIGITS = {"even": (0, 2, 4, 6, 8), "has_loop": (0, 6, 8, 9), "prime": (2, 3, 5, 7), "above4": (5, 6, 7, 8, 9)}
 CATEGORIES = {"serif": (0,), "monospaced": (2,), "handwritten": (3,)}  # places in `FAMILIES`
 TYPE_MARKS = {"letter": 26, "capital": 2, "bold": 2, "italic": 2, "category": len(FAMILIES)}
-FASHION_PART, DIGIT_PARTS, FAMILY_PARTS = 30_000, (6_200, 9_000), (24, 34)  # ends of the library's part and the judge's
+FASHION_PART, DIGIT_PARTS, FAMILY_PARTS = 30_000, (6_200, 9_000), (24, -6)  # ends of the library's part and the judge's
 FEW = 1_400  # digits of the smallest set
 SIZE, CAPITAL, BASELINE = 64, 28, 44  # pixels of a letter's picture, of the height of an H, and from the upper edge to its foot
 
@@ -144,7 +144,7 @@ def open_type(folder: Path, seed: int) -> RealSet:
     for category, names in enumerate(FAMILIES.values()):
         families = names.split()
         for place, row in enumerate(shuffled(len(families), seed).tolist()):
-            found[sum(place >= end for end in FAMILY_PARTS)].append((folder / families[row], category))
+            found[sum(place >= end % len(families) for end in FAMILY_PARTS)].append((folder / families[row], category))
     return RealSet("type", TYPE_MARKS, type_attributes, {"letter": ascii_lowercase}, *(draw_families(families) for families in found))
 
 

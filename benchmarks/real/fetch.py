@@ -31,10 +31,13 @@ FAMILIES = {
         fira-code fira-mono fragment-mono geist-mono google-sans-code ibm-plex-mono inconsolata intel-one-mono jetbrains-mono kode-mono
         lekton m-plus-1-code martian-mono monaspace-neon nova-mono overpass-mono oxygen-mono pt-mono red-hat-mono reddit-mono
         roboto-mono share-tech-mono sometype-mono source-code-pro space-mono spline-sans-mono syne-mono victor-mono vt323 xanh-mono""",
-    "handwriting": """amatic-sc annie-use-your-telescope architects-daughter bad-script caveat caveat-brush charm comic-neue cookie
-        courgette damion dancing-script delius edu-sa-beginner fuzzy-bubbles gaegu gloria-hallelujah gochi-hand grape-nuts handlee
-        indie-flower itim kalam kaushan-script klee-one mali mansalva marck-script merienda mynerve neucha niconne pacifico pangolin
-        patrick-hand petit-formal-script playpen-sans short-stack sriracha zeyada""",
+    "handwriting": """alex-brush allura amatic-sc annie-use-your-telescope architects-daughter arizonia bad-script berkshire-swash
+        caveat caveat-brush cedarville-cursive charm charmonman chilanka comic-neue cookie courgette covered-by-your-grace damion
+        dancing-script dekko delius edu-sa-beginner fuzzy-bubbles gaegu gamja-flower gloria-hallelujah gochi-hand grape-nuts great-vibes
+        handlee hi-melody indie-flower italianno itim kalam kaushan-script kavivanar klee-one la-belle-aurore leckerli-one mali mansalva
+        marck-script merienda mr-dafoe mynerve nanum-pen-script neucha niconne nothing-you-could-do oooh-baby pacifico pangolin
+        parisienne patrick-hand patrick-hand-sc petit-formal-script pinyon-script playpen-sans reenie-beanie rochester sacramento
+        sedgwick-ave shadows-into-light short-stack sofia sriracha sue-ellen-francisco tangerine yomogi zeyada""",
 }
 """Families of fonts by category; some have no bold or no italic style."""
 
