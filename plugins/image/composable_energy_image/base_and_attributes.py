@@ -45,7 +45,7 @@ _FEATURES = {1: 32, 2: 48}  # by the side in blocks of 16 pixels
 class BaseAndAttributes(Recipe):
     """Trains an autoencoder of pictures, a base energy of its codes, heads that classify the attributes of codes, and last its decoder.
 
-    Where few combinations of attributes have many pictures each, base and heads are one Gaussian mixture of codes, else networks.
+    Where attributes have at most 4,096 combinations, base and heads are one Gaussian mixture of codes, else networks.
 
     The run folder holds `base`, a folder for each attribute (`male`; `hair=red` and so on for attributes that are not binary), the contact
     sheet `samples.png`, and `report.json` with steps, processor seconds, losses, the accuracy of heads on held-out pictures and on their
