@@ -55,19 +55,20 @@ class CodeMixture(ce.Energy):
 
     def log_joint(self, x: Tensor, sigma: Tensor | float) -> Tensor:
         """Returns the log weight and density of each component, with shape $(B, J)$; see `forward`."""
-        frames, means = len(self.variances), self.means
+        frames, means = len(self.variances), self.means.view(len(self.variances), -1, x.shape[1])  # (G, M, D)
         variances = self.variances + level_column(sigma, x)[..., None].square()  # (1 or B, G, D)
         scales, constants = variances.rsqrt(), variances.log().sum(2) + x.shape[1] * math.log(2 * math.pi)
-        if len(scales) == 1 and frames == len(means):  # scaled axes make squared distances in two operations
-            z = torch.addmm(-(means * scales).flatten(), x, self.axes * scales.flatten()).unflatten(1, means.shape)
-            return self.log_weights - (z.square().sum(2) + constants) / 2
-        z, means = (x @ self.axes).unflatten(1, (frames, -1)), means.view(frames, -1, x.shape[1])
-        if len(scales) == 1:
-            z, means = z * scales, means * scales[0, :, None]
-            crossed = (z.transpose(0, 1) @ means.mT).transpose(0, 1)  # (B, G, M)
-            squared = z.square().sum(2, keepdim=True) - 2 * crossed + means.square().sum(2)
-        else:
-            squared = ((z[:, :, None] - means) * scales[:, :, None]).square().sum(3)
+        if len(scales) > 1:
+            z = (x @ self.axes).unflatten(1, (frames, 1, -1))
+            squared = ((z - means) * scales[:, :, None]).square().sum(3)
+        else:  # one level, as in sampling: scaled axes and a product save operations on all components
+            centres = means * scales[0, :, None]
+            first = centres[:, :1]  # of each frame, from which others are told, as large numbers would lose digits
+            z = torch.addmm(-first.flatten(), x, self.axes * scales.flatten()).unflatten(1, (frames, -1))
+            squared = z.square().sum(2, keepdim=True)
+            if means.shape[1] > 1:
+                others = centres - first
+                squared = squared + others.square().sum(2) - 2 * (z.transpose(0, 1) @ others.mT).transpose(0, 1)
         return self.log_weights - ((squared + constants[..., None]) / 2).flatten(1)
 
 
