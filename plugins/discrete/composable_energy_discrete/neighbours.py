@@ -71,14 +71,15 @@ class Blocks:
         whole = _links([pair for pair in terms if pair[0] in local], table) if self.known and table.ndim == 1 else ()
         self.links = [[some[at] for some in whole] for at in self.sites] if whole else None
         self._key = self.known, tuple(colours.tolist()), *(tuple(some.flatten().tolist()) for some in (table, *whole))
+        self._hash = hash(self._key)  # compiled steps ask for it at each step
         widths = [1 if g.low is not None else g.values for g in sites.groups for _ in g.counts]
         self.numbers = [(colours == number).repeat_interleave(torch.tensor(widths, device=x.device)) for number in range(len(self.sites))]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Blocks) and self._key == other._key
+        return self is other or (isinstance(other, Blocks) and self._key == other._key)
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return self._hash
 
     def choose(self, energy: Energy, x: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """Returns a value for each site, drawn given the other sites, with shape $(B, S)$."""
