@@ -6,8 +6,9 @@
 Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
 says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
 errs, so the first share is what a perfect sampler would reach. Below is the Frechet distance in features of the judge, of as many pictures
-as there are draws, to pictures of the judge's part. A training is kept in `.real-data/runs` and used again; delete its folder
-to train anew.
+as there are draws, to pictures of the judge's part. Rows of `EDITS` have the share of real pictures that are edited to what is asked, and
+how much a pixel changes on average, beside its difference between two real pictures. A training is kept in `.real-data/runs` and used
+again; delete its folder to train anew.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from benchmarks.real.judges import Judge, fulfils, load_judge
 from composable_energy_cli.parsing import parse
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.metrics import frechet_distance
+from composable_energy_latent import edit
 
 EXPRESSIONS = {
     "fashion": """dress, footwear & bright, bag ^ dress, ~bright & bag, ~footwear & ~upper, upper & ~bright & ~wide,
@@ -43,8 +45,12 @@ EXPRESSIONS = {
 EXPRESSIONS["few-digits"] = EXPRESSIONS["digits"]
 """Expressions of each set, between commas."""
 
+EDITS = {"fashion": (("upper & ~bright", "bright", "upper"), ("dress & ~wide", "wide", "dress"), ("trousers & bright", "dress", "bright"))}
+"""For each set pictures, what is asked, and what is kept."""
+EDITED = slice(200, 300)  # others of these pictures chose the settings of edits
+
 KINDS = ("real", "reconstructed", "weight 1", "weight 2")
-REFERENCE, FRECHET = 5000, "Frechet distance"
+REFERENCE, FRECHET, CHANGE = 5000, "Frechet distance", "change of pixels,"
 
 
 def train(real: RealSet, scale: float, seed: int) -> Path:
@@ -73,6 +79,19 @@ def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> 
             images = energy.sample(samples, seed=seed)
             shares.append(fulfils(text, real.truths(images, judge.marks(images))))
         yield {"set": real.name, "row": text, **{kind: float(some.float().mean()) for kind, some in zip(KINDS, shares, strict=True)}}
+
+    for text, asked, kept in EDITS.get(real.name, ()):
+        rows, goal = fulfils(text, truths).nonzero()[EDITED, 0], f"{asked} & {kept}"
+        own = pictures[rows]
+        images = edit(base.decoder.encode(own).detach(), energies[asked], keep=[energies[kept]]).images
+        shares = (
+            fulfils(goal, seen[0])[fulfils(goal, truths)],
+            fulfils(goal, seen[1])[rows],
+            fulfils(goal, real.truths(images, judge.marks(images))),
+        )
+        changes = [(some - own).abs() for some in (own.roll(1, 0), reconstructed[rows], images)]
+        for row, values in ((f"edit {text} to {goal}", shares), (f"{CHANGE} {text} to {goal}", changes)):
+            yield {"set": real.name, "row": row, **{kind: float(some.float().mean()) for kind, some in zip(KINDS[:3], values, strict=True)}}
 
     def distance(images: Tensor) -> float:
         return frechet_distance(images[:samples], real.judge.take(slice(REFERENCE)).images, judge.features)

@@ -20,19 +20,34 @@ PAPERS = {
 
 
 def training() -> Blocks:
-    return {"real": real, "unseen": unseen, "contrastive": contrastive, "speed": speed}
+    return {"real": real, "edits": edits, "unseen": unseen, "contrastive": contrastive, "speed": speed}
 
 
 def real() -> str:
     """Returns the shares of pictures that fulfil expressions, by a judge: the means, the lowest at weight 1, and the distances."""
     lines = []
     for name, rows in groupby(read_results("real")["rows"], lambda row: row["set"]):
-        *shares, distances = rows
+        *others, distances = rows
+        shares = [row for row in others if "weight 2" in row]
         least = min(shares, key=lambda row: row["weight 1"])
         lines.append([name, f"mean of {len(shares)} expressions", *(format_number(mean(shares, kind)) for kind in KINDS)])
         lines.append([name, f"lowest: {code_cell(least['row'])}", *(format_number(least[kind]) for kind in KINDS)])
         lines.append([name, "Frechet distance", *(number(kind, 1)(distances) for kind in KINDS)])
     return markdown_table(["set", "share", *KINDS], lines)
+
+
+def edits() -> str:
+    """Returns the shares of edited pictures that fulfil what was asked, and how far they moved."""
+    rows = [row for row in read_results("real")["rows"] if " to " in row["row"]]
+    lines = [
+        [
+            *map(code_cell, share["row"].removeprefix("edit ").split(" to ")),
+            *(number(kind, 2)(row) for row in (share, moved) for kind in KINDS[:3]),
+        ]
+        for share, moved in zip(rows[::2], rows[1::2], strict=True)
+    ]
+    changes = ("between two pictures", "by decoding", "by the edit")
+    return markdown_table(["pictures", "to", "real", "before", "edited", *(f"change {by}" for by in changes)], lines)
 
 
 def unseen() -> str:

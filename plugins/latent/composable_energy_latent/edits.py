@@ -159,6 +159,8 @@ class EditWeights:
         distance: The weight of $\lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2$.
         margin: Evidence is averaged over eight moves of $z$ with this standard deviation, in that of the prior. Without it edits stop
             where the heads have just become certain, and they may be wrong there.
+        level: The noise level of codes at which heads that take one are asked, in the standard deviation of codes. At low levels they are
+            so certain that the flow is stiff.
     """
 
     asked: float = 3.0
@@ -166,6 +168,7 @@ class EditWeights:
     logits: float = 0.01
     distance: float = 0.04
     margin: float = 0.5
+    level: float = 1.5
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -261,12 +264,15 @@ class _Potential(Energy):
         copies: Iterator[Any] = iter(twin(nn.ModuleList([expression, base, *parts])))  # together, so that they share the generator
         self.expression, own = next(copies), next(copies)
         self.kept = {name: Kept(next(copies), None if part.opposite is None else next(copies)) for name, part in kept.items()}
+        self.noisy = self._at_level(self.expression, weights)
         self.base: Any = own
         self.map = getattr(self.base.decoder, "map", None)
+        pairs = {name: (part.energy, part.opposite) for name, part in self.kept.items()}
+        self.near = {name: Kept(*(None if one is None else self._at_level(one, weights) for one in pair)) for name, pair in pairs.items()}
         self.start, self.weights = start, weights
         with torch.no_grad():
             self.mapped = start if self.map is None else self.map(start)
-            self.outputs = {name: part.output(start) for name, part in self.kept.items()}
+            self.outputs = {name: part.output(start) for name, part in self.near.items()}
             self.labels = held_labels(self.kept, start)
             self.noise = self._noise(start)
             values = [name for name, part in self.kept.items() if part.opposite is None]
@@ -279,12 +285,12 @@ class _Potential(Energy):
         near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
         count = self.noise.shape[1]
         every = rows.repeat_interleave(count)
-        total = weights.asked * self.expression.evidence(near, **self._chains(every)).view(-1, count).mean(1)
+        total = weights.asked * self.noisy.evidence(near, **self._chains(every)).view(-1, count).mean(1)
         total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
         moved = z if self.map is None else self.map(z)
         if moved is not z:
             total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
-        for name, part in self.kept.items():
+        for name, part in self.near.items():
             away = part.output(z) - self.outputs[name][rows]
             if part.opposite is None:  # in units of a share of the spread: the widths of heads may be so small that the flow is stiff
                 total = total + weights.kept * (away / self.widths[name]).square() / 2
@@ -292,6 +298,9 @@ class _Potential(Energy):
                 total = total + weights.logits * away.square()
                 total = total + weights.kept * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
         return total
+
+    def _at_level(self, energy: Energy, weights: EditWeights) -> Energy:
+        return energy.given(sigma=weights.level) if "sigma" in energy.conditions else energy
 
     def _noise(self, start: Tensor) -> Tensor:
         """Returns the moves of points, the same for all, with shape $(1, K, *)$."""

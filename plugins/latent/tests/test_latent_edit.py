@@ -313,3 +313,15 @@ def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
 @pytest.mark.slow
 def test_the_flow_passes_the_checks_of_samplers():
     check_sampler(latents.LACE(draws=4, mean=torch.zeros(()), scale=torch.ones(())))
+
+
+@pytest.mark.slow
+def test_heads_with_noise_levels_are_asked_at_a_high_one():
+    """Of codes of shipped clothes; at the lowest level the posteriors of a mixture are steps, which stop the flow."""
+    bright, upper = ce.load("fashion/bright"), ce.load("fashion/upper")
+    codes = (upper & ~bright).latents.sample(8, seed=0)
+    edits = latents.edit(codes, bright, keep=[upper])
+    assert edits.last.reached.mean() > 0.8 and edits.last.kept["upper"] > 0.7
+    with pytest.warns(ce.SamplingWarning, match="8 of 8 edits were stopped"):
+        stiff = latents.edit(codes, bright, keep=[upper], weights=latents.EditWeights(level=0.05))
+    assert stiff.last.reached.mean() < 0.5
