@@ -230,6 +230,10 @@ def edit(
         first, second = pictures if identity is None else map(identity, pictures)
         distance = (first - second).flatten(1).square().mean(1).sqrt()
     step = EditStep(str(expression), end, potential.reached(end), potential.stayed(end), distance, evaluations)
+    if 2 * (missed := int((step.reached < 0.5).sum())) > len(end):
+        seen = f"{missed} of {len(end)} edits end where {expression} has a probability below a half."
+        advice = "Weigh it more, as in `weights=EditWeights(asked=10)`, keep less, or ask for something nearer."
+        warnings.warn(SamplingWarning("edit", seen, advice), stacklevel=2)
     return Edits(base, history.original, (*history.steps, step))
 
 
