@@ -27,7 +27,7 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
     ],
     "comet_2021": [("objects", "factors", "window_objects", "two_worlds", "light", "recombination")],
     "implicit_2019": [
-        ("robustness", "continual", "benchmarks.planning", "benchmarks.side_chains", "out_of_distribution", "cross_class"),
+        ("robustness", "continual", "benchmarks.planning", "benchmarks.side_chains", "cross_class"),
         ("benchmarks.objectives",),  # alone, because its trainings have equal time
     ],
 }

@@ -3,9 +3,9 @@
     make real-data
     python -m benchmarks.real.unseen [--seed 0] [--samples 300] [--write]
 
-The recipe `base-and-attributes` learns from letters without any of `UNSEEN`. The other network has the codes and the decoder of the base, the size and
-the steps of the recipe's networks, and all attributes at once as a condition. The judge says for which share of the pictures, or of real letters, a
-combination holds.
+The recipe `base-and-attributes` learns from letters without any of `UNSEEN`. The other network has the codes and the decoder of the base,
+the size and the steps of the recipe's networks, and all attributes at once as a condition. The judge says for which share of the pictures,
+or of real letters, a combination holds.
 """
 
 from __future__ import annotations

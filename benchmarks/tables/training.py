@@ -9,7 +9,6 @@ from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown
 from benchmarks.real.__main__ import KINDS
 
 Row = Mapping[str, Any]
-HARD = ("printed digits", "printed letters", "interpolations")
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
@@ -115,7 +114,7 @@ def from_class_to_class() -> str:
 
 
 def robustness() -> Blocks:
-    return {"accuracy": accuracy, "what the attack sees": attacks, "areas": areas, "real areas": real_areas}
+    return {"accuracy": accuracy, "what the attack sees": attacks, "real areas": real_areas}
 
 
 def accuracy() -> str:
@@ -134,20 +133,6 @@ def attacks() -> str:
     for name, row in ((name, row) for name, row in found.items() if f"{keys[0]} adaptive" in row):
         lines += [[name, kind, *(format_number(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
     return markdown_table(["", "attack", *map(_radius, keys)], lines)
-
-
-def areas() -> str:
-    """Returns the areas under the ROC curve; the best of a kind are bold."""
-    found = {}
-    for name, row in read_results("implicit-2019/out_of_distribution")["scores"].items():
-        means = {kind: round(cell["mean"], 3) for kind, cell in row.items() if ", " not in kind}
-        found[name] = {kind: means.pop(kind) for kind in HARD} | {"worst of the others": min(means.values())}
-    best = {kind: max(row[kind] for row in found.values()) for kind in (*HARD, "worst of the others")}
-    lines = []
-    for name, row in found.items():
-        texts = {kind: format_number(value) for kind, value in row.items()}
-        lines.append([name, *(f"**{text}**" if row[kind] == best[kind] else text for kind, text in texts.items())])
-    return markdown_table(["score", *best], lines)
 
 
 def real_areas() -> str:
