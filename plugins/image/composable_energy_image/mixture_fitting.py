@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from composable_energy_image.code_mixture import CodeMixture
 
 STEPS = 12  # of expectation and maximization
-MANY = 150  # pictures for a covariance of its own
+MANY = 2.3  # pictures for a covariance of its own, for each number of a code
 COVERED = 0.9  # share of the pictures in groups that have as many
 _SWEEPS = 8  # of k-means
 _VARIANCE = 1e-2  # added to all directions
@@ -48,7 +48,7 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     residuals = x - means[rows]
     shared = residuals.T @ residuals / len(x) + _VARIANCE * torch.eye(x.shape[1], dtype=x.dtype)
     groups = number_groups(table, choose_grouping(residuals, rows, table, shared))
-    modes = divide_components(groups[rows], total)
+    modes = divide_components(groups[rows], total, math.ceil(MANY * x.shape[1]))
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
     longest, parts = max(map(len, members.values())), []
@@ -138,14 +138,14 @@ def number_groups(table: Tensor, columns: Sequence[int]) -> Tensor:
 def choose_grouping(residuals: Tensor, rows: Tensor, table: Tensor, shared: Tensor) -> list[int]:
     """Returns the attributes whose values have covariances of their own: one after another that helps held-out pictures most.
 
-    Nine in ten pictures are in groups of 150 pictures at least.
+    Nine in ten pictures are in groups with 2.3 pictures at least for each number of a code.
     """
     held = torch.arange(len(rows)) % _HELD_OUT == 0
 
     def likelihood(columns: list[int]) -> float:
         numbers = number_groups(table, columns)[rows]
         counts = numbers.bincount()
-        if columns and counts[counts >= MANY].sum() < COVERED * len(rows):
+        if columns and counts[counts >= MANY * residuals.shape[1]].sum() < COVERED * len(rows):
             return -math.inf
         found = 0.0
         for group in numbers.unique().tolist():
@@ -164,11 +164,11 @@ def choose_grouping(residuals: Tensor, rows: Tensor, table: Tensor, shared: Tens
     return chosen
 
 
-def divide_components(groups: Tensor, total: int) -> dict[int, int]:
-    """Returns the number of modes of each group, of about `total`: in proportion, at least one, and 150 rows for each of more."""
+def divide_components(groups: Tensor, total: int, least: int) -> dict[int, int]:
+    """Returns the number of modes of each group, of about `total`: in proportion, at least one, and `least` rows for each of more."""
     names, counts = groups.unique(return_counts=True)
     share = total / len(groups)
-    return {group: max(1, min(round(share * rows), rows // MANY)) for group, rows in zip(names.tolist(), counts.tolist(), strict=True)}
+    return {group: max(1, min(round(share * rows), rows // least)) for group, rows in zip(names.tolist(), counts.tolist(), strict=True)}
 
 
 def _fit_gaussians(rows: Tensor, count: int, shared: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

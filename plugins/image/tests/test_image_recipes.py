@@ -290,7 +290,7 @@ class TestMixture:
 
     def test_components_are_divided_in_proportion(self):
         groups = torch.tensor([0] * 3000 + [1] * 900 + [2] * 100)
-        assert divide_components(groups, 40) == {0: 20, 1: 6, 2: 1}
+        assert divide_components(groups, 40, 150) == {0: 20, 1: 6, 2: 1}
 
     @pytest.mark.slow
     def test_base_and_heads_keep_the_contract(self):
