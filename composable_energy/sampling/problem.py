@@ -244,8 +244,7 @@ class Problem:
         if steps is None:
             steps = self.sampler.traits.steps if total is None else max(1, total - done)
         if total is not None and done + steps > total:
-            before = f"{done} are done, and " if done else ""
-            raise OptionError(f"{self.sampler} takes {total} steps: {before}{steps} were asked for.")
+            raise OptionError(f"{self.sampler} takes {total} steps: {done} are done, and {steps} were asked for.")
         if self.call.burn_in >= done + steps:
             raise OptionError(f"burn_in={self.call.burn_in} keeps no point of {done + steps} steps: take fewer, or more `steps`.")
         return done + steps
@@ -256,7 +255,7 @@ def resolve(call: Call) -> Problem:
     call = _checked(call if call.resume is None else _resumed(call, call.resume))
     resume, sampler = call.resume, resolve_sampler(call.energy, call.sampler, call.options, _NAMES)
     check_density(call.energy, sampler, call.allow_improper)
-    whole = plain = twin(call.energy)
+    whole = twin(call.energy)
     start = call.init if resume is None or resume.state is None else resume.state.x
     if resume is not None and start is not None and whole.support is not None:  # a trace has the coordinates of points of a support
         start = start.new_empty((0, *(resume.shape[1:] if whole.event_shape is None else whole.event_shape)))
@@ -274,10 +273,8 @@ def resolve(call: Call) -> Problem:
         init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
         if sampler.traits.check_init is not None:
             sampler.traits.check_init(sampler, whole, init)
-    if points.coordinates is not None:
-        plain = UnconstrainedEnergy(whole, points.coordinates, volume=not sampler.traits.minimizes)
-    few = points.event.numel() <= _MOST_TAILS
-    few = few and plain.sites is None
+    plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=not sampler.traits.minimizes)
+    few = points.event.numel() <= _MOST_TAILS and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
         zeros = points.zeros()
         check_tails(plain, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, plain))
@@ -307,8 +304,7 @@ def _checked(call: Call) -> Call:
         found["seed"] %= 2**64
     if call.on_divergence not in (None, "raise", "keep"):
         raise OptionError(
-            f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}. To drop chains that diverged: "
-            '`x, trace = E.sample(..., on_divergence="keep", trace=True); x = x[~trace.diverged]`.'
+            f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}. To drop chains: \"keep\", and `x[~trace.diverged]`."
         )
     return replace(call, **found)
 

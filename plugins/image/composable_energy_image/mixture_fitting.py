@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from composable_energy_image.code_mixture import CodeMixture
 
 STEPS = 12  # of expectation and maximization
-MANY = 2.3  # pictures for a covariance of its own, for each number of a code
+MANY = 2.34  # pictures for a covariance of its own, for each number of a code
 COVERED = 0.9  # share of the pictures in groups that have as many
 _SWEEPS = 8  # of k-means
 _VARIANCE = 1e-2  # added to all directions

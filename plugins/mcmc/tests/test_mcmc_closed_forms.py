@@ -254,7 +254,7 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     assert trace.scalars["b"][-4:] == [1.0] * 4
     _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
     assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
-    with pytest.raises(OptionError, match="takes 8 steps: 9 were asked for"):
+    with pytest.raises(OptionError, match="takes 8 steps: 0 are done, and 9 were asked for"):
         energy.sample((10, 2), sampler=trace.sampler, steps=9)
     for options in ({"levels": 0}, {"kept": 1.0}, {"moves": 0}, {"mean": 0.0}):
         with pytest.raises(OptionError, match=next(iter(options))):

@@ -97,7 +97,7 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
     assert len(calls) == 10 * 4 + 1
     assert calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
     assert abs(x.std() - 1) < 0.15  # ten levels leave a bias of -.09, with a standard error of .016
-    with pytest.raises(OptionError, match="takes 10 steps: 11 were asked for"):
+    with pytest.raises(OptionError, match="takes 10 steps: 0 are done, and 11 were asked for"):
         energy.sample((2, 2), sampler=sampler, steps=11)
 
 
