@@ -271,8 +271,10 @@ class _Potential(Energy):
         self.noisy = self._at_level(self.expression, weights)
         self.base: Any = own
         self.map = getattr(self.base.decoder, "map", None)
-        pairs = {name: (part.energy, part.opposite) for name, part in self.kept.items()}
-        self.near = {name: Kept(*(None if one is None else self._at_level(one, weights) for one in pair)) for name, pair in pairs.items()}
+        self.near = {
+            name: Kept(self._at_level(part.energy, weights), None if part.opposite is None else self._at_level(part.opposite, weights))
+            for name, part in self.kept.items()
+        }
         self.start, self.weights = start, weights
         with torch.no_grad():
             self.mapped = start if self.map is None else self.map(start)
