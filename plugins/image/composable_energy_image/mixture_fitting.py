@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ from torch import Tensor, nn
 from composable_energy_image.code_mixture import CodeMixture
 
 STEPS = 12  # of expectation and maximization
-MANY = 2.34  # pictures for a covariance of its own, for each number of a code
-COVERED = 0.9  # share of the pictures in groups that have as many
+_MANY = 2.34  # pictures for a covariance of its own, for each number of a code
+_COVERED = 0.9  # share of the pictures in groups that have as many
 _SWEEPS = 8  # of k-means
 _VARIANCE = 1e-2  # added to all directions
 _PRIOR = 5.0  # pictures that the covariance of all residuals counts as, in that of a group
@@ -48,7 +49,7 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     residuals = x - means[rows]
     shared = residuals.T @ residuals / len(x) + _VARIANCE * torch.eye(x.shape[1], dtype=x.dtype)
     groups = number_groups(table, choose_grouping(residuals, rows, table, shared))
-    modes = divide_components(groups[rows], total, math.ceil(MANY * x.shape[1]))
+    modes = divide_components(groups[rows], total, math.ceil(_MANY * x.shape[1]))
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
     longest, parts = max(map(len, members.values())), []
@@ -111,7 +112,7 @@ def _tune_kernel(white: Tensor, own: Sequence[Tensor], counts: Tensor, whole: Se
     white, own, noise = white[some], [one[some][:, some] for one in own], torch.diag(1 / counts[some])
 
     def product(values: Sequence[float], factors: Sequence[Tensor]) -> Tensor:
-        return values[0] * torch.stack([1 + value * one for value, one in zip(values[1:], factors, strict=True)]).prod(0)
+        return cast(Tensor, math.prod((1 + value * one for value, one in zip(values[1:], factors, strict=True)), start=values[0]))
 
     def evidence(values: Sequence[float]) -> float:
         root = torch.linalg.cholesky(product(values, own) + noise)
@@ -145,7 +146,7 @@ def choose_grouping(residuals: Tensor, rows: Tensor, table: Tensor, shared: Tens
     def likelihood(columns: list[int]) -> float:
         numbers = number_groups(table, columns)[rows]
         counts = numbers.bincount()
-        if columns and counts[counts >= MANY * residuals.shape[1]].sum() < COVERED * len(rows):
+        if columns and counts[counts >= _MANY * residuals.shape[1]].sum() < _COVERED * len(rows):
             return -math.inf
         found = 0.0
         for group in numbers.unique().tolist():
