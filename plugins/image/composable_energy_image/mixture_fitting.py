@@ -53,15 +53,15 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
     longest, parts = max(map(len, members.values())), []
+    if sum(modes[group] * len(some) for group, some in members.items()) < 1.5 * sum(modes.values()):
+        longest = 1  # then most would be filling
     for group, count in modes.items():
         own = residuals[groups[rows] == group]
-        shares, offsets, covariances = _fit_gaussians(own, count, shared, torch.Generator().manual_seed(seed + group))
-        at, fill = members[group], longest - len(members[group])
-        at = torch.cat([at, at[:1].expand(fill)])  # of equal length, with components that have no weight
-        logs = weights[at].index_fill(0, torch.arange(len(at) - fill, len(at)), -1e4)
-        parts += [
-            (share.log() + logs, means[at] + offset, one, at) for share, offset, one in zip(shares, offsets, covariances, strict=True)
-        ]
+        fitted = _fit_gaussians(own, count, shared, torch.Generator().manual_seed(seed + group))
+        for some in members[group].split(longest):
+            at = torch.cat([some, some[:1].expand(longest - len(some))])  # of equal length, with components that have no weight
+            logs = weights[at].index_fill(0, torch.arange(len(some), longest), -1e4)
+            parts += [(share.log() + logs, means[at] + offset, one, at) for share, offset, one in zip(*fitted, strict=True)]
     logs, centres, covariances, labels = (torch.stack(some) for some in zip(*parts, strict=True))
     logs = logs - logs.flatten().logsumexp(0)
     variances, axes = torch.linalg.eigh(covariances)
