@@ -241,7 +241,7 @@ test_what_cannot_be_lifted_or_does_not_fit_is_refused = refusals(
     (lambda base: base & Normal(torch.zeros(3), torch.ones(3)), errors.ShapeError, r"\(2,\).*\(3,\)"),
     (lambda base: base(torch.zeros(5, 3).double()), errors.ShapeError, r"shape \(B, 2\), got \(5, 3\)"),
     (lambda base: ce.as_energy(quadratic)(torch.tensor(1.0)), errors.ShapeError, "batch of points"),
-    (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), errors.DtypeError, r"torch.uint8; for images write `x.float\(\) / 255`"),
+    (lambda base: base(torch.zeros(5, 2, dtype=torch.uint8)), errors.DtypeError, r"torch.uint8: .* for images `x.float\(\) / 255`"),
     (lambda base: LEAVES["network"](torch.zeros(5, 2)), errors.DtypeError, r"float64 weights, the points are torch\.float32"),
     (lambda base: LEAVES["network"](points().to("meta")), errors.DeviceError, "is on cpu, the points are on meta"),
     (lambda base: base([[0.0, 1.0]]), errors.DtypeError, "got list"),

@@ -90,7 +90,7 @@ def test_families_of_fonts_are_in_one_part_each(monkeypatch, tmp_path):
     (tmp_path / "type").mkdir()
     found = open_set("type", tmp_path, seed=1)
     parts = [{family.name for family, _ in part} for part in (found.library, found.judge, found.held_out)]
-    assert [len(part) for part in parts] == [96, 40, 24] and len(set().union(*parts)) == 160
+    assert [len(part) for part in parts] == [96, 72, 24] and len(set().union(*parts)) == 192
     assert all({category for _, category in part} == set(range(4)) for part in (found.library, found.judge, found.held_out))
 
 

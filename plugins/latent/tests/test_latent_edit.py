@@ -322,6 +322,6 @@ def test_heads_with_noise_levels_are_asked_at_a_high_one():
     codes = (upper & ~bright).latents.sample(8, seed=0)
     edits = latents.edit(codes, bright, keep=[upper])
     assert edits.last.reached.mean() > 0.8 and edits.last.kept["upper"] > 0.7
-    with pytest.warns(ce.SamplingWarning, match="8 of 8 edits end where bright has a probability below a half"):
+    with pytest.warns(ce.SamplingWarning, match="of 8 edits end where bright has a probability below a half"):
         stiff = latents.edit(codes, bright, keep=[upper], weights=latents.EditWeights(level=0.05))
     assert stiff.last.reached.mean() < 0.5
