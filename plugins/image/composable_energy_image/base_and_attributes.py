@@ -45,7 +45,8 @@ _FEATURES = {1: 32, 2: 48}  # by the side in blocks of 16 pixels
 class BaseAndAttributes(Recipe):
     """Trains an autoencoder of pictures, a base energy of its codes, heads that classify the attributes of codes, and last its decoder.
 
-    Where attributes have at most 4,096 combinations, base and heads are one Gaussian mixture of codes, else networks.
+    Where attributes have at most 4,096 combinations, and need at most 8,192 Gaussians, base and heads are one mixture of codes, else
+    networks.
 
     The run folder holds `base`, a folder for each attribute (`male`; `hair=red` and so on for attributes that are not binary), the contact
     sheet `samples.png`, and `report.json` with steps, processor seconds, losses, the accuracy of heads on held-out pictures and on their
@@ -111,9 +112,10 @@ class BaseAndAttributes(Recipe):
         codes, changes = pipeline.encode_training(coder, train)
         heads, joint = None, find_joint_labels(labels) if labels else None
         if common is not None:
-            joint, rows = common
             plain = codes if changes is None else codes[(changes == 0).all(1)]
-            heads = pipeline.fit_mixture(base, plain, joint, rows, sizes["components"])
+            heads = pipeline.fit_mixture(base, plain, *common, sizes["components"])
+        if common is not None and heads is not None:
+            joint = common[0]
             base = new_base(components=len(heads.mixture.log_weights), frames=len(heads.mixture.variances))
             base.net, base.decoder = heads.mixture, coder
         else:

@@ -63,7 +63,7 @@ class CodeMixture(ce.Energy):
             squared = ((z - means) * scales[:, :, None]).square().sum(3)
         else:  # one level, as in sampling: scaled axes and a product save operations on all components
             centres = means * scales[0, :, None]
-            first = centres[:, :1]  # of each frame, from which others are told, as large numbers would lose digits
+            first = centres[:, :1]  # of each frame; differences from it are small, and squares of small numbers lose few digits
             z = torch.addmm(-first.flatten(), x, self.axes * scales.flatten()).unflatten(1, (frames, -1))
             squared = z.square().sum(2, keepdim=True)
             if means.shape[1] > 1:

@@ -29,11 +29,12 @@ _VARIANCE = 1e-2  # added to all directions
 _PRIOR = 5.0  # pictures that the covariance of all residuals counts as, in that of a group
 _RARE = 0.5  # pictures that a combination counts as that no picture has
 _TUNED = 400  # combinations that the kernel is tuned with, at most
+_MOST = 8192  # components: beyond, a network is smaller
 _HELD_OUT = 10  # one picture in as many tells which attributes matter for covariances
 
 
-def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: int) -> CodeMixture:
-    """Returns a mixture that is fitted to codes.
+def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: int) -> CodeMixture | None:
+    """Returns a mixture that is fitted to codes; None if it needs more than 8,192 components.
 
     Args:
         codes: Codes of pictures, with shape $(N, D)$.
@@ -53,7 +54,10 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
     longest, parts = max(map(len, members.values())), []
-    if sum(modes[group] * len(some) for group, some in members.items()) < 1.5 * sum(modes.values()):
+    components = sum(modes[group] * len(some) for group, some in members.items())
+    if components > _MOST:
+        return None
+    if components < 1.5 * sum(modes.values()):
         longest = 1  # then most would be filling
     for group, count in modes.items():
         own = residuals[groups[rows] == group]

@@ -271,6 +271,13 @@ class TestMixture:
         with pytest.raises(OptionError, match="4 components do not divide into 3 frames"):
             CodeMixture(3, 4, frames=3)
 
+    def test_a_mixture_of_too_many_components_is_none(self):
+        """Twelve attributes that tell nothing of covariances: 4,095 combinations in one group of several modes."""
+        torch.manual_seed(0)
+        table = JointLabels({f"a{i}": 2 for i in range(12)}).table
+        codes, rows = torch.randn(6000, 3), torch.randint(1, len(table), (6000,))
+        assert fit_mixture(codes, rows, table, 128, seed=0) is None
+
     def test_few_rows_share_the_spread_of_all(self):
         codes = torch.cat([torch.randn(300, 3), torch.full((1, 3), 5.0)])
         found = fit_mixture(codes, torch.tensor([0] * 300 + [1]), torch.arange(2)[:, None], 1, seed=0)
