@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any, TypeVar, cast
 
 import torch
+import torch.distributed.nn  # defaults of its functions hold a process group that exists at its import: its threads crash at exit
 from torch import distributed
 
 from composable_energy import sampling
