@@ -1,4 +1,4 @@
-"""Energies of many rows of data, whose gradient is estimated from some of them at each step of Langevin: `minibatched`."""
+"""Energies of many rows of data, whose gradient is estimated from some of them at each step: `minibatched`."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def minibatched(
     center: Tensor | None = None,
     event_shape: Sequence[int] | None = None,
 ) -> Energy:
-    r"""Returns the energy $U(x) = \sum_i f(x, r_i)$ of many rows $r_i$, whose gradient `langevin` estimates from `size` of them.
+    r"""Returns the energy $U(x) = \sum_i f(x, r_i)$ of many rows $r_i$, whose gradient `langevin` and `underdamped` estimate from some.
 
     Other terms, such as a prior, are joined by `&`. With the sum over a random minibatch of $m$ of the $N$ rows, anew at each step of each
     chain, and a mode $c$ as control variate (Baker et al., 2019) the gradient is

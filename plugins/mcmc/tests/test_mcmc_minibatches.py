@@ -29,6 +29,19 @@ def test_draws_are_those_of_the_posterior_for_any_batch_size():
     assert torch.equal(energy.sample(n, batch_size=100, **STEPS), x)
 
 
+def test_stochastic_gradient_hmc_draws_the_posterior_and_warns_where_momenta_are_hot():
+    deviation = VARIANCE.sqrt().item()
+    call = {"sampler": "underdamped", "step_size": 0.5 * deviation, "friction": 1 / deviation, "steps": 100, "seed": 0, "dtype": F64}
+    energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
+    x = energy.sample(n, **call)  # warnings are errors
+    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
+    assert x.var() / VARIANCE == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
+    assert torch.equal(energy.sample(n, batch_size=100, **call), x)
+    far = minibatched(line, FIT, 100, center=torch.ones(1, dtype=F64)) & PRIOR
+    with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):
+        far.sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **call)
+
+
 def test_the_estimate_is_right_on_average_and_a_far_center_warns():
     far = minibatched(line, FIT, 100, center=torch.ones(1, dtype=F64))
     each = (torch.arange(N, dtype=F64) + 0.5) / N
