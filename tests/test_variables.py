@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from arviz_stats import loo
 from torch import Tensor, nn
 from torch.distributions import Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, constraints
 
@@ -252,6 +253,21 @@ def test_arviz_gets_the_axes_of_each_variable():
     for wrong in ({"dims": {"theta": []}}, {"dims": {"nu": ["school"]}}, {"dims": {"theta": ["school"]}, "coords": {"school": [1]}}):
         with pytest.raises(ShapeError, match="`dims` names each axis of theta"):
             trace.to_arviz(**wrong)
+
+
+def test_arviz_gets_the_log_likelihood_of_each_observation():
+    """Leave-one-out densities of a Gaussian mean with a Gaussian prior are Gaussian."""
+    y = torch.tensor([-1.2, 0.3, 0.4, 1.9, -0.5, 0.1])
+    model = ce.as_energy(Normal(0.0, 10.0), variables="mu") & ce.as_energy(
+        lambda mu: -Normal(mu[:, None], 1.0).log_prob(y).sum(1), variables={"mu": ()}
+    )
+    _, trace = model.sample(64, seed=0, steps=100, burn_in=20, trace=1)
+    tree = trace.to_arviz(log_likelihood=lambda mu: Normal(mu[:, None], 1.0).log_prob(y))
+    precision = 5 + 0.01
+    rest = Normal((y.sum() - y) / precision, (1 + 1 / precision) ** 0.5)
+    assert loo(tree).elpd == pytest.approx(float(rest.log_prob(y).sum()), abs=0.1)
+    with pytest.raises(ShapeError, match=r"shape \(B, N\) for N observations"):
+        trace.to_arviz(log_likelihood=lambda mu: mu)
 
 
 def test_predict_needs_recorded_points():

@@ -1,9 +1,10 @@
 """Traces for ArviZ, as `xarray.DataTree`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from composable_energy.errors import ShapeError
 from composable_energy.options import import_extra
@@ -15,6 +16,7 @@ def to_arviz(
     name: str = "x",
     dims: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     coords: Mapping[str, Sequence[Any]] | None = None,
+    log_likelihood: Callable[..., Tensor] | None = None,
 ) -> Any:
     """Returns an `xarray.DataTree`, the format of ArviZ since version 1; older versions convert it by `arviz.from_datatree`.
 
@@ -28,10 +30,13 @@ def to_arviz(
         dims: The names of the axes of a point, such as `("channel", "row", "column")`, or a mapping from variables to those of their
             axes; numbered ones where there are none.
         coords: Labels for some of these axes, by name.
+        log_likelihood: A function, as for `trace.predict`, that returns the log density of each observation, with shape $(B, N)$. It gives
+            the group `log_likelihood`, which `arviz.loo` compares models by.
 
     Raises:
         ExtraNotInstalled: The extra `diagnostics` is not installed.
         ShapeError: Names or labels do not fit the points.
+        OptionError: There is a `log_likelihood`, and no points were recorded.
     """
     xarray = import_extra("xarray", "diagnostics")
     record, steps = trace.to_dict(), trace.kept_steps
@@ -67,6 +72,13 @@ def to_arviz(
             row = np.array([values[step - first] for step in steps])
             stats["n_steps" if scalar == "leapfrogs" else scalar] = np.broadcast_to(row, (chains, draws))
     groups["sample_stats"] = xarray.Dataset({stat: (("chain", "draw"), values) for stat, values in stats.items()}, axes)
+    if log_likelihood is not None:
+        found = trace.predict(log_likelihood)
+        if found.ndim != 3:
+            raise ShapeError(
+                f"log_likelihood must return shape (B, N) for N observations, got (B, {', '.join(map(str, found.shape[2:]))})."
+            )
+        groups["log_likelihood"] = xarray.Dataset({"y": (("chain", "draw", "observation"), found.transpose(0, 1).cpu().numpy())}, axes)
     tree = xarray.DataTree.from_dict(groups)
     for group in (tree, *tree.children.values()):
         group.attrs.update({"inference_library": "composable-energy", **record["attrs"]})
