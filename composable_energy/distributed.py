@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from inspect import signature
 from typing import Any, TypeVar, cast
 
-import torch
 import torch.distributed.nn  # defaults of its functions hold a process group that exists at its import: its threads crash at exit
 from torch import distributed
 

@@ -272,7 +272,7 @@ def resolve(call: Call) -> Problem:
             raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")
         init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
         if sampler.traits.check_init is not None:
-            sampler.traits.check_init(sampler, whole, init)
+            sampler = sampler.traits.check_init(sampler, whole, init) or sampler
     plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=not sampler.traits.minimizes)
     few = points.event.numel() <= _MOST_TAILS and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:

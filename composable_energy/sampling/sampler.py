@@ -100,7 +100,7 @@ class Traits:
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`: for each a function (sampler, energy) that returns
             its values at the last step, at another step, where energies are compared, too, and at the first step.
         start: A function (sampler, like, noise) that returns start points with the shape $(B, *)$ of `like`; None for standard normal ones.
-        check_init: A function (sampler, energy, points) that raises `OptionError` if start points that a user gives do not suit.
+        check_init: A function (sampler, energy, points) that raises `OptionError` where a start does not suit, or returns a sampler for it.
         move: A function (sampler, state, noise) that returns the points of the next state if they do not depend on the energy there, else
             None. It saves one gradient where only the final points are needed.
         couple: A function (sampler, energy, state, noise) that couples all chains after each step, as resampling does. It gets the state of
@@ -124,7 +124,7 @@ class Traits:
     refused: Mapping[str, str] = field(default_factory=dict)
     binds: Mapping[str, Callable[[Any, Energy], tuple[float, float, float]]] = field(default_factory=dict)
     start: Callable[[Any, Tensor, Noise], Tensor] | None = None
-    check_init: Callable[[Any, Energy, Tensor], None] | None = None
+    check_init: Callable[[Any, Energy, Tensor], Sampler | None] | None = None
     move: Callable[[Any, Any, Noise], Tensor | None] | None = None
     couple: Callable[[Any, Energy, Any, Noise], tuple[Any, Mapping[str, float]]] | None = None
     bias: Callable[[Any, Any], Tensor | None] | None = None

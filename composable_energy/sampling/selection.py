@@ -181,8 +181,8 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
             name = "discrete"
         return name, _sampler_class(name), dict(options)
     name = advice.sampler
-    if name == "annealed" and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy) and not has_rows(energy):
-        name = "feynman-kac"  # it weighs the chains, unless each has conditions of its own
+    if name in ("annealed", "mixture") and "sigma" in energy.conditions and energy.support is None and weakens_evidence(energy):
+        name = name if has_rows(energy) else "feynman-kac"  # it weighs the chains, unless each has conditions of its own
     sampler = _sampler_class(name)
     bound = sampler.traits.binds.keys() - energy.conditions  # it was tested on the energy itself, where its conditions were free
     if bound and any(bound & part.conditions for part in energies_in(energy)):

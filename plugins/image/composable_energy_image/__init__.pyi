@@ -13,4 +13,5 @@ from composable_energy_image.igebm import igebm_resnet32_large as igebm_resnet32
 from composable_energy_image.igebm import igebm_resnet32_wider as igebm_resnet32_wider
 from composable_energy_image.improved_cd import ImprovedCDEnergy as ImprovedCDEnergy
 from composable_energy_image.jem import JEM as JEM
+from composable_energy_image.mixture_sampler import MixtureDraws as MixtureDraws
 from composable_energy_image.noise_conditioning import UNetEnergy as UNetEnergy

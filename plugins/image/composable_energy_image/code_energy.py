@@ -46,8 +46,8 @@ class CodeNetwork(ce.Energy):
 class CodeEnergy(ce.Energy):
     r"""The energy of any picture at a noise level, $B(z, \sigma)$, over codes $z$ with shape $(B, D)$; its decoder is an autoencoder.
 
-    It recommends the sampler `annealed` with 25 levels and 100 gradients by default, a setting chosen on drawn faces, and one thread,
-    because in networks this small the synchronization of two threads costs more than they gain.
+    It recommends the sampler `annealed` with 25 levels and 100 gradients by default, a setting chosen on drawn faces, or `mixture` where it
+    is a mixture; and one thread, because in networks this small the synchronization of two threads costs more than they gain.
 
     Args:
         size: Height and width $S$ of the pictures, from 16 to 256.
@@ -105,7 +105,7 @@ class CodeEnergy(ce.Energy):
         self.event_shape = (code,)
         levels = {"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
         correctors = {"corrector_steps": check_integer("corrector_steps", corrector_steps, 0), "delta": 0.25}
-        self.recommended = ce.Recommendation(sampler="annealed", options=levels | correctors, threads=1)
+        self.recommended = ce.Recommendation("mixture" if components else "annealed", options=levels | correctors, threads=1)
 
     @property
     def autoencoder(self) -> Autoencoder:

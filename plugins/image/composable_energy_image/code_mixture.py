@@ -71,6 +71,12 @@ class CodeMixture(ce.Energy):
                 squared = squared + others.square().sum(2) - 2 * (z.transpose(0, 1) @ others.mT).transpose(0, 1)
         return self.log_weights - ((squared + constants[..., None]) / 2).flatten(1)
 
+    def draw(self, components: Tensor, sigma: float, normals: Tensor) -> Tensor:
+        """Returns a draw of each of some components, with shape $(B,)$, at a noise level, made of normal numbers with shape $(B, D)$."""
+        frames = components // (len(self.means) // len(self.variances))
+        along = self.means[components] + (self.variances[frames] + sigma**2).sqrt() * normals
+        return torch.einsum("dbj,bj->bd", self.axes.unflatten(1, (len(self.variances), -1))[:, frames], along)
+
 
 class MixtureHeads(nn.Module):
     r"""Logits of the combinations of attributes given a code at a noise level: their posterior in a `CodeMixture`.

@@ -65,7 +65,7 @@ class MixtureDraws(Sampler):
 
     def levels_of(self, energy: Energy) -> tuple[float, float, float]:
         """Returns the only noise level, for `Traits.binds`."""
-        return (self.sigma_min,) * 3
+        return self.sigma_min, self.sigma_min, self.sigma_min
 
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, check_init=check_init)  # those of `annealed`
 

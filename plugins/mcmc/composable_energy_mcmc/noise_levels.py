@@ -179,10 +179,10 @@ def _declared(energy: Energy) -> bool:
 
 
 def _evaluated(energy: Energy) -> bool:
-    """Returns whether the levels are those of one density, whose author recommends a sampler, and so has evaluated them. Nobody has
+    """Returns whether the levels are those of one density, whose author recommends levels, and so has evaluated them. Nobody has
     evaluated the levels of several, as of `A & B` that are not relative to one base."""
     leaves = [part for part in energy.modules() if isinstance(part, Energy) and not getattr(part, "terms", ())]
-    known = [leaf for leaf in leaves if leaf.recommended is not None and leaf.recommended.sampler == "annealed"]
+    known = [leaf for leaf in leaves if leaf.recommended is not None and "sigma_max" in leaf.recommended.options]
     densities = [base.energy for leaf in known for base in leaf.bases] + [leaf for leaf in known if not leaf.bases]
     single = bool(densities) and all(densities[0].equals(other) for other in densities[1:])  # those that are loaded are copies
     return single and not _declared(energy)
