@@ -202,8 +202,8 @@ def test_the_machine_is_the_sum_of_the_joint_one():
 @pytest.mark.full
 @pytest.mark.parametrize("sampler", ["gibbs", "discrete-langevin", "gibbs-with-gradients"])
 def test_compiled_steps_draw_the_same(sampler):
-    energy = Ising((4, 4), 0.3, 0.1)
-    plain, compiled = (energy.sample(32, sampler=sampler, steps=20, seed=0, compile=compiles) for compiles in (False, True))
+    energy = Ising((4, 4), 0.3, 0.1)  # batches of it compile one step, and not eight
+    plain, compiled = (energy.sample(32, sampler=sampler, steps=20, seed=0, batch_size=16, compile=compiles) for compiles in (False, True))
     assert torch.equal(plain, compiled)
 
 
