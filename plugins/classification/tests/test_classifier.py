@@ -22,11 +22,7 @@ def gaussian(mean=0.0, deviation=1.0, dimension=1):
 
 
 def head(seed=0, labels=3, base=True, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(seed)
-    net = nn.Linear(2, labels).to(dtype)
-    with torch.no_grad():
-        for tensor in net.parameters():
-            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+    net = line(labels, 2, seed).to(dtype)
     prior = ce.as_energy(lambda x: x.square().sum(1) / 2, name="prior") if base else None
     return net, ce.ClassifierEnergy(net, base=prior, labels=labels, name="label")
 
@@ -182,10 +178,10 @@ def bowl(width=1.0):
 
 
 def line(labels=2, dimension=4, seed=0):
-    net = nn.Linear(dimension, labels)
+    generator, net = torch.Generator().manual_seed(seed), nn.Linear(dimension, labels)
     with torch.no_grad():
         for tensor in net.parameters():
-            tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(seed)))
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
     return net
 
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError, StorageError
 from composable_energy.sampling.noise import Noise
+from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import Labels, Pictures, Preparation, open_pictures
 from plugins.image.tests.picture_files import channels_first, random_pixels, save, write_mnist
 from tests.campaign.files import png
@@ -394,8 +395,6 @@ def test_a_file_whose_header_is_not_right_is_not_unpacked(tmp_path, shape, zeros
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_list(tmp_path):
-    from composable_energy_cli.pictures import read_points
-
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(2**16))
         archive.infolist()[0].file_size = 2**33
