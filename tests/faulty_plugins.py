@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import composable_energy as ce
@@ -79,8 +80,6 @@ class Fit(Recipe):
             energy.scale.fill_(float(Path(data).read_text()) + self.jitter())
         folder = Path(out) / "energy"
         folder.mkdir(exist_ok=True)
-        from safetensors.torch import save_file
-
         save_file({"scale": energy.scale.detach()}, folder / "model.safetensors")
         return folder
 

@@ -22,7 +22,7 @@ PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
 CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3)}
-ONE_STEP = {"batch_size": 10}  # of 20 chains: functions take one step, and not eight, which compile for eight times as long
+ONE_STEP = {"batch_size": 2}  # of more chains: functions take one step, and not eight, which compile for eight times as long
 
 
 def single_steps(why):
@@ -160,7 +160,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
 def test_the_checks_of_distributions_reject_points_there_too():
     data = torch.tensor([0.3, 1.2, 2.0], dtype=DTYPE)
     energy = ce.as_energy(lambda x: -torch.distributions.Gamma(x[:, :1], x[:, 1:]).log_prob(data).sum(1), event_shape=(2,))
-    options = {"sampler": MALA(0.5), "steps": 30, "seed": 0, "init": torch.ones(8, 2, dtype=DTYPE)}
+    options = {"sampler": MALA(0.5), "steps": 30, "seed": 0, "init": torch.ones(8, 2, dtype=DTYPE), **ONE_STEP}
     assert_draws_same(energy, (8, 2), **options)
     with pytest.raises(ValueError, match="concentration"):  # also after the compiler was used
         energy(-torch.ones(1, 2, dtype=DTYPE))
@@ -194,7 +194,7 @@ def compilations(monkeypatch):
 
     def counted(energy):
         count.clear()
-        assert_draws_same(energy, (4, 2), sampler=Langevin(0.05), steps=9, seed=0, init=torch.ones(4, 2))
+        assert_draws_same(energy, (4, 2), sampler=Langevin(0.05), steps=9, seed=0, init=torch.ones(4, 2), **ONE_STEP)
         return len(count)
 
     return counted
@@ -236,7 +236,7 @@ def test_nothing_is_written_into_the_energy_or_left_behind():
 
     energy = Scaled() & 2.0 * ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)))
     before, parts = state(), [(part, dict(vars(part))) for part in energy.modules()]
-    energy.sample((3, 2), sampler=Langevin(0.1), steps=9, seed=0, compile=True)
+    energy.sample((4, 2), sampler=Langevin(0.1), steps=9, seed=0, compile=True, **ONE_STEP)
     assert state() == before
     assert all(vars(part).keys() == known.keys() for part, known in parts)
     assert all(vars(part)[name] is value for part, known in parts for name, value in known.items())

@@ -13,13 +13,7 @@ from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events import ClassifierEnergy, GaussianHead
 from composable_energy.sampling import energy_and_gradient
 
-
-class Bowl(ce.Energy):
-    def forward(self, x):
-        return x.square().sum(1) / 2
-
-
-BASE = Bowl()
+BASE = ce.as_energy(lambda x: x.square().sum(1) / 2, name="Bowl")
 with torch.random.fork_rng():
     torch.manual_seed(0)
     MANY, MALE, SMILE, PLACE = (nn.Linear(3, width).double() for width in (8, 1, 2, 4))

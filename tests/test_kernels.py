@@ -20,6 +20,7 @@ from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
 from tests.factories import quadratic
 from tests.recorded_kernel import SWITCH, Recorded, points
+from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 QUADRATIC = ce.as_energy(quadratic, event_shape=(2,))
@@ -64,20 +65,15 @@ def test_a_step_can_be_differentiated(recorded, force):
     assert torch.equal(by_x, torch.full_like(x, 0.5)) and torch.equal(by_g, torch.full_like(x, -0.25))
 
 
-@pytest.mark.parametrize(
-    ("inputs", "chains", "message"),
-    [
-        ([torch.zeros(3, 1), torch.zeros(3, 2)], 3, r"A gradient has the shape \(3, 2\) of the points, got \(3, 1\)"),
-        ([torch.zeros(3, 2), torch.zeros(2)], 3, r"A momentum has the shape \(3, 2\) of the points, got \(2,\)"),
-        ([torch.zeros(3, 2), torch.zeros(3, 2)], 2, "noise of 2 chains, got 3 points"),
-    ],
+test_what_does_not_fit_is_said = refusals(
+    (torch.zeros(3, 1), torch.zeros(3, 2), 3, ShapeError, r"A gradient has the shape \(3, 2\) of the points, got \(3, 1\)"),
+    (torch.zeros(3, 2), torch.zeros(2), 3, ShapeError, r"A momentum has the shape \(3, 2\) of the points, got \(2,\)"),
+    (torch.zeros(3, 2), torch.zeros(3, 2), 2, ShapeError, "noise of 2 chains, got 3 points"),
+    (torch.zeros(3, 2), None, 3, OptionError, "takes a momentum, got None; a step without one is `langevin_step`"),
+    call=lambda gradient, momentum, chains: underdamped_step(
+        torch.zeros(3, 2), gradient, momentum, noise=Noise(0, range(chains)), scale=1.0, drift=0.1, keep=1.0, move=0.1
+    ),
 )
-def test_what_does_not_fit_is_said(inputs, chains, message):
-    call = {"scale": 1.0, "drift": 0.1, "keep": 1.0, "move": 0.1}
-    with pytest.raises(ShapeError, match=message):
-        underdamped_step(torch.zeros(3, 2), *inputs, noise=Noise(0, range(chains)), **call)
-    with pytest.raises(OptionError, match="takes a momentum, got None; a step without one is `langevin_step`"):
-        underdamped_step(torch.zeros(3, 2), torch.zeros(3, 2), None, noise=Noise(0, range(3)), **call)
 
 
 class TestChoice:
@@ -209,20 +205,14 @@ def test_a_diagonal_metric_and_a_box_draw_the_truncated_density():
     assert abs(means[0] - means[1]) < 4.5 * math.sqrt(2 / 4000)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Langevin(0.1, metric=Metric(torch.eye(2), torch.Size([2])), clamp=(0, 1)), "A dense metric and clamp draw from another"),
-        (lambda: Langevin(0.1, metric=torch.tensor([1.0, math.nan])), "scales of a metric must be positive, finite"),
-        (lambda: Langevin(0.1, metric=Metric(-torch.eye(2), torch.Size([2]))), "scales of a metric must be positive, finite"),
-        (lambda: Langevin(0.1, metric="dense"), "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
-    ],
+test_metrics_that_do_not_fit_are_reported = refusals(
+    ({"metric": Metric(torch.eye(2), torch.Size([2])), "clamp": (0, 1)}, OptionError, "A dense metric and clamp draw from another"),
+    ({"metric": torch.tensor([1.0, math.nan])}, OptionError, "scales of a metric must be positive, finite"),
+    ({"metric": Metric(-torch.eye(2), torch.Size([2]))}, OptionError, "scales of a metric must be positive, finite"),
+    ({"metric": "dense"}, OptionError, "metric must be a Metric, or a tensor of scales with the shape of a point, got 'dense'"),
+    ({"metric": torch.ones(3)}, ShapeError, r"tuned for points of shape \(3,\), got \(2,\)"),
+    call=lambda options: Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, **options), steps=1),
 )
-def test_metrics_that_do_not_fit_are_reported(make, message):
-    with pytest.raises(OptionError, match=message):
-        make()
-    with pytest.raises(ShapeError, match=r"tuned for points of shape \(3,\), got \(2,\)"):
-        Gaussian(torch.zeros(2)).sample(4, sampler=Langevin(0.1, metric=torch.ones(3)), steps=1)
 
 
 class Reads(TorchDispatchMode):

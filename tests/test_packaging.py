@@ -171,13 +171,11 @@ def test_the_origin_of_all_weights_is_reported(published):
 
 
 def test_the_version_is_the_same_everywhere():
-    import composable_energy
-
     worlds = project(WORLDS)["project"]
-    assert PROJECT["project"]["version"] == worlds["version"] == composable_energy.__version__
-    assert f"composable-energy=={composable_energy.__version__}" in worlds["dependencies"]
-    assert f"version: {composable_energy.__version__}" in (ROOT / "CITATION.cff").read_text()
-    assert re.search(rf"^## \[({re.escape(composable_energy.__version__)}|Unreleased)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert PROJECT["project"]["version"] == worlds["version"] == ce.__version__
+    assert f"composable-energy=={ce.__version__}" in worlds["dependencies"]
+    assert f"version: {ce.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^## \[({re.escape(ce.__version__)}|Unreleased)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
 def test_every_tool_is_pinned():

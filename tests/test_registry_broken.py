@@ -1,5 +1,6 @@
 """Broken and hostile plug-ins: each is reported with its error, and everything else keeps working."""
 
+import builtins
 import json
 import re
 
@@ -95,8 +96,6 @@ def test_a_failed_import_is_reported_again_and_not_tried_again(site):
         with pytest.raises(PluginLoadError, match="RuntimeError: no") as caught:
             ce.get("energy", "bad")
         assert isinstance(caught.value.__cause__, RuntimeError)
-    import builtins
-
     assert builtins.third_party_tries == 1  # pyright: ignore[reportAttributeAccessIssue]
     del builtins.third_party_tries  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -13,6 +13,7 @@ from composable_energy.errors import ExpressionError, FileFormatError, OptionErr
 from composable_energy.files import write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from composable_energy_mcmc import HMC, Annealed, Langevin
+from tests.factories import quadratic
 from tests.sampling_runs import BOWL, broken_off, kept, same
 
 LANGEVIN = {"sampler": "langevin", "step_size": 0.1}
@@ -80,20 +81,17 @@ def test_a_seed_that_nobody_gave_is_kept(tmp_path):
     assert torch.equal(first, second) and not torch.equal(first, BOWL.sample((5, 3), steps=10, **LANGEVIN))
 
 
-@pytest.mark.parametrize(
-    ("other", "told"),
-    [
+def test_a_checkpoint_of_another_call_is_reported(tmp_path):
+    call = {**LANGEVIN, "steps": 3, "seed": 0}
+    kept(BOWL, (4, 3), tmp_path / "c", **call)
+    for other, told in (
         ({"seed": 1}, "seed was 0, is 1"),
         ({"step_size": 0.2}, r"sampler was 'Langevin\(step_size=0.1.*, is 'Langevin\(step_size=0.2"),
         ({"init": torch.ones(4, 3, dtype=torch.float64)}, "init was None, is '"),
         ({"trace": 5}, "trace was False, is 5"),
-    ],
-)
-def test_a_checkpoint_of_another_call_is_reported(tmp_path, other, told):
-    call = {**LANGEVIN, "steps": 3, "seed": 0}
-    kept(BOWL, (4, 3), tmp_path / "c", **call)
-    with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
-        kept(BOWL, (4, 3), tmp_path / "c", **{**call, **other})
+    ):
+        with pytest.raises(OptionError, match=f"belongs to another call.*{told}.*give another path"):
+            kept(BOWL, (4, 3), tmp_path / "c", **{**call, **other})
 
 
 def test_damaged_files_other_files_and_other_versions_are_reported_and_left_alone(tmp_path):
@@ -157,11 +155,7 @@ def test_what_a_state_may_not_hold(tmp_path):
         kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE, []), steps=6, seed=0)
 
 
-CALL = {"sampler": "langevin", "step_size": 0.1, "seed": 3}
-
-
-def bowl(x):
-    return x.square().sum(1) / 2
+CALL = {**LANGEVIN, "seed": 3}
 
 
 def interrupting(step):
@@ -182,13 +176,13 @@ def interrupting_energy(calls):
         left[0] -= 1
         if left[0] == 0:
             raise KeyboardInterrupt
-        return bowl(x)
+        return quadratic(x)
 
     return ce.as_energy(energy)
 
 
 def test_an_interrupt_carries_the_points_and_the_trace_of_the_steps_so_far():
-    energy = ce.as_energy(bowl)
+    energy = ce.as_energy(quadratic)
     with pytest.raises(KeyboardInterrupt) as caught:
         energy.sample((5, 3), steps=100, observers=[ce.sampling.Stop(interrupting(40))], **CALL)
     error = caught.value
@@ -205,14 +199,14 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
         interrupting_energy(31).sample((6, 3), steps=30, **CALL, **call)
     before = caught.value.trace
     assert 0 < before.steps < 30 and len(before.energies) == before.steps and before.point_steps == list(range(2, before.steps + 1, 2))
-    points, trace = ce.as_energy(bowl).sample((6, 3), steps=30 - before.steps, resume=before, **call)
-    whole, record = ce.as_energy(bowl).sample((6, 3), steps=30, **CALL, **call)
+    points, trace = ce.as_energy(quadratic).sample((6, 3), steps=30 - before.steps, resume=before, **call)
+    whole, record = ce.as_energy(quadratic).sample((6, 3), steps=30, **CALL, **call)
     assert torch.equal(points, whole)
     assert torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
-    energy = ce.as_energy(bowl)
+    energy = ce.as_energy(quadratic)
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
     with pytest.raises(SamplingInterrupted):
         energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)

@@ -44,27 +44,20 @@ def test_the_energy_is_infinite_outside_with_zero_gradient_and_nan_at_nan(build)
     assert energies[3].isnan()
 
 
-@pytest.mark.parametrize(
-    ("support", "message"),
-    [
-        (constraints.interval, "the class"),
-        ("positive", "got 'positive'"),
-        (constraints.multinomial(3), "A support of discrete numbers is boolean"),
-        (constraints.dependent, "depends on arguments"),
-        (constraints.symmetric, "No coordinates are known"),
-    ],
+NONE = [
+    (constraints.interval, "the class"),
+    ("positive", "got 'positive'"),
+    (constraints.multinomial(3), "A support of discrete numbers is boolean"),
+    (constraints.dependent, "depends on arguments"),
+    (constraints.symmetric, "No coordinates are known"),
+]
+OUTSIDE = r"2 of 3 given points are not inside the support of Gamma, nonnegative; the first is number 1"
+test_what_is_no_support_and_a_start_outside_of_one_are_refused = refusals(
+    *((lambda support=support: ce.as_energy(torch.square, support=support), message) for support, message in NONE),
+    *((lambda support=support: ce.inside(support), message) for support, message in NONE),
+    (lambda: ce.as_energy(td.Gamma(t(2.0), t(1.0))).sample(3, seed=0, init=t(1.0, -1.0, 0.0)[:, None]), OUTSIDE),
+    error=OptionError,
 )
-def test_what_is_no_support_is_refused(support, message):
-    with pytest.raises(OptionError, match=message):
-        ce.as_energy(torch.square, support=support)
-    with pytest.raises(OptionError, match=message):
-        ce.inside(support)
-
-
-def test_a_start_outside_of_the_support_is_refused():
-    energy = ce.as_energy(td.Gamma(t(2.0), t(1.0)))
-    with pytest.raises(OptionError, match=r"2 of 3 given points are not inside the support of Gamma, nonnegative; the first is number 1"):
-        energy.sample(3, seed=0, init=t(1.0, -1.0, 0.0)[:, None])
 
 
 def test_a_score_with_a_support_is_sampled_in_its_coordinates():

@@ -11,15 +11,12 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError, UngroundedError
+from tests.factories import quadratic as square
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
 MIXES = "depends on the other points of its batch, or on its place"
 DATA = torch.arange(64.0) / 32
-
-
-def square(x):
-    return x.square().flatten(1).sum(1) / 2
 
 
 class OwnGradient(ce.Energy):
@@ -155,18 +152,6 @@ def test_sample_refuses_another_number_of_rows_before_it_evaluates():
     assert LABEL.given(y=torch.zeros(3)).sample(3, seed=0, sampler="langevin", step_size=0.1, steps=2).shape == (3, 2)
 
 
-def quartic(x):
-    return x.square().sum(1).square() / 4
-
-
-class Own(ce.Energy):
-    def forward(self, x):
-        return x.square().sum(1) / 2
-
-    def with_gradient(self, x):
-        return self(x), x.clone()
-
-
 class GradientNorm(ce.Energy):
     """The squared norm of the gradient of another energy."""
 
@@ -181,7 +166,7 @@ class GradientNorm(ce.Energy):
 
 @pytest.mark.slow
 def test_a_gradient_of_ones_own_is_not_differentiated_as_a_constant():
-    for inner in (Own(), Own() & ce.as_energy(quartic)):
+    for inner in (OwnGradient(), OwnGradient() & ce.as_energy(lambda x: x.square().sum(1).square() / 4)):
         with pytest.raises(ExpressionError, match=r"is that of its own `with_gradient`, and has no derivative"):
             GradientNorm(inner).with_gradient(torch.ones(2, 2))
 

@@ -80,15 +80,12 @@ def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     return target
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"path": "/etc/passwd"}, {"path": ["a", {"b": "x"}]}, {"where": 3}, {"where": "x"}, {"kind": "r"}, {"path": {"$tuple": ["x"]}}],
-    ids=str,
-)
-def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path, options):
-    with pytest.raises(FileFormatError, match="no saved file may give"):
-        ce.load(saved(tmp_path / "E", **options))
-    assert not TOUCHED
+def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path):
+    texts = [("path", "/etc/passwd"), ("path", ["a", {"b": "x"}]), ("path", {"$tuple": ["x"]})]
+    for name, value in (*texts, ("where", 3), ("where", "x"), ("kind", "r")):
+        with pytest.raises(FileFormatError, match="no saved file may give"):
+            ce.load(saved(tmp_path / "E", **{name: value}))
+        assert not TOUCHED
 
 
 def test_plain_data_and_declared_texts_are_read_from_files(tmp_path):

@@ -25,6 +25,7 @@ from composable_energy_image.data import arrays, open_pictures
 from composable_energy_latent import load_generator
 from composable_energy_training import open_recipe
 from tests.campaign.faults import POSSIBLE
+from tests.refusals import refusals
 from tests.saving_energies import edit
 
 ROOT = Path(__file__).parents[2]
@@ -194,28 +195,24 @@ def recommending(folder: Path, sampler: str, **options: Any) -> Path:
     return rewrite(folder, change)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "options"),
-    [
-        *[("chees", {"threads": threads}) for threads in (10**9, 0, True, "2", [1])],
-        *[("annealed", {"levels": levels}) for levels in (10**9, True, [40], 1e9)],
-        ("annealed", {"levels": 10_000, "corrector_steps": 10_000}),
-        ("annealed", {"corrector": {"$tuple": ["/etc/passwd"]}}),
-        ("smc", {"moves": 10_000, "leapfrogs": 10_000, "levels": 10_000}),
-        ("smc", {"schedule": [0.0, 1.0]}),
-        ("feynman-kac", {"gaussians": [1]}),
-        ("inner-descent", {"start_image": [1.0]}),
-        ("langevin", {"step_size": 1e300}),
-        ("langevin", {"metric": "/etc/passwd"}),
-        ("lace", {"mean": 3, "scale": 1.0}),
-        ("ode", {"rho": 1e-300}),
-        (["chees"], {}),
-    ],
-    ids=str,
+test_a_recommendation_of_a_file_is_checked_when_it_is_loaded = refusals(
+    *[("chees", {"threads": threads}, None) for threads in (10**9, 0, True, "2", [1])],
+    *[("annealed", {"levels": levels}, None) for levels in (10**9, True, [40], 1e9)],
+    ("annealed", {"levels": 10_000, "corrector_steps": 10_000}, None),
+    ("annealed", {"corrector": {"$tuple": ["/etc/passwd"]}}, None),
+    ("smc", {"moves": 10_000, "leapfrogs": 10_000, "levels": 10_000}, None),
+    ("smc", {"schedule": [0.0, 1.0]}, None),
+    ("feynman-kac", {"gaussians": [1]}, None),
+    ("inner-descent", {"start_image": [1.0]}, None),
+    ("langevin", {"step_size": 1e300}, None),
+    ("langevin", {"metric": "/etc/passwd"}, None),
+    ("lace", {"mean": 3, "scale": 1.0}, None),
+    ("ode", {"rho": 1e-300}, None),
+    (["chees"], {}, None),
+    call=lambda tmp_path, sampler, options: ce.load(recommending(tmp_path / "E", sampler, **options)),
+    fixture="tmp_path",
+    error=FileFormatError,
 )
-def test_a_recommendation_of_a_file_is_checked_when_it_is_loaded(tmp_path, sampler, options):
-    with pytest.raises(FileFormatError):
-        ce.load(recommending(tmp_path / "E", sampler, **options))
 
 
 @pytest.mark.parametrize(
@@ -274,40 +271,27 @@ def test_an_expression_that_is_loaded_can_be_used(tmp_path, kind):
     energy.save(tmp_path / "again")
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[model]\nname = " + "[" * 3000,
-        "[model]\nname = " + "{a=" * 3000 + "1" + "}" * 3000,
-        "[" + ".".join(["a"] * 3000) + "]\nx = 1",
-        ".".join(["model"] * 3000) + " = 1",
-        "[model]\nsize = " + "1" * 5000,
-        "[optimizer]\nlearning_rate = " + "1" * 400,
-    ],
-    ids=["open", "tables", "header", "key", "digits", "float"],
-)
-def test_deep_settings_have_a_typed_error(tmp_path, text):
-    path = tmp_path / "r.toml"
-    path.write_text(f'about = "a"\nsource = "b"\nneeds = "c"\ncost = "d"\n{text}\n')
-    with pytest.raises((FileFormatError, OptionError)):
-        open_recipe(path)
+def read_recipe(tmp_path, *lines):
+    (tmp_path / "r.toml").write_text("\n".join(lines))
+    open_recipe(tmp_path / "r.toml")
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ('[model]\nname = "faces"\nfolder = "/etc"\n', "folder"),
-        ('[model]\nname = "diffusers"\nlocation = "/etc"\n', "location"),
-        *((f"[model]\nname = {name}\n[sampling]\nsampler = {name}\n", "names no model|is a text") for name in ("1.5", "[1]")),
-        (f"[model.{'.'.join('a' * 40_000)}]", "at most are read"),  # takes the square of its parts
-    ],
-    ids=["folder", "location", "number", "list", "long"],
+ABOUT, SMALL = 'about = "a"\nsource = "b"\nneeds = "c"\ncost = "d"', 'extends = "cd-small"'
+test_recipes_that_are_deep_or_long_or_give_paths_or_names_of_another_type_have_a_typed_error = refusals(
+    (ABOUT, "[model]", "name = " + "[" * 3000, None),
+    (ABOUT, "[model]", "name = " + "{a=" * 3000 + "1" + "}" * 3000, None),
+    (ABOUT, "[" + ".".join(["a"] * 3000) + "]", "x = 1", None),
+    (ABOUT, ".".join(["model"] * 3000) + " = 1", None),
+    (ABOUT, "[model]", "size = " + "1" * 5000, None),
+    (ABOUT, "[optimizer]", "learning_rate = " + "1" * 400, None),
+    (SMALL, "[model]", 'name = "faces"', 'folder = "/etc"', "folder"),
+    (SMALL, "[model]", 'name = "diffusers"', 'location = "/etc"', "location"),
+    *((SMALL, "[model]", f"name = {name}", "[sampling]", f"sampler = {name}", "names no model|is a text") for name in ("1.5", "[1]")),
+    (SMALL, f"[model.{'.'.join('a' * 40_000)}]", "at most are read"),  # takes the square of its parts
+    call=read_recipe,
+    fixture="tmp_path",
+    error=ComposableEnergyError,
 )
-def test_recipes_give_no_paths_and_no_names_of_another_type_and_are_short(tmp_path, text, told):
-    path = tmp_path / "r.toml"
-    path.write_text(f'extends = "cd-small"\n{text}')
-    with pytest.raises(ComposableEnergyError, match=told):
-        open_recipe(path)
 
 
 @pytest.mark.parametrize("decoder", ["x", {"a": 1}], ids=str)

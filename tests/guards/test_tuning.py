@@ -333,8 +333,6 @@ def test_an_expression_is_drawn_over_the_levels_that_all_of_its_models_know():
     x = expression.sample((N, 1), seed=11)
     assert min(seen) * 1.001 >= 0.02 and max(seen) <= 60.0 * 1.001
     assert abs(x.mean() - 1) < ERRORS * 2 / math.sqrt(N) and abs(x.std() / 2 - 1) < ERRORS / math.sqrt(2 * N)
-    with pytest.raises(ce.errors.OptionError, match="no noise level in common"):
-        (model(0.1, 0.5, 0.0) & model(0.6, 3.0, 0.0)).sample((4, 1), seed=0)
 
 
 @pytest.mark.parametrize("sampler", [None, "ode"])

@@ -8,12 +8,9 @@ from composable_energy_classification.classifier import Classifier as Classifier
 from composable_energy_classification.inference import Inference as Inference
 from composable_energy_classification.inference import infer as infer
 from composable_energy_classification.refinement import Refinement as Refinement
-from composable_energy_classification.unusual import Histogram as Histogram
 from composable_energy_classification.unusual import auroc as auroc
 from composable_energy_classification.unusual import energy_score as energy_score
 from composable_energy_classification.unusual import fpr_at_95 as fpr_at_95
 from composable_energy_classification.unusual import gradient_score as gradient_score
-from composable_energy_classification.unusual import histogram as histogram
-from composable_energy_classification.unusual import relative_score as relative_score
 from composable_energy_classification.unusual import typicality_score as typicality_score
 from composable_energy_classification.unusual import uncertainty_score as uncertainty_score

@@ -1,31 +1,19 @@
 r"""Points that are not from the data: scores of how unusual points are, a higher score is more unusual, and how well scores separate."""
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_number
 from composable_energy_classification.classifier import Classifier
 
 
 def energy_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
     r"""Returns the energy $E(x)$ of points, with shape $(B,)$; of a classifier that of points of any class."""
     return _checked(_values(energy, x), energy)
-
-
-def relative_score(energy: Energy | Classifier, background: Energy | Classifier, x: Tensor) -> Tensor:
-    r"""Returns the energy relative to that of a background, a wider set, $E(x) - E_0(x)$, with shape $(B,)$ (Ren et al., 2019).
-
-    What both find unusual, such as few dark pixels, cancels; what is left tells whether the point fits the data.
-
-    References:
-        Likelihood ratios for out-of-distribution detection (Ren et al., 2019), https://arxiv.org/abs/1906.02845
-    """
-    return _checked(_values(energy, x) - _values(background, x), energy)
 
 
 def gradient_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
@@ -122,47 +110,6 @@ def fpr_at_95(inside: Tensor, outside: Tensor, *, kept: float = 0.95) -> float:
     inside, outside = _scores(inside), _scores(outside)
     rank = math.ceil(check_number("kept", kept, above=0, below=1) * len(inside) - 1e-9)  # of the least threshold that keeps enough
     return float((outside <= inside.sort().values[rank - 1]).double().mean())
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """Shares of scores in bins of equal width.
-
-    Attributes:
-        edges: The edges of the bins, with shape $(bins + 1,)$.
-        inside: The share of the points of the data in each bin, with shape $(bins,)$.
-        outside: The share of the other points in each bin.
-    """
-
-    edges: Tensor
-    inside: Tensor
-    outside: Tensor
-
-
-def histogram(inside: Tensor, outside: Tensor, bins: int = 30, *, trim: float = 0.0) -> Histogram:
-    """Returns the shares of scores in common bins, for a plot of both.
-
-    Args:
-        inside: Scores of points of the data, with shape $(n,)$.
-        outside: Scores of other points, with shape $(m,)$.
-        bins: The number of bins.
-        trim: The share of each end of all scores that is counted in the outermost bins, for a few extreme scores.
-
-    Raises:
-        OptionError: A score is not a number or infinite, or an option is out of range.
-    """
-    inside, outside = _scores(inside), _scores(outside)
-    bins, trim = check_integer("bins", bins), check_number("trim", trim, least=0, below=0.5)
-    both = torch.cat([inside, outside])
-    if not bool(both.isfinite().all()):
-        raise OptionError(f"{int((~both.isfinite()).sum())} scores are infinite, and bins of equal width cannot hold them.")
-    low, high = float(torch.quantile(both, trim)), float(torch.quantile(both, 1 - trim))
-    edges = torch.linspace(low, high if high > low else low + 1.0, bins + 1, dtype=torch.float64)
-    shares = []
-    for scores in (inside, outside):
-        place = (torch.searchsorted(edges, scores.clamp(low, high), right=True) - 1).clamp(0, bins - 1)
-        shares.append(torch.bincount(place, minlength=bins).double() / len(scores))
-    return Histogram(edges, shares[0], shares[1])
 
 
 def _scores(scores: Tensor) -> Tensor:

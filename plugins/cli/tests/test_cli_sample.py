@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import composable_energy as ce
 from composable_energy.errors import FileFormatError
@@ -308,8 +309,6 @@ def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pyt
 def test_sheet_that_was_cut_is_one_picture():
     write_grid(Path("sheet.png"), torch.rand(4, 3, 8, 8), (0.0, 1.0), {})
     with Image.open("sheet.png") as sheet:
-        from PIL.PngImagePlugin import PngInfo
-
         text = PngInfo()
         text.add_text("composable-energy", sheet.info["composable-energy"])
         sheet.crop((0, 0, 10, 10)).save("cut.png", pnginfo=text)

@@ -20,6 +20,7 @@ from composable_energy_comet import (
     merge_components,
     save_comet,
 )
+from composable_energy_comet.metrics import adjusted_rand_index
 from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import OBJECTS, main, pictures
 from composable_energy_image.data import Pictures
@@ -125,6 +126,9 @@ test_pictures_and_options_that_do_not_fit_are_named = refusals(
     (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
     (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
     (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
+    (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=12), OptionError, "window must be 8, 16, 32, ..., got 12"),
+    (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=64), OptionError, "at most"),
+    (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, components=1), OptionError, "components must be .* at least 2, got 1"),
     call=lambda x, use: use(made(), x),
     fixture="x",
 )
@@ -238,8 +242,6 @@ def test_the_script_makes_a_model(tmp_path):
 
 def test_what_the_shipped_model_finds():
     """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
-    from composable_energy_comet.metrics import adjusted_rand_index
-
     scenes = ce.get("world", "colored-sprites", size=32).draw(48, seed=9, masks=True)
     x = torch.nn.functional.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)
     comet = ce.get("encoder", "comet", weights="sprites")
@@ -250,8 +252,6 @@ def test_what_the_shipped_model_finds():
 @pytest.mark.full
 def test_what_the_shipped_model_of_objects_finds():
     """Masks, reconstructions and the ground of the model of solids, on pictures that nothing was trained or chosen on."""
-    from composable_energy_comet.metrics import adjusted_rand_index
-
     scenes = ce.get("world", "objects", **OBJECTS).draw(32, seed=9, masks=True)
     x, truth = torch.from_numpy(scenes.images).float() / 255, torch.from_numpy(scenes.masks).long()
     comet = ce.get("encoder", "comet-window", weights="objects")
@@ -330,14 +330,6 @@ def test_an_energy_of_fewer_pixels_is_compared_with_averages():
     x = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     loss = Decomposition().loss(comet, Batch(x, {}, Noise(0, range(2), 1))).value
     torch.testing.assert_close(loss, (energy.minimum(encoder.find(x)) - F.avg_pool2d(x, 2)).square().mean())
-
-
-@pytest.mark.parametrize(("options", "words"), [({"window": 12}, "window must be 8, 16, 32, ..., got 12"), ({"window": 64}, "at most")])
-def test_windows_that_do_not_fit_are_refused(options, words):
-    with pytest.raises(OptionError, match=words):
-        ce.get("encoder", "comet-window", size=SIDE, **options)
-    with pytest.raises(OptionError, match="components must be a whole number of at least 2, got 1"):
-        ce.get("encoder", "comet-window", size=SIDE, components=1)
 
 
 def test_what_the_ground_explains_can_be_left_to_it():

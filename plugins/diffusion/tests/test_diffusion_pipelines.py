@@ -17,6 +17,7 @@ from composable_energy.testing import check_energy
 from composable_energy_diffusion import ODE, SDE
 from composable_energy_diffusion.pipelines import PipelineEnergy, load_pipeline
 from plugins.diffusion.tests import tiny_pipelines
+from plugins.diffusion.tests.tiny_pipelines import diffusers
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning"),
@@ -35,9 +36,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def text(folder) -> PipelineEnergy:
-    from diffusers import DDIMScheduler
-
-    return load_pipeline(str(tiny_pipelines.text(folder / "text", DDIMScheduler(**COSINE, steps_offset=1, clip_sample=False))))
+    return load_pipeline(str(tiny_pipelines.text(folder / "text", diffusers.DDIMScheduler(**COSINE, steps_offset=1, clip_sample=False))))
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +49,7 @@ def transformer(folder) -> PipelineEnergy:
 
 @pytest.fixture(scope="module")
 def classes(folder) -> PipelineEnergy:
-    from diffusers import DDPMScheduler
-
-    return load_pipeline(str(tiny_pipelines.classes(folder / "classes", DDPMScheduler(**COSINE))), unconditional=4)
+    return load_pipeline(str(tiny_pipelines.classes(folder / "classes", diffusers.DDPMScheduler(**COSINE))), unconditional=4)
 
 
 def points(energy: Any, n: int = 3, seed: int = 0) -> Tensor:
@@ -61,9 +58,7 @@ def points(energy: Any, n: int = 3, seed: int = 0) -> Tensor:
 
 def own_noise(scheduler: Any, output: Tensor, step: int, x: Tensor) -> Tensor:
     """The noise in x that the scheduler of a pipeline reads from the output of its network at one of its steps."""
-    from diffusers import DDIMScheduler
-
-    scheduler = DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+    scheduler = diffusers.DDIMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
     scheduler.set_timesteps(scheduler.config.num_train_timesteps)
     clean = scheduler.step(output.double(), step, x.double()).pred_original_sample
     signal = scheduler.alphas_cumprod[step].double()
@@ -92,8 +87,6 @@ SCHEDULERS = {
 
 @pytest.mark.parametrize("name", ["linear, epsilon", *(pytest.param(name, marks=pytest.mark.full) for name in list(SCHEDULERS)[1:])])
 def test_the_gradient_is_what_the_scheduler_says(name, tmp_path):
-    import diffusers
-
     cls, options = SCHEDULERS[name]
     path = tiny_pipelines.plain(tmp_path / "plain", getattr(diffusers, cls)(**options))
     energy, pipeline = load_pipeline(str(path)), diffusers.DiffusionPipeline.from_pretrained(path)
@@ -149,16 +142,12 @@ def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
 
 
 def own(energy: PipelineEnergy) -> Any:
-    from diffusers import DiffusionPipeline
-
-    return DiffusionPipeline.from_pretrained(energy.config()["location"])
+    return diffusers.DiffusionPipeline.from_pretrained(energy.config()["location"])
 
 
 @pytest.mark.full
 def test_the_gradient_of_a_flow_is_what_its_scheduler_says(tmp_path):
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    path = tiny_pipelines.plain(tmp_path / "flow", FlowMatchEulerDiscreteScheduler(shift=3.0))
+    path = tiny_pipelines.plain(tmp_path / "flow", diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     energy, pipeline = load_pipeline(str(path)), None
     pipeline = own(energy)
     pipeline.scheduler.set_timesteps(20)
@@ -178,9 +167,7 @@ def test_the_gradient_of_a_flow_is_what_its_scheduler_says(tmp_path):
 
 @pytest.mark.full
 def test_the_gradients_of_edm_and_of_a_score_are_what_their_schedulers_say(tmp_path):
-    from diffusers import EDMEulerScheduler, ScoreSdeVeScheduler
-
-    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "edm", EDMEulerScheduler())))
+    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "edm", diffusers.EDMEulerScheduler())))
     pipeline, y = own(energy), points(energy)
     for sigma in (0.05, 1.0, 30.0):
         level = torch.tensor(sigma)
@@ -189,7 +176,7 @@ def test_the_gradients_of_edm_and_of_a_score_are_what_their_schedulers_say(tmp_p
             output = pipeline.unet(scaled, pipeline.scheduler.precondition_noise(level).expand(3)).sample
         clean = pipeline.scheduler.precondition_outputs(y, output, level)
         torch.testing.assert_close(energy.with_gradient(y, sigma=sigma)[1] * sigma**2, y - clean, rtol=1e-5, atol=1e-5)
-    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "ve", ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0))))
+    energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "ve", diffusers.ScoreSdeVeScheduler(sigma_min=0.01, sigma_max=50.0))))
     with torch.no_grad():
         score = own(energy).unet(y, torch.full((3,), 2.0)).sample
     torch.testing.assert_close(energy.with_gradient(y, sigma=2.0)[1], -score)
@@ -206,8 +193,6 @@ TRAJECTORIES = {
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers with NumPy 2
 @pytest.mark.parametrize("name", TRAJECTORIES)
 def test_samplers_follow_the_trajectories_of_schedulers(name, tmp_path):
-    import diffusers
-
     sampler, cls, options = TRAJECTORIES[name]
     energy = load_pipeline(str(tiny_pipelines.plain(tmp_path / "plain", diffusers.DDPMScheduler(**COSINE))))
     scheduler, unet, levels = getattr(diffusers, cls)(**COSINE, **options, use_karras_sigmas=True), own(energy).unet, 12
@@ -356,8 +341,6 @@ def test_pipelines_with_code_of_their_own(tmp_path):
     ],
 )
 def test_schedulers_that_cannot_be_mapped(cls, options, message, tmp_path):
-    import diffusers
-
     path = tiny_pipelines.plain(tmp_path / "plain", getattr(diffusers, cls)(**options))
     with pytest.raises(OptionError, match=message):
         load_pipeline(str(path))
@@ -365,8 +348,6 @@ def test_schedulers_that_cannot_be_mapped(cls, options, message, tmp_path):
 
 @pytest.mark.full
 def test_networks_that_cannot_be_mapped(tmp_path):
-    from diffusers import DDPMPipeline, DDPMScheduler, UNet1DModel
-
     path = tiny_pipelines.text(tmp_path / "timed", time_cond_proj_dim=8)
     with pytest.raises(OptionError, match="UNet2DConditionModel cannot be mapped: its field time_cond_proj_dim is 8"):
         load_pipeline(str(path))
@@ -374,7 +355,8 @@ def test_networks_that_cannot_be_mapped(tmp_path):
     with pytest.raises(OptionError, match="UNet2DModel cannot be mapped: its field class_embed_type is 'timestep'"):
         load_pipeline(str(path))
     sizes = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4}
-    DDPMPipeline(tiny_pipelines.seeded(UNet1DModel, sample_size=16, **sizes), DDPMScheduler()).save_pretrained(tmp_path / "line")
+    line = tiny_pipelines.seeded(diffusers.UNet1DModel, sample_size=16, **sizes)
+    diffusers.DDPMPipeline(line, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "line")
     with pytest.raises(OptionError, match="is a UNet1DModel; known are UNet2DModel"):
         load_pipeline(str(tmp_path / "line"))
 

@@ -90,19 +90,10 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *arguments: object) -> None:
         pass
 
-    def do_GET(self) -> None:
-        self._route("GET")
-
-    def do_HEAD(self) -> None:
-        self._route("HEAD")
-
-    def do_POST(self) -> None:
-        self._route("POST")
-
-    def _route(self, method: str) -> None:
+    def _route(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(f"{method} {path}")
+        self.hub.requests.append(f"{self.command} {path}")
         if self.hub.failing:
             self._error(500, "", "The server is down")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
@@ -116,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._model(name, action, revision, body)
         else:
             self._error(404, "", f"There is no endpoint {path}")
+
+    do_GET = do_HEAD = do_POST = _route  # noqa: N815
 
     def _model(self, name: str, action: str | None, revision: str | None, body: bytes) -> None:
         repository, revision = self.hub.repositories.get(name), revision or "main"

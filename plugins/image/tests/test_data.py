@@ -18,8 +18,9 @@ from PIL import Image
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError, StorageError
 from composable_energy.sampling.noise import Noise
+from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import Labels, Pictures, Preparation, open_pictures
-from plugins.image.tests.picture_files import channels_first, random_pixels, save
+from plugins.image.tests.picture_files import channels_first, random_pixels, save, write_mnist
 from tests.campaign.files import png
 from tests.refusals import refusals
 
@@ -29,26 +30,25 @@ def some(count=10, channels=3, side=4, **labels):
     return Pictures.from_tensors(images, labels)
 
 
-class TestLabels:
-    @pytest.mark.parametrize(
-        ("words", "values", "names"),
-        [
-            (["0", "1", ""], [0, 1, -1], ("no", "yes")),
-            (["-1", "1", "1"], [0, 1, 1], ("no", "yes")),
-            (["Yes", "NO", " yes "], [1, 0, 1], ("no", "yes")),
-            (["True", "false"], [1, 0], ("no", "yes")),
-            (["1.0", "0.0", ""], [1, 0, -1], ("no", "yes")),  # integers beside empty cells, as pandas writes them
-            (["10", "9", "2"], [2, 1, 0], ("2", "9", "10")),
-            (["-1", "0", "1"], [0, 1, 2], ("-1", "0", "1")),
-            (["red", "blond", "", "red"], [1, 0, -1, 1], ("blond", "red")),
-            (["nan", "infinity", "1_2"], [2, 1, 0], ("1_2", "infinity", "nan")),
-        ],
-    )
-    def test_words_become_indices(self, words, values, names):
-        found = some(len(words), it=words).labels["it"]
-        assert found.values.tolist() == values
-        assert found.names == names
-        assert found.binary == (names == ("no", "yes"))
+@pytest.mark.parametrize(
+    ("words", "values", "names"),
+    [
+        (["0", "1", ""], [0, 1, -1], ("no", "yes")),
+        (["-1", "1", "1"], [0, 1, 1], ("no", "yes")),
+        (["Yes", "NO", " yes "], [1, 0, 1], ("no", "yes")),
+        (["True", "false"], [1, 0], ("no", "yes")),
+        (["1.0", "0.0", ""], [1, 0, -1], ("no", "yes")),  # integers beside empty cells, as pandas writes them
+        (["10", "9", "2"], [2, 1, 0], ("2", "9", "10")),
+        (["-1", "0", "1"], [0, 1, 2], ("-1", "0", "1")),
+        (["red", "blond", "", "red"], [1, 0, -1, 1], ("blond", "red")),
+        (["nan", "infinity", "1_2"], [2, 1, 0], ("1_2", "infinity", "nan")),
+    ],
+)
+def test_words_become_indices(words, values, names):
+    found = some(len(words), it=words).labels["it"]
+    assert found.values.tolist() == values
+    assert found.names == names
+    assert found.binary == (names == ("no", "yes"))
 
 
 test_bad_labels_are_refused = refusals(
@@ -111,21 +111,18 @@ class TestPictures:
             with pytest.raises(OptionError, match=told):
                 pictures.variable(name)
 
-    @pytest.mark.parametrize(
-        ("images", "error", "told"),
-        [
-            (torch.rand(2, 4, 4), ShapeError, r"\(2, 4, 4\).*images\[:, None\]"),
-            (torch.rand(2, 5, 5, 3), ShapeError, "permute"),
-            (torch.rand(2, 4, 8, 8), ShapeError, "1 or 3 channels"),
-            (torch.full((2, 1, 2, 2), 255.0), OptionError, r"\[255, 255\]; write `images / 255`"),
-            (torch.full((2, 1, 2, 2), math.nan), OptionError, "nan"),
-            (torch.full((2, 1, 2, 2), 7), DtypeError, "int64.*uint8"),
-        ],
-    )
-    def test_bad_images(self, images, error, told):
-        for same in (images, images.numpy()):
-            with pytest.raises(error, match=told):
-                Pictures.from_tensors(same)
+
+BAD_IMAGES = [
+    (torch.rand(2, 4, 4), ShapeError, r"\(2, 4, 4\).*images\[:, None\]"),
+    (torch.rand(2, 5, 5, 3), ShapeError, "permute"),
+    (torch.rand(2, 4, 8, 8), ShapeError, "1 or 3 channels"),
+    (torch.full((2, 1, 2, 2), 255.0), OptionError, r"\[255, 255\]; write `images / 255`"),
+    (torch.full((2, 1, 2, 2), math.nan), OptionError, "nan"),
+    (torch.full((2, 1, 2, 2), 7), DtypeError, "int64.*uint8"),
+]
+test_bad_images_are_refused = refusals(
+    *BAD_IMAGES, *((images.numpy(), *told) for images, *told in BAD_IMAGES), call=lambda images: Pictures.from_tensors(images)
+)
 
 
 class TestPreparation:
@@ -220,26 +217,22 @@ class TestOpening:
         with pytest.raises(FileFormatError, match="holds no pictures: expected files"):
             open_pictures(tmp_path / "deep", format="folder")
 
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"limit": 0}, "limit must be .*got 0"),
-            ({"channels": 2}, "channels must be 1 .*got 2"),
-            ({"format": "folders"}, "format must be one of 'npy', .*got 'folders'"),
-            ({"part": "test"}, "got part='test'"),
-        ],
-    )
-    def test_bad_options(self, tmp_path, options, message):
-        write_folder(tmp_path)
-        with pytest.raises(OptionError, match=message):
-            open_pictures(tmp_path, **options)
-
     def test_a_format_can_be_forced(self, tmp_path):
         pixels = write_folder(tmp_path)[2]
-        (tmp_path / "train-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, 4, 7, 6) + bytes(4 * 7 * 6))
-        (tmp_path / "train-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 0x801, 4) + bytes(4))
+        write_mnist(tmp_path)
         assert open_pictures(tmp_path).event_shape == (1, 7, 6)
         assert np.array_equal(open_pictures(tmp_path, format="folder").pixels, pixels)
+
+
+test_bad_options_are_refused = refusals(
+    ({"limit": 0}, "limit must be .*got 0"),
+    ({"channels": 2}, "channels must be 1 .*got 2"),
+    ({"format": "folders"}, "format must be one of 'npy', .*got 'folders'"),
+    ({"part": "test"}, "got part='test'"),
+    call=lambda tmp_path, options: open_pictures(write_folder(tmp_path)[0], **options),
+    fixture="tmp_path",
+    error=OptionError,
+)
 
 
 class TestCache:
@@ -345,24 +338,19 @@ def npz(path, **members):
             archive.writestr(f"{name}.npy", data.getvalue())
 
 
-@pytest.mark.parametrize(
-    "label",
-    [
-        b"no array",
-        np.zeros(2, dtype="M8[s]"),
-        np.zeros(2, dtype=[("a", "i4")]),
-        np.zeros(2, dtype=np.complex128),
-        np.array([b"a", b"b"]),
-        np.array([0, 2**62]),
-        np.array([-(2**62), 0]),
-        np.array(3),
-    ],
-    ids=["bytes", "dates", "records", "complex", "byte strings", "huge", "negative", "a number"],
-)
-def test_a_bad_member_of_an_archive_is_a_typed_error(tmp_path, label):
+def open_with(tmp_path, label):
     npz(tmp_path / "a.npz", images=np.zeros((2, 4, 4, 3), np.uint8), label=label)
-    with pytest.raises(ComposableEnergyError):
-        open_pictures(tmp_path / "a.npz", cache=None)
+    open_pictures(tmp_path / "a.npz", cache=None)
+
+
+DATES, RECORDS = np.zeros(2, dtype="M8[s]"), np.zeros(2, dtype=[("a", "i4")])
+NUMBERS = [np.zeros(2, dtype=np.complex128), np.array([0, 2**62]), np.array([-(2**62), 0]), np.array(3)]
+test_a_bad_member_of_an_archive_is_a_typed_error = refusals(
+    *((label, None) for label in (b"no array", np.array([b"a", b"b"]), DATES, RECORDS, *NUMBERS)),
+    call=open_with,
+    fixture="tmp_path",
+    error=ComposableEnergyError,
+)
 
 
 def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
@@ -407,8 +395,6 @@ def test_a_file_whose_header_is_not_right_is_not_unpacked(tmp_path, shape, zeros
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_list(tmp_path):
-    from composable_energy_cli.pictures import read_points
-
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("images.npy", bytes(2**16))
         archive.infolist()[0].file_size = 2**33

@@ -1,4 +1,4 @@
-"""Samplers against densities that are known: biases as derived, modes with their weights, and log Z within its standard errors."""
+"""Samplers against densities that are known: biases as derived, modes with their weights, posteriors of minibatches, and log Z."""
 
 import math
 
@@ -11,7 +11,8 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, SamplingDiverged, ShapeError
 from composable_energy.sampling import Noise
 from composable_energy.testing import Gaussian
-from composable_energy_mcmc import SMC, Annealed, Langevin, Tempering, Underdamped
+from composable_energy_mcmc import SMC, Annealed, Langevin, Tempering, Underdamped, minibatched
+from tests.refusals import refusals
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")]
 
@@ -278,3 +279,59 @@ def test_start_points_with_the_noise_of_the_first_level_are_kept_to_its_width():
     start = torch.arange(100.0)[:, None].repeat(1, 4)
     draws = ce.as_energy(noisy, event_shape=(4,)).sample(100, sampler=Annealed(sigma_max=0.1, sigma_min=0.01), init=start, seed=0)
     assert (draws - start).abs().max() < 1
+
+
+# Energies of many rows by `minibatched`, against the exact posterior of a slope with 100,000 rows.
+
+N = 100_000
+A, NOISE = torch.randn(2, N, generator=torch.Generator().manual_seed(0), dtype=F64)
+VARIANCE = 1 / (A.square().sum() + 1)  # with a standard normal prior
+MEAN = VARIANCE * (A * (2 * A + NOISE)).sum()
+PRIOR, FIT = ce.as_energy(Normal(torch.zeros(1, dtype=F64), 1.0)), [A, 2 * A + NOISE]
+STEPS = {"sampler": "langevin", "step_size": 0.1 * VARIANCE.item(), "steps": 300, "seed": 0, "dtype": F64}
+
+
+def line(x, a, y):
+    return (y - x * a).square() / 2
+
+
+@pytest.mark.filterwarnings("error::composable_energy.SamplingWarning")
+def test_draws_are_those_of_the_posterior_for_any_batch_size():
+    energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
+    x = energy.sample(n, **STEPS)
+    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
+    assert x.var() / VARIANCE == pytest.approx(1 / (1 - 0.1 / 4), rel=4 * (2 / n) ** 0.5)
+    assert torch.equal(energy.sample(n, batch_size=100, **STEPS), x)
+
+
+@pytest.mark.filterwarnings("error::composable_energy.SamplingWarning")
+def test_stochastic_gradient_hmc_draws_the_posterior_and_warns_where_momenta_are_hot():
+    deviation = VARIANCE.sqrt().item()
+    call = {"sampler": "underdamped", "step_size": 0.5 * deviation, "friction": 1 / deviation, "steps": 100, "seed": 0, "dtype": F64}
+    energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
+    x = energy.sample(n, **call)
+    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
+    assert x.var() / VARIANCE == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
+    assert torch.equal(energy.sample(n, batch_size=100, **call), x)
+    far = minibatched(line, FIT, 100, center=torch.ones(1, dtype=F64)) & PRIOR
+    with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):
+        far.sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **call)
+
+
+def test_the_estimate_is_right_on_average_and_a_far_center_warns():
+    far = minibatched(line, FIT, 100, center=torch.ones(1, dtype=F64))
+    each = (torch.arange(N, dtype=F64) + 0.5) / N
+    estimates = torch.cat([far.with_gradient(torch.full((len(some), 1), 2.0, dtype=F64), minibatch=some)[1] for some in each.split(5000)])
+    torch.testing.assert_close(estimates.mean(), (A * (2 * A - FIT[1])).sum(), rtol=0, atol=1e-3)
+    with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):  # the variance of the gradient is 50 times that of the step
+        (far & PRIOR).sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **STEPS)
+
+
+test_what_has_no_estimate_is_refused = refusals(
+    (lambda: (minibatched(line, FIT, 9, event_shape=(1,)) & PRIOR).sample(3, sampler="mala"), ExpressionError, "needs values"),
+    (lambda: minibatched(line, FIT, 9, event_shape=(1,)).sample(3), OptionError, "give `step_size`"),
+    (lambda: minibatched(line, FIT, 9), OptionError, "Give `event_shape`"),
+    (lambda: minibatched(line, FIT, N + 1, event_shape=(1,)), OptionError, "at most the number of rows, 100000"),
+    (lambda: minibatched(line, [A, A[1:]], 9, event_shape=(1,)), ShapeError, "100000, 99999 rows"),
+    (lambda: minibatched(lambda x, a: a.sum(1) * x, A, 9, center=torch.ones(1, dtype=F64)), ShapeError, "one number for each row"),
+)

@@ -78,7 +78,9 @@ class Scripted(Objective):
         value = sum(parameter.square().sum() for parameter in model.parameters()) + 0 * batch.noise.normal(batch.x).sum()
         what = self.fail(batch.step, batch.noise.seed)
         if what is not None:
-            value = value * what if isinstance(what, float) else raise_error(what)
+            if not isinstance(what, float):
+                raise what
+            value = value * what
         return Loss(value, {name: torch.tensor(float(scalar(batch.step, batch.noise.seed))) for name, scalar in self.script.items()})
 
     def state(self):
@@ -86,10 +88,6 @@ class Scripted(Objective):
 
     def restore(self, state):
         self.count.copy_(state["count"])
-
-
-def raise_error(error):
-    raise error
 
 
 def read_log(folder):
@@ -127,11 +125,6 @@ def train_in_float32(patch: pytest.MonkeyPatch, *modules: ModuleType) -> None:
 
     for module in modules:
         patch.setattr(module, "Trainer", trainer)
-
-
-def cast(anything: Any) -> Any:
-    """Hides the type of a value from type checkers."""
-    return anything
 
 
 class Bell(ce.Energy):

@@ -15,7 +15,7 @@ import composable_energy_training as training
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy_training import CombinedObjective, ContrastiveDivergence, EnergyDiscrepancy, GaussianNoise, LabelContrast
 from composable_energy_training.second_derivatives import differentiable_gradient
-from plugins.training.tests.run_helpers import LANGEVIN, Bell, Net, NoisyBell, batch_of, cast, context, data, gradients
+from plugins.training.tests.run_helpers import LANGEVIN, Bell, Net, NoisyBell, batch_of, context, data, gradients
 from tests.refusals import refusals
 
 MEAN, DEVIATION, ROWS = 1.2, 0.6, 2000
@@ -286,7 +286,7 @@ test_bad_sums_are_reported = refusals(
     (lambda: CombinedObjective(), "got 0 and 0 weights"),
     (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[1, 2]), "got 1 and 2 weights"),
     (lambda: CombinedObjective(EnergyDiscrepancy(1.0), weights=[-1]), "weights must be a number of at least 0, got -1"),
-    (lambda: CombinedObjective(cast("contrast")), "A sum needs objectives"),
+    (lambda: CombinedObjective("contrast"), "A sum needs objectives"),
     error=OptionError,
 )
 

@@ -12,7 +12,7 @@ import composable_energy as ce
 import composable_energy_training as training
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
-from plugins.training.tests.run_helpers import IMPROVED, LANGEVIN, Bell, Heads, Joint, Net, batch_of, cast, context, data, gradients
+from plugins.training.tests.run_helpers import IMPROVED, LANGEVIN, Bell, Heads, Joint, Net, batch_of, context, data, gradients
 from tests.refusals import refusals
 
 SLOPE, SPREAD = 1.5, 0.4  # x = SLOPE v + SPREAD noise, v standard normal
@@ -55,9 +55,9 @@ test_bad_input_is_reported = refusals(
     (lambda: prepare(Improved(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "kind has 3 values"),
-    (lambda: training.NoiseContrastive(cast(torch.distributions.Normal(0.0, 1.0))), "another NoiseDistribution, got Normal"),
+    (lambda: training.NoiseContrastive(torch.distributions.Normal(0.0, 1.0)), "another NoiseDistribution, got Normal"),
     (lambda: Divergence(**LANGEVIN).loss(PLANE, labelled(0)), "depends on y: give the objective `condition=`, .* which have 'kind'"),
-    (lambda: training.GaussianNoise(torch.zeros(2), cast(1.0)), r"scale must have shape \(2, 2\)"),
+    (lambda: training.GaussianNoise(torch.zeros(2), 1.0), r"scale must have shape \(2, 2\)"),
     (lambda: training.GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
     (lambda: training.GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
     (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),

@@ -265,12 +265,11 @@ class TestRefusals:
         with pytest.warns(PictureWarning, match=r"from -1 to 1: give value_range="):
             ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8))
 
-    @pytest.mark.parametrize(
-        "options", [{"columns": 0}, {"scale": 0}, {"scale": 1.5}, {"value_range": (1, 0)}, {"path": "x.doc"}, {"path": "no-folder/x.png"}]
-    )
-    def test_bad_options_are_named(self, options):
-        with pytest.raises(OptionError, match=next(iter(options))):
-            ce.viz.grid(torch.rand(2, 3, 8, 8), **options)
+    def test_bad_options_are_named(self):
+        named = [("columns", 0), ("scale", 0), ("scale", 1.5), ("value_range", (1, 0)), ("path", "x.doc"), ("path", "no-folder/x.png")]
+        for name, value in named:
+            with pytest.raises(OptionError, match=name):
+                ce.viz.grid(torch.rand(2, 3, 8, 8), **{name: value})
 
 
 test_other_shapes_and_labels_say_what_to_do = refusals(
