@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_265,
+    "core: lines": 14_262,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 33_745,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 11_030,
-    "tests: lines": 28_783,
+    "tests: lines": 28_798,
     "docs: words": 59_990,
     "sample(): keywords": 14,
     "ce.__all__": 31,

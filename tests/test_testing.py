@@ -357,7 +357,8 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         "waypoint": lambda: testing.check_energy(lambda: ce.load("waypoint", target=[0.5, -0.5], time=3), points(4, 5, 2)),
     },
     "sampler": {
-        "trajectories": lambda: testing.check_sampler(Trajectories(step_size=0.5, metric=Metric(None, torch.Size([2]))), exact=True)
+        "mixture": lambda: testing.check_sampler("mixture", exact=False),
+        "trajectories": lambda: testing.check_sampler(Trajectories(step_size=0.5, metric=Metric(None, torch.Size([2]))), exact=True),
     },
     "encoder": {
         "code-heads": heads("code-heads", code=6),

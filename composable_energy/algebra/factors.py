@@ -17,15 +17,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.supports import Support, contains, format_support
-from composable_energy.supports.variables import (
-    Variables,
-    flatten_support,
-    join_parts,
-    parts_by_name,
-    places_of,
-    read_variables,
-    size_of,
-)
+from composable_energy.supports.variables import Variables, flatten_support, join_parts, parts_by_name, places_of, read_variables, size_of
 
 
 class Factor(Transformed):

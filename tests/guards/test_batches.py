@@ -1,6 +1,7 @@
 """What is no energy of a point: batches that mix, functions of one point, gradients that seem what they are not, and no density."""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -48,6 +49,20 @@ def test_points_that_mix_are_refused(name):
     for init in (None, torch.ones(64, 2)) if name in ("mean over the batch", "own gradient") else (None,):
         with pytest.raises(ExpressionError, match=MIXES):
             energy.sample((64, 2), init=init, seed=0, **sampler)
+
+
+def test_rounding_that_an_ill_conditioned_function_amplifies_is_no_mixing():
+    """Libraries round by the place in a batch; here by two units in the last place, of which a curvature of 1e10 makes 1e-6."""
+
+    def energy(x):
+        places = 1 + 2.0**-52 * (torch.arange(len(x), dtype=x.dtype) % 3)[:, None]
+        return ((1e10 * x * places).sin() / 1e10 + x.square() / 2).sum(1)
+
+    for mixed, refused in ((0.0, False), (1e-6, True)):
+        lifted = ce.as_energy(lambda x, mixed=mixed: energy(x) + mixed * x.mean())
+        call = {"sampler": "mala", "step_size": 0.01, "steps": 16, "seed": 0, "dtype": torch.float64}
+        with pytest.raises(ExpressionError, match=MIXES) if refused else nullcontext():
+            lifted.sample((64, 1), **call)
 
 
 def test_a_single_chain_two_points_of_two_coordinates_and_pilots_are_no_exceptions():

@@ -64,8 +64,8 @@ class MixtureDraws(Sampler):
         return self._annealed
 
     def levels_of(self, energy: Energy) -> tuple[float, float, float]:
-        """Returns the only noise level, for `Traits.binds`."""
-        return self.sigma_min, self.sigma_min, self.sigma_min
+        """Returns the level of the draws, and two at which energies are compared, for `Traits.binds`."""
+        return self.sigma_min, math.sqrt(self.sigma_min * self.sigma_max), self.sigma_max
 
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, check_init=check_init)  # those of `annealed`
 
