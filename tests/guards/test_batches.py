@@ -60,9 +60,8 @@ def test_rounding_that_an_ill_conditioned_function_amplifies_is_no_mixing():
 
     for mixed, refused in ((0.0, False), (1e-6, True)):
         lifted = ce.as_energy(lambda x, mixed=mixed: energy(x) + mixed * x.mean())
-        call = {"sampler": "mala", "step_size": 0.01, "steps": 16, "seed": 0, "dtype": torch.float64}
         with pytest.raises(ExpressionError, match=MIXES) if refused else nullcontext():
-            lifted.sample((64, 1), **call)
+            lifted.sample((64, 1), sampler="mala", step_size=0.01, steps=16, seed=0, dtype=torch.float64)
 
 
 def test_a_single_chain_two_points_of_two_coordinates_and_pilots_are_no_exceptions():
