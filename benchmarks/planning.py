@@ -12,6 +12,7 @@ import itertools
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
@@ -60,9 +61,9 @@ def forward_model(world: World) -> ForwardModel:
 def expression(world: World, energy: ce.Energy, task: Task) -> ce.Energy:
     """Returns the expression of a task without its start: `dynamics & goal & effort & ~obstacle`."""
     margin, width = ZONES[world.name]
-    where: dict[str, Any] = {"of": world.position} if world.name == "arm" else {"axes": (0, 1)}
     dynamics = WEIGHT * ce.over_time(energy, world.horizon)
-    task_energy = dynamics & goal(task.goal, 0.01, **where) & effort(EFFORTS[world.name], axes=(0, 1))
+    cost = effort(EFFORTS[world.name], of=None if world.name == "arm" else world.position)
+    task_energy = dynamics & goal(task.goal, 0.01, of=world.position) & cost
     return (
         task_energy
         if task.obstacle is None
@@ -76,12 +77,9 @@ class Methods:
     def __init__(self, world: World) -> None:
         self.world, self.energy = world, trained(world)
         self.grid = Grid(world, None, 0.02)
-        self.rows = 0
+        self.rows = rows = Counter[str]()
         for step in (self.energy.ahead, self.energy.behind):  # each energy of a move and each draw of a move passes one of these once
-            step.network.register_forward_hook(lambda _module, _inputs, out: self._count(len(out)))
-
-    def _count(self, rows: int) -> None:
-        self.rows += rows
+            step.network.register_forward_hook(lambda _module, _inputs, out: rows.update(passed=len(out)))
 
     @cached_property
     def model(self) -> ForwardModel:
@@ -89,8 +87,8 @@ class Methods:
 
     def plan(self, name: str, task: Task, seed: int) -> tuple[Tensor | None, int]:
         if name == "energies":
-            self.rows = 0
-            return Planner(expression(self.world, self.energy, task), seed=seed).plan(task.start), self.rows
+            self.rows.clear()
+            return Planner(expression(self.world, self.energy, task), seed=seed).plan(task.start), self.rows["passed"]
         if name == "reference":
             return reference_plan(self.world, task)
         if name == "grid":

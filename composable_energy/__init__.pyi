@@ -4,6 +4,7 @@ from composable_energy.algebra import all_of as all_of
 from composable_energy.algebra import any_of as any_of
 from composable_energy.algebra import inside as inside
 from composable_energy.algebra import negate as negate
+from composable_energy.algebra import over_time as over_time
 from composable_energy.energies.energy import Energy as Energy
 from composable_energy.energies.evaluation import shared as shared
 from composable_energy.energies.lift import ScoreEnergy as ScoreEnergy
@@ -22,7 +23,6 @@ from composable_energy.registry import get as get
 from composable_energy.registry import installed as installed
 from composable_energy.registry import log_z as log_z
 from composable_energy.registry import observed as observed
-from composable_energy.registry import over_time as over_time
 from composable_energy.registry import plugins as plugins
 from composable_energy.registry import register as register
 from composable_energy.registry import reward as reward

@@ -346,9 +346,6 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
     "energy": {
         "effort": lambda: testing.check_energy(lambda: ce.load("effort", weight=2.0, order=2), points(4, 5, 2)),
         "generated-faces": lambda: testing.check_energy("generated-faces", points(4, 64)),
-        "over-time": lambda: testing.check_energy(
-            lambda: ce.load("over-time", pair=ce.energies.CallableEnergy(pair, event_shape=(2, 2)), horizon=5), points(4, 5, 2)
-        ),
         "plane": lambda: [testing.check_energy(f"plane/{name}", points(4, 2)) for name in ce.installed()["plane"].members],
         "reward": lambda: testing.check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)

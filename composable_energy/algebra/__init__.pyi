@@ -5,7 +5,9 @@ from composable_energy.algebra.disjunction import Shares as Shares
 from composable_energy.algebra.disjunction import known_branches as known_branches
 from composable_energy.algebra.disjunction import warn_of_shares as warn_of_shares
 from composable_energy.algebra.factors import Factor as Factor
+from composable_energy.algebra.factors import OverTime as OverTime
 from composable_energy.algebra.factors import bind_names as bind_names
+from composable_energy.algebra.factors import over_time as over_time
 from composable_energy.algebra.factors import place as place
 from composable_energy.algebra.negation import Mode as Mode
 from composable_energy.algebra.negation import Negation as Negation

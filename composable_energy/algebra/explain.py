@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.algebra import SHARES, Conditioned, Disjunction, Factor, Negation, PulledBack
+from composable_energy.algebra import SHARES, Conditioned, Disjunction, Factor, Negation, OverTime, PulledBack
 from composable_energy.energies.checks import as_points, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
@@ -116,7 +116,7 @@ def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Expl
         bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
         inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
         return replace(inner, expression=str(energy), energy=own, probability=probability)
-    if isinstance(energy, PulledBack | Factor):  # its term takes other points
+    if isinstance(energy, PulledBack | Factor | OverTime):  # its term takes other points
         return Explanation(str(energy), own)
     terms, note = [_explain_once(term, x, conditions) for term in energy.terms], ""
     if isinstance(energy, Negation):

@@ -1,4 +1,4 @@
-"""Energies over named variables: factors over some of the variables of an expression, at given values of others."""
+"""Energies over named variables: factors over some of the variables of an expression, at given values of others, or over an index."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.conditions import copy_condition, detach_conditions
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
+from composable_energy.energies.lift import as_energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.supports import Support, contains, format_support
+from composable_energy.options import check_integer
+from composable_energy.supports import Support, contains, format_support, map_support
+from composable_energy.supports.sets import is_joined
 from composable_energy.supports.variables import Variables, flatten_support, join_parts, parts_by_name, places_of, read_variables, size_of
 
 
@@ -24,7 +27,7 @@ class Factor(Transformed):
     r"""An energy over some of the named variables of a point: a factor of a factor graph.
 
     Args:
-        operand: The energy, of points that are one variable, or over named variables.
+        operand: The energy, over named variables, or of points that are one variable, or several joined along their last axis.
         variables: The variables of a point, with their shapes.
         names: Which variables, in this order, a point of the operand consists of.
         values: The values of those names that are no variables of a point.
@@ -49,7 +52,7 @@ class Factor(Transformed):
         self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
         places = places_of(self.variables)
         self._places = [places.get(name, name) for name in self.names]
-        self._whole = not self.values and self._places == list(places.values())
+        self._whole = not self.values and self._places == list(places.values()) and (len(self.names) == 1 or bool(operand.variables))
         self.bases = tuple(WeightedBase(Factor(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
 
     @property
@@ -74,8 +77,16 @@ class Factor(Transformed):
         operand, (support,) = self.terms[0], supports
         if support is None:
             return None
-        own = parts_by_name(support, operand.variables) if operand.variables else {}
-        return join_parts(own or {self.names[0]: flatten_support(self.names[0], support, self.variables[self.names[0]])}, self.variables)
+        own = operand.variables or {name: self.variables[name] for name in self.names}
+        if operand.variables or (len(own) > 1 and (is_joined(support) or support.event_dim)):
+            return join_parts(parts_by_name(support, own), self.variables)
+        widths, parts = [shape[-1:].numel() for shape in own.values()], dict[str, Support]()
+        for at, (name, shape) in enumerate(own.items()):
+            ends = map_support(
+                support, lambda end, i=at, s=shape: end.expand(*s[:-1], sum(widths)).split(widths, -1)[i] if end.ndim else end
+            )
+            parts[name] = flatten_support(name, ends, shape)
+        return join_parts(parts, self.variables)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         evaluation, point = THREAD.evaluation, self.point(x)
@@ -93,11 +104,13 @@ class Factor(Transformed):
 
     def _select(self, x: Tensor) -> Tensor:
         if self._whole:
-            point = x
+            parts = [x]
         else:
             parts = [x[:, at] if isinstance(at, slice) else self.values[at].to(x).reshape(1, -1).expand(len(x), -1) for at in self._places]
-            point = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
-        return point if self.terms[0].variables else point.reshape(len(x), *self.variables[self.names[0]])
+        if not self.terms[0].variables:
+            shapes = [self.variables[name] for name in self.names]
+            parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Factor:
         self.values = {name: fn(value) for name, value in self.values.items()}
@@ -113,17 +126,72 @@ class Factor(Transformed):
         return f"{operand(self.terms[0], 95)}.given({given})"
 
 
+class OverTime(Transformed):
+    r"""An energy of rows in succession at each place of an index, such as time: $E(x) = \sum_t E_k(x_t, \dots, x_{t + k - 1})$.
+
+    All windows are rows of one evaluation. For a normalised $E_k = -\log p(s' \mid s)$ it is the density of trajectories given their first
+    state; another term has to say where they are.
+
+    Args:
+        pair: The energy of $k$ rows, with `event_shape` $(k, *)$; 2 of them are pairs of states.
+        horizon: $T$, the number of rows of a point, which has the shape $(T, *)$.
+
+    Raises:
+        ShapeError: The energy has no `event_shape` of rows.
+        OptionError: There are fewer than $k$ rows.
+        ExpressionError: The energy is relative to a base, which would count once for each window.
+
+    Example:
+        >>> step = ce.energies.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
+        >>> ce.over_time(step, 3).over("path")({"path": torch.tensor([[[0.0], [1.0], [3.0]]])})
+        tensor([2.5000])
+    """
+
+    def __init__(self, pair: Energy, horizon: int) -> None:
+        super().__init__(pair := as_energy(pair))
+        if not pair.event_shape:
+            raise ShapeError(f"The energy of rows in succession needs an event_shape (k, *), such as (2, d) for pairs; {pair} has none.")
+        if pair.bases:
+            raise ExpressionError(
+                f"{pair} is relative to {pair.bases[0].energy}, which would count for each window: lift an absolute energy."
+            )
+        self.window, *row = pair.event_shape
+        self.horizon = check_integer("horizon", horizon, self.window)
+        self.event_shape = (self.horizon, *row)
+
+    def config(self) -> dict[str, Any]:
+        return {"horizon": self.horizon}
+
+    def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
+        count = x.shape[1] - self.window + 1
+        for name, value in conditions.items():  # one row for each point
+            if isinstance(value, Tensor) and value.ndim and len(value) == len(x) > 1:
+                conditions[name] = value.repeat_interleave(count, 0)
+        return evidence_of(self.terms[0], self.point(x), conditions).unflatten(0, (len(x), count)).sum(1)
+
+    def point(self, x: Tensor) -> Tensor:
+        """Returns the windows, as points of the operand."""
+        return x.unfold(1, self.window, 1).movedim(-1, 2).flatten(0, 1)
+
+    def text(self, operand: Operand) -> str:
+        return f"over_time({operand(self.terms[0], 0)}, {self.horizon})"
+
+
+over_time = OverTime
+
+
 def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
     """Returns the energy over named variables: `&` joins it with others by name, and `sample` returns a mapping.
 
     Args:
         energy: The energy.
         variables: The name of the point, or a mapping from that name to a shape, a support such as `constraints.positive` for a single
-            number, or a pair of both. For an energy over named variables a mapping with these and others.
+            number, or a pair of both; several names are parts along its last axis. For an energy over named variables a mapping with these
+            and others.
 
     Raises:
         OptionError: `variables` is no such mapping.
-        ShapeError: The point is not one variable of this shape.
+        ShapeError: The point does not consist of variables of these shapes.
         ExpressionError: The energy is one of latent points.
 
     Example:
@@ -138,11 +206,12 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
     shapes, supports = read_variables(variables)
     support, known = join_parts(supports, shapes), energy.variables
     if not known:
-        (name, shape), *others = shapes.items()
-        if others or energy.event_shape not in (None, shape):
-            found = "points of any shape" if energy.event_shape is None else f"points of shape {tuple(energy.event_shape)}"
-            raise ShapeError(f"{energy} takes {found}, which are one variable, got {_list(shapes)}.")
-        factor = Factor(energy, shapes, [name])
+        (first, *others), own = shapes.values(), energy.event_shape
+        joined = torch.Size((*first[:-1], sum(shape[-1:].numel() for shape in shapes.values()))) if others else first
+        if own not in (None, joined) or any(shape[:-1] != first[:-1] for shape in others):
+            found = "points of any shape" if own is None else f"points of shape {tuple(own)}"
+            raise ShapeError(f"{energy} takes {found}, which are one variable or several along their last axis, got {_list(shapes)}.")
+        factor = Factor(energy, shapes, list(shapes))
     else:
         wrong = [name for name, shape in known.items() if shapes.get(name) != shape]
         if wrong:

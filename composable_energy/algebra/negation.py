@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from composable_energy.algebra.factors import Factor
+from composable_energy.algebra.factors import Factor, OverTime
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, energies_in, set_weight
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.algebra.transformed import Conditioned, PulledBack
@@ -222,7 +222,7 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
             x, inside = energy.generator(x), binds - {"sigma"}
     elif isinstance(energy, Conditioned):
         inside = binds | energy.values.keys()
-    elif isinstance(energy, Factor):
+    elif isinstance(energy, Factor | OverTime):
         x = energy.point(x)
     for term in energy.terms:
         fill_levels(term, x, inside)

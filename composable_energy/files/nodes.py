@@ -38,7 +38,7 @@ from composable_energy.registry.registry import find, rows_of
 
 T = TypeVar("T")
 
-_NODES = "Conditioned Conjunction Decoded Difference Disjunction Factor Inside Negation PulledBack Relative Restricted Weighted"
+_NODES = "Conditioned Conjunction Decoded Difference Disjunction Factor Inside Negation OverTime PulledBack Relative Restricted Weighted"
 CLASSES: Mapping[str, type[Energy]] = {
     **{name: getattr(algebra, name) for name in _NODES.split()},
     **{name: getattr(events, name) for name in ("ClassifierEnergy", "DensityEnergy", "IntervalEnergy")},

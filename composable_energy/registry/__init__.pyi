@@ -15,7 +15,6 @@ from composable_energy.registry.registry import infer as infer
 from composable_energy.registry.registry import log_z as log_z
 from composable_energy.registry.registry import names as names
 from composable_energy.registry.registry import observed as observed
-from composable_energy.registry.registry import over_time as over_time
 from composable_energy.registry.registry import plugins as plugins
 from composable_energy.registry.registry import register as register
 from composable_energy.registry.registry import reward as reward

@@ -380,8 +380,6 @@ log_z = PluginFunction("estimator", "log-z")
 r"""Estimates $\log Z = \log \int e^{-E(x)}\, dx$; see `composable_energy_mcmc.estimate_log_z`."""
 observed = PluginFunction("energy", "observed")
 """Returns the evidence for a measurement; see `composable_energy_observed.ObservedEnergy`."""
-over_time = PluginFunction("energy", "over-time")
-"""Returns an energy of trajectories; see `composable_energy_planning.OverTime`."""
 to_arviz = PluginFunction("plot", "arviz")
 """Returns a trace for ArviZ: the method `Trace.to_arviz`; see `composable_energy_viz.to_arviz`."""
 reward = PluginFunction("energy", "reward")

@@ -229,7 +229,7 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
     match energy:
         case _ if energy.variables:
             factors = [part for part, _ in energy.summands() if isinstance(part, Factor)]
-            laws = {part.names[0]: part for part in factors if isinstance(part.terms[0], DistributionEnergy)}
+            laws = {part.names[0]: part for part in factors if isinstance(part.terms[0], DistributionEnergy) and len(part.names) == 1}
             own, terms = (Conjunction(*laws.values()),) if laws.keys() == energy.variables.keys() else (), ()
         case DistributionEnergy():
             own, terms = (energy,), ()
@@ -263,6 +263,8 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
         if not isinstance(factor, Factor) or factor.values or not parts.keys().isdisjoint(factor.names):
             return None
         law = factor.terms[0]
+        if len(factor.names) > 1 and not law.variables:
+            return None
         drawn = _draw_distribution(law, replace(points, event=law.event_shape), count, seed + number * _ROUNDS * _DRAWS)
         if drawn is None:
             return None

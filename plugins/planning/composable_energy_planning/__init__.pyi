@@ -6,7 +6,6 @@ from composable_energy_planning.sampler import Trajectories as Trajectories
 from composable_energy_planning.sampler import descend as descend
 from composable_energy_planning.search import Search as Search
 from composable_energy_planning.terms import Effort as Effort
-from composable_energy_planning.terms import OverTime as OverTime
 from composable_energy_planning.terms import Waypoint as Waypoint
 from composable_energy_planning.terms import effort as effort
 from composable_energy_planning.terms import goal as goal

@@ -3,6 +3,7 @@ r"""The parts of an expression over trajectories that a search needs: transition
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import ClassifierEnergy, Energy
+from composable_energy.algebra import Factor, OverTime
 from composable_energy.errors import ExpressionError
-from composable_energy_planning.terms import Effort, OverTime, Waypoint
+from composable_energy.supports import Variables, join, split
+from composable_energy_planning.terms import Effort, Waypoint
 from composable_energy_planning.transition import TransitionEnergy
 from composable_energy_planning.zones import Entered
 
@@ -22,44 +25,58 @@ _ENTERED = 8.0  # nats of a trajectory along a zone, which is avoided with proba
 _MISSED = 8.0  # nats above the least energy of a waypoint, four standard deviations
 
 
-class Motion(NamedTuple):
-    """A term over transitions: the energy of a pair of states, the numbers of a state that it sees, and its weight."""
+class Part(NamedTuple):
+    """A term, the indices of the numbers of a state that it sees, and its weight."""
 
-    pair: Any  # a `TransitionEnergy`, where it can draw moves
-    axes: list[int]
-    weight: float
+    term: Any
+    axes: Tensor
+    weight: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Returns the weighted energies, with shape $(B,)$, of trajectories of whole states, with shape $(B, T, d)$."""
+        return self.weight * self.term(x[:, :, self.axes])
+
+    def log_clear(self, states: Tensor, ends: Tensor) -> Tensor:
+        """Returns `Entered.log_clear` between whole states."""
+        return self.term.log_clear(states[:, self.axes], ends[:, self.axes])
 
 
 @dataclass(frozen=True)
 class Parts:
-    """An expression over trajectories, apart."""
+    """An expression over trajectories, apart; a state joins the rows of all variables at one time."""
 
-    motion: tuple[Motion, ...]  # the terms over transitions that can draw moves; together they see all numbers of a state
-    others: tuple[Motion, ...]  # other lifted energies of pairs
-    waypoints: dict[int, tuple[Waypoint, ...]]  # terms over one state, by the index of that state
-    zones: tuple[Entered, ...]  # the zones that are avoided
-    efforts: tuple[tuple[Effort, float], ...]  # costs of speed, with their weights
+    motion: tuple[Part, ...]  # `TransitionEnergy` terms, which can draw moves; together they see all numbers of a state
+    others: tuple[Part, ...]  # other energies of pairs, and costs of speed
+    waypoints: dict[int, tuple[Part, ...]]  # terms over one state, by the index of that state
+    zones: tuple[Part, ...]  # the zones that are avoided
     rest: tuple[Energy, ...]  # terms that are no sum over transitions, such as zones to pass; they weigh whole trajectories
     horizon: int  # the number of states
     size: int  # the numbers of a state
+    variables: Variables  # of the expression, which are parts of a trajectory; none for one tensor
+
+    def states(self, x: Tensor) -> Tensor:
+        """Returns trajectories, with shape $(B, T, d)$, from points of the expression."""
+        return torch.cat([*split(x, self.variables).values()], -1) if self.variables else x
+
+    def point(self, x: Tensor) -> Tensor:
+        """Returns points of the expression from trajectories, with shape $(B, T, d)$."""
+        return join(split_states(x, self.variables), self.variables) if self.variables else x
 
     def of_states(self, states: Tensor, time: int) -> Tensor:
         """Returns the energies, with shape $(B,)$, of states at a time, with shape $(B, d)$; without zones, which moves count."""
         total = states.new_zeros(len(states))
-        for waypoint in self.waypoints.get(time, ()):
-            total = total + waypoint.of_states(states)
+        for waypoint, axes, _ in self.waypoints.get(time, ()):
+            total = total + waypoint.of_states(states[:, axes])
         return total
 
     def of_moves(self, states: Tensor, ends: Tensor, firm: float = 1.0) -> Tensor:
         """Returns the energies, with shape $(B,)$, of moves between states of shape $(B, d)$; zones weigh `firm` times as much."""
         pairs = torch.stack([states, ends], 1)
         total = states.new_zeros(len(states))
-        for pair, axes, weight in (*self.motion, *self.others):
-            total = total + weight * pair(pairs[:, :, axes])
-        for effort, weight in self.efforts:
-            total = total + weight * effort(pairs)
-        for entered in self.zones:
-            total = total - firm * entered.log_clear(states, ends)
+        for part in (*self.motion, *self.others):
+            total = total + part(pairs)
+        for zone in self.zones:
+            total = total - firm * zone.log_clear(states, ends)
         return total
 
     def propose(self, states: Tensor, generator: torch.Generator, *, backwards: bool = False, width: float = 1.0) -> Tensor:
@@ -75,7 +92,8 @@ class Parts:
         found = torch.zeros(self.size, dtype=torch.bool)
         for pair, axes, _ in self.motion:
             span = pair.visited.amax(0) - pair.visited.amin(0)
-            found[[axes[angle] for angle in pair.angles if span[angle] > 2 * math.pi - _GAP]] = True
+            for angle in pair.angles:
+                found[axes[angle]] = span[angle] > 2 * math.pi - _GAP
         return found
 
     def after(self, time: int) -> Parts:
@@ -98,17 +116,17 @@ class Parts:
     def _seen(self, states: Tensor) -> Tensor:
         """Returns the energies of all terms but that of the first state, for states in succession of shape $(n, d)$."""
         found = [self.of_moves(states[:-1], states[1:]), *(self.of_states(states, time) for time in self.waypoints if time > 0)]
-        return torch.cat([*found, *(term(states[None, : self.horizon]) for term in self.rest)])
+        return torch.cat([*found, *(term(self.point(states[None, : self.horizon])) for term in self.rest)])
 
     def broken(self, x: Tensor) -> Tensor:
         """Returns which trajectories $(B, T, d)$ contain an all but forbidden move, miss a waypoint or enter a zone, with shape $(B,)$."""
         states, ends = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
         moves = self.of_moves(states, ends).unflatten(0, (len(x), -1))
         found = moves.amax(1) > moves.median(1).values + _FORBIDDEN
-        for entered in self.zones:
-            found = found | (-entered.log_clear(states, ends).unflatten(0, (len(x), -1)).sum(1) > _ENTERED)
+        for zone in self.zones:
+            found = found | (-zone.log_clear(states, ends).unflatten(0, (len(x), -1)).sum(1) > _ENTERED)
         for time, waypoints in self.waypoints.items():
-            least = sum(waypoint.least for waypoint in waypoints)
+            least = sum(part.term.least for part in waypoints)
             found = found | (self.of_states(x[:, time], time) > least + _MISSED)
         return found
 
@@ -121,33 +139,51 @@ class Parts:
         return states
 
 
+def split_states(states: Tensor, variables: Variables) -> dict[str, Tensor]:
+    """Returns the part of each variable, with shape $(*, d_i)$, of states with shape $(*, d)$."""
+    return dict(zip(variables, states.split([shape[-1] for shape in variables.values()], -1), strict=True))
+
+
 def parts_of(energy: Energy) -> Parts:
-    """Takes an expression over trajectories apart."""
-    motion, others, zones, efforts, rest = [], [], [], [], []
-    waypoints: dict[int, tuple[Waypoint, ...]] = {}
-    terms = [(term, torch.as_tensor(weight).item()) for term, weight in energy.summands()]
-    lifted = [term for term, _ in terms if isinstance(term, OverTime)]
-    horizon, size = lifted[0].event_shape if lifted else (0, 0)  # pyright: ignore[reportGeneralTypeIssues]
-    for term, weight in terms:
+    """Takes an expression over trajectories apart: points of shape $(T, d)$, or named variables of shapes $(T, d_i)$."""
+    motion, others, zones, rest = [], [], [], []
+    waypoints: dict[int, tuple[Part, ...]] = {}
+    shapes = [*energy.variables.values()] or [energy.event_shape or torch.Size()]
+    fits = all(len(shape) == 2 and shape[0] == shapes[0][0] for shape in shapes)
+    horizon, size = (shapes[0][0], sum(shape[1] for shape in shapes)) if fits else (0, 0)
+    for placed, part in placed_terms(energy, size) if fits else ():
+        term, axes, weight = part
         if isinstance(term, OverTime) and term.window == 2:
             found = motion if isinstance(term.terms[0], TransitionEnergy) else others
-            found.append(Motion(term.terms[0], list(range(size) if term.axes is None else term.axes), weight))
+            found.append(Part(term.terms[0], axes, weight))
         elif isinstance(term, Waypoint) and weight == 1:
-            time = term.time % horizon if horizon else term.time
-            waypoints[time] = (*waypoints.get(time, ()), term)
+            waypoints[term.time % horizon] = (*waypoints.get(term.time % horizon, ()), part)
         elif isinstance(term, Effort) and term.order == 1:
-            efforts.append((term, weight))
+            others.append(part)
         elif (avoided := _avoided(term)) is not None and weight == 1:
-            zones.append(avoided)
+            zones.append(Part(avoided, axes))
         else:
-            rest.append(term if weight == 1 else weight * term)
-    moved = {axis for term in motion for axis in term.axes}
-    if not motion or not waypoints or len(moved) < size:
+            rest.append(placed if weight == 1 else weight * placed)
+    if not waypoints or len({axis for part in motion for axis in part.axes.tolist()}) < max(size, 1):
         raise ExpressionError(
             f"{energy} is no conjunction that a search takes apart: it needs `over_time` of a TransitionEnergy that moves all numbers of a "
             "state, and a term such as `start(state)` or `goal(target)`. Sample other expressions by `chees` from `init`."
         )
-    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(efforts), tuple(rest), horizon, size)
+    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(rest), horizon, size, energy.variables)
+
+
+def placed_terms(energy: Energy, size: int, axes: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Energy, Part]]:
+    """Yields the terms of a conjunction, also those inside of factors: without weight as energies of its points, and as parts of it."""
+    whole = torch.arange(size)
+    axes = axes or (split_states(whole, energy.variables) if energy.variables else {})
+    for term, weight in energy.summands():
+        weight = torch.as_tensor(weight).item()
+        if not isinstance(term, Factor) or term.values:
+            yield term, Part(term, whole, weight)
+            continue
+        for placed, part in placed_terms(term.terms[0], size, axes):
+            seen = part.axes if term.terms[0].variables else torch.cat([axes[name] for name in term.names])
+            yield term.around(placed), Part(part.term, seen, weight * part.weight)
 
 
 def _avoided(term: Energy) -> Entered | None:

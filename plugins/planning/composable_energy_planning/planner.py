@@ -1,8 +1,9 @@
 r"""A planner: the trajectory of lowest energy, and its next steps with a shrinking horizon."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.sampling import twin
-from composable_energy_planning.parts import parts_of
+from composable_energy_planning.parts import parts_of, placed_terms, split_states
 from composable_energy_planning.sampler import descend
 from composable_energy_planning.search import Search
 from composable_energy_planning.terms import Waypoint, start, via
@@ -32,6 +33,9 @@ class Planner:
     state of the world: a warm start, which costs a tenth of a search. If the plan has become bad, as after an obstacle was added, it
     searches anew.
 
+    A state is a tensor of shape $(d,)$. Where the task has named variables, it is a mapping of them, as are the plans, or a tensor that
+    joins them.
+
     Args:
         task: The expression without its start, such as `dynamics & goal(g) & ~obstacle`.
         tries: The number of trajectories that are improved.
@@ -43,7 +47,7 @@ class Planner:
         ExpressionError: The expression is no conjunction that a search takes apart.
 
     Attributes:
-        last: The last plan with the states that were passed, with shape $(T, d)$; None before the first.
+        last: The last plan with the states that were passed, joined, with shape $(T, d)$; None before the first.
         energy: Its energy.
     """
 
@@ -69,22 +73,22 @@ class Planner:
         self.energy = float("inf")
         self._passed: list[Tensor] = []
 
-    def candidates(self, state: Tensor | Sequence[float]) -> tuple[Tensor, Tensor]:
+    def candidates(self, state: Any) -> tuple[Any, Tensor]:
         """Returns improved trajectories from a state, with shape $(n, T, d)$, and their energies, with shape $(n,)$, best first."""
-        found, energies, _ = self._candidates([_as_state(state)])
-        return found, energies
+        found, energies, _ = self._candidates([self._joined(state)])
+        return self._shown(found), energies
 
-    def plan(self, state: Tensor | Sequence[float]) -> Tensor:
+    def plan(self, state: Any) -> Any:
         """Searches for a plan from a state, with the whole horizon ahead; returns it with shape $(T, d)$.
 
         Warns:
             PlanWarning: Every plan has a move that the energy all but forbids, or misses a waypoint.
         """
-        self._passed = [_as_state(state)]
+        self._passed = [self._joined(state)]
         return self._plan()
 
     @torch.no_grad()
-    def step(self, state: Tensor | Sequence[float], *, patience: float = 20.0, steps: int = 8) -> Tensor:
+    def step(self, state: Any, *, patience: float = 20.0, steps: int = 8) -> Any:
         """Returns the rest of the plan from the state of the world after one more move, with shape $(T - t, d)$ after the $t$-th.
 
         Args:
@@ -101,21 +105,21 @@ class Planner:
         time = len(self._passed)
         if time == len(self.last):
             raise OptionError(f"The plan of {time} states is over: call `plan` for another one from where the world is.")
-        self._passed.append(_as_state(state).to(self.last))
+        self._passed.append(self._joined(state).to(self.last))
         energy = self._from(self._passed)
         parts = parts_of(energy)
         shifted = torch.cat([torch.stack(self._passed), self.last[time + 1 :]])[None]
-        found = descend(energy, parts, shifted, check_integer("steps", steps))
-        now = float(energy(found))
+        found = descend(energy, parts, parts.point(shifted), check_integer("steps", steps))
+        now, found = float(energy(found)), parts.states(found)
         left = time < len(self.last) - 1  # at the end, there is nothing to plan
         if left and (not now < self.energy + patience or bool(parts.after(time).broken(found[:, time:]))):
             return self._plan()
         self.last, self.energy = found[0], now
-        return self.last[time:]
+        return self._shown(self.last[time:])
 
     def change(self, task: Energy) -> None:
         """Takes another expression, such as one with a new obstacle; the last plan is the start of the next."""
-        if task.event_shape != self.task.event_shape:
+        if (task.event_shape, task.variables) != (self.task.event_shape, self.task.variables):
             raise ShapeError(f"The plan has shape {self.task.event_shape}, and trajectories of {task} have {task.event_shape}.")
         self.task = task
 
@@ -129,7 +133,7 @@ class Planner:
                 stacklevel=3,
             )
         self.last, self.energy = found[0], float(energies[0])
-        return self.last[len(self._passed) - 1 :]
+        return self._shown(self.last[len(self._passed) - 1 :])
 
     @torch.no_grad()
     def _candidates(self, passed: list[Tensor]) -> tuple[Tensor, Tensor, bool]:
@@ -142,8 +146,9 @@ class Planner:
             generator = torch.Generator().manual_seed(self.seed + self.calls)
             self.calls += 1
             search = replace(self.search, tree=self.search.tree * 2**attempt, visited=self.search.visited * 2**attempt)
-            found = descend(energy, parts, search.paths(parts, self.tries, generator, torch.stack(passed)), self.steps)
-            kept.append((found, energy(found), rest.broken(found[:, time:])))
+            found = descend(energy, parts, parts.point(search.paths(parts, self.tries, generator, torch.stack(passed))), self.steps)
+            states = parts.states(found)
+            kept.append((states, energy(found), rest.broken(states[:, time:])))
             if not kept[-1][2].all():
                 break
         found, energies, broken = (torch.cat(each) for each in zip(*kept, strict=True))
@@ -151,12 +156,21 @@ class Planner:
         return found[order], energies[order], not bool(broken[order[0]])
 
     def _from(self, passed: list[Tensor]) -> Energy:
-        if any(isinstance(term, Waypoint) and term.time == 0 for term in self.task.terms):
+        if any(isinstance(part.term, Waypoint) and part.term.time == 0 for _, part in placed_terms(self.task, len(passed[0]))):
             raise OptionError(f"{self.task} has a start already: leave it out, the planner adds that of the world.")
-        energy = self.task & start(passed[0], self.width)
-        for time, state in enumerate(passed[1:], 1):
-            energy = energy & via(state, time, self.width, name="passed")
+        energy, names = self.task, self.task.variables
+        for time, state in enumerate(passed):
+            term = via(state, time, self.width, name="passed") if time else start(state, self.width)
+            energy = energy & (term.over(names) if names else term)
         return twin(energy)
+
+    def _joined(self, state: Any) -> Tensor:
+        if isinstance(state, Mapping):
+            return torch.cat([_as_state(state[name]) for name in self.task.variables])
+        return _as_state(state)
+
+    def _shown(self, states: Tensor) -> Any:
+        return split_states(states, self.task.variables) if self.task.variables else states
 
 
 def _as_state(state: Tensor | Sequence[float]) -> Tensor:

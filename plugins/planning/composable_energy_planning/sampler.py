@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, normal, plain_energy
@@ -17,6 +18,7 @@ from composable_energy_mcmc.metric import Metric
 from composable_energy_mcmc.tuning import DualAveraging, try_step
 from composable_energy_planning.parts import Parts, parts_of
 from composable_energy_planning.search import Search
+from composable_energy_planning.terms import Effort
 
 _REFRESH = 4
 _LEAST, _MOST = 1e-3, 1e8
@@ -38,7 +40,8 @@ def descend(energy: Energy, parts: Parts, x: Tensor, steps: int, tolerance: floa
         moved = x - way.view_as(x).to(x)
         found, slope_there = energy_and_gradient(energy, moved)
         better = found < energies
-        x, slope = torch.where(better[:, None, None], moved, x), torch.where(better[:, None, None], slope_there, slope)
+        wide = unsqueeze_to(better, x)
+        x, slope = torch.where(wide, moved, x), torch.where(wide, slope_there, slope)
         energies = torch.where(better, found, energies)
         damping = torch.where(better, damping / 3, damping * 4).clamp(_LEAST, _MOST)
         if step % _REFRESH == 0:
@@ -49,7 +52,8 @@ def descend(energy: Energy, parts: Parts, x: Tensor, steps: int, tolerance: floa
 
 
 def curvature(parts: Parts, x: Tensor) -> Tensor:
-    """Returns the Gauss-Newton curvature at trajectories of shape $(B, T, d)$, with shape $(B, T d, T d)$ and positive definite."""
+    """Returns the Gauss-Newton curvature at points of $n = T d$ numbers, with shape $(B, n, n)$ and positive definite."""
+    x = parts.states(x)
     rows, times, size = x.shape
     matrix = x.new_zeros(rows, times, size, times, size, dtype=torch.float64)
     with torch.enable_grad():
@@ -61,11 +65,12 @@ def curvature(parts: Parts, x: Tensor) -> Tensor:
             for other in (0, 1):
                 matrix[:, at + one, :, at + other, :] += blocks[:, :, one, :, other, :].transpose(0, 1)
         for time, waypoints in parts.waypoints.items():
-            for waypoint in waypoints:
+            for waypoint, axes, _ in waypoints:
                 states = x[:, time].detach().requires_grad_()
-                found = _rows_of_jacobian((waypoint.seen(states) - waypoint.target) / waypoint.width, states).double()
+                found = _rows_of_jacobian((waypoint.seen(states[:, axes]) - waypoint.target) / waypoint.width, states).double()
                 matrix[:, time, :, time, :] += torch.einsum("nkj,nkl->njl", found, found)
-    matrix = matrix.flatten(3, 4).flatten(1, 2)
+    order = parts.point(torch.arange(times * size).view(1, times, size)).flatten()
+    matrix = matrix.flatten(3, 4).flatten(1, 2)[:, order][:, :, order]
     return matrix + 1e-3 * torch.eye(times * size, dtype=torch.float64)
 
 
@@ -75,11 +80,11 @@ def _residuals(parts: Parts, pairs: Tensor) -> Tensor:
     found = []
     for pair, axes, weight in parts.motion:
         found.append(weight**0.5 * pair.ahead.whiten(states[:, axes], ends[:, axes])[0])
-    for effort, weight in parts.efforts:
-        moves = ends - states if effort.axes is None else (ends - states)[:, list(effort.axes)]
-        found.append((weight * effort.weight) ** 0.5 * moves)
-    for entered in parts.zones:
-        found.append((2 * -entered.log_clear(states, ends) + 1e-6).sqrt().unsqueeze(1))
+    for term, axes, weight in parts.others:
+        if isinstance(term, Effort):
+            found.append((weight * term.weight) ** 0.5 * (term.seen(ends[:, axes]) - term.seen(states[:, axes])))
+    for zone in parts.zones:
+        found.append((2 * -zone.log_clear(states, ends) + 1e-6).sqrt().unsqueeze(1))
     return torch.cat(found, 1)
 
 
@@ -139,7 +144,7 @@ class Trajectories(Sampler):
             raise ExpressionError(f"{energy} has a support, and trajectories are found in all of R^n: use `chees` with `init`.")
         parts = parts_of(plain)
         generator = torch.Generator().manual_seed(noise.child("search").seed % 2**63)
-        found = Search(self.visited, self.tree, self.edges).paths(parts, len(x), generator).to(x)
+        found = parts.point(Search(self.visited, self.tree, self.edges).paths(parts, len(x), generator)).to(x)
         found = descend(energy, parts, found, self.descent)
         inverse = torch.linalg.inv(curvature(parts, found).mean(0))
         metric = Metric(torch.linalg.cholesky((inverse + inverse.T) / 2).to(x), x.shape[1:])

@@ -96,12 +96,15 @@ class Search:
     def _anchor(self, parts: Parts, time: int, winding: Tensor, generator: torch.Generator) -> Tensor:
         """Returns states that fulfil the waypoints at a time, with shape $(m, d)$: visited ones of low energy, moved downhill."""
         waypoints = parts.waypoints[time]
-        whole = [waypoint for waypoint in waypoints if waypoint.of is None and waypoint.axes is None]
-        if whole:
-            return whole[0].target.expand(1, -1)
+        known = torch.full((parts.size,), math.nan).to(waypoints[0].term.target)
+        for waypoint, axes, _ in reversed(waypoints):
+            if waypoint.of is None:
+                known[axes] = waypoint.target
+        if not known.isnan().any():
+            return known.expand(1, -1)
         states = parts.visited(4096, generator)
         states = states[parts.of_states(states, time).topk(32, largest=False).indices]
-        width = torch.cat([waypoint.width.flatten() for waypoint in waypoints]).min()
+        width = torch.cat([part.term.width.flatten() for part in waypoints]).min()
         with torch.enable_grad():
             for _ in range(30):  # steps along the gradient, each exact for a function of the state that is linear with unit slope
                 point = states.detach().requires_grad_()
@@ -178,5 +181,5 @@ def _chosen(parts: Parts, found: Tensor, count: int, generator: torch.Generator)
     """Returns draws of trajectories by the terms that are no sum over transitions, with shape $(n, T, d)$."""
     if not parts.rest:
         return found
-    weights = -torch.stack([term(found) for term in parts.rest]).sum(0).double()
+    weights = -torch.stack([term(parts.point(found)) for term in parts.rest]).sum(0).double()
     return found[torch.multinomial(torch.softmax(weights, 0), count, replacement=True, generator=generator)]

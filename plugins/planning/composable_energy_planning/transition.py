@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from composable_energy import Energy
+from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer
 
@@ -100,7 +100,7 @@ class TransitionEnergy(Energy):
         self.ahead, self.behind = GaussianStep(size, angles), GaussianStep(size, angles)
         self.odds = _network(2 * (size + len(self.angles)) + 4 * _WAVES * size + 2 * size, hidden, 1)
         self.register_buffer("visited", torch.zeros(self.kept, size))
-        self.event_shape = (2, size)
+        self.event_shape, self.recommended = (2, size), Recommendation("trajectories", precedence=3)
 
     def config(self) -> dict[str, Any]:
         return {"size": self.size, "angles": self.angles, "hidden": self.hidden, "kept": self.kept}

@@ -23,8 +23,8 @@ class Disc(nn.Module):
         self.radius = check_number("radius", radius, above=0)
 
     def forward(self, points: Tensor) -> Tensor:
-        """Returns the distances, with shape $(*)$, of points with shape $(*, d)$."""
-        return torch.linalg.vector_norm(points - self.center, dim=-1) - self.radius
+        """Returns the distances, with shape $(*)$, of points with shape $(*, d)$, or with further numbers."""
+        return torch.linalg.vector_norm(points[..., : len(self.center)] - self.center, dim=-1) - self.radius
 
 
 class Box(nn.Module):
@@ -45,7 +45,7 @@ class Box(nn.Module):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
 
     def forward(self, points: Tensor) -> Tensor:
-        beyond = (points - self.center).abs() - self.extent
+        beyond = (points[..., : len(self.center)] - self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)
 
@@ -61,7 +61,6 @@ class Entered(nn.Module):
         width: $w$, the width of the border.
         between: The number of points between states.
         margin: A distance that is added around the zone.
-        axes: The numbers of a state that `distance` takes; None for all.
         of: A function of states whose result `distance` takes, such as the outline of an arm; None for the states.
     """
 
@@ -71,7 +70,6 @@ class Entered(nn.Module):
         width: float = 0.01,
         between: int = 2,
         margin: float = 0.0,
-        axes: Sequence[int] | None = None,
         of: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -81,15 +79,10 @@ class Entered(nn.Module):
         self.width = check_number("width", width, above=0)
         self.between = check_integer("between", between, 0)
         self.margin = check_number("margin", margin)
-        self.axes = None if axes is None else tuple(axes)
 
     def distances(self, states: Tensor) -> Tensor:
         """Returns the signed distances, with shape $(B,)$, of states with shape $(B, d)$."""
-        if self.of is not None:
-            states = self.of(states)
-        elif self.axes is not None:
-            states = states[:, list(self.axes)]
-        found: Any = self.distance(states)
+        found: Any = self.distance(states if self.of is None else self.of(states))
         if not isinstance(found, Tensor) or not found.is_floating_point():
             raise DtypeError(f"The distance of a zone must return a floating tensor, got {type(found).__name__}.")
         if found.ndim > 1:
@@ -128,7 +121,7 @@ def zone(distance: Callable[[Tensor], Tensor], *, name: str = "zone", **options:
     time. Zones combine with `&`, `|`, `^` and `>>` as all events do.
 
     Args:
-        **options: `width`, `between`, `margin`, `axes` and `of` of `Entered`.
+        **options: `width`, `between`, `margin` and `of` of `Entered`.
 
     Example:
         >>> import torch, composable_energy_planning as planning
@@ -141,34 +134,32 @@ def zone(distance: Callable[[Tensor], Tensor], *, name: str = "zone", **options:
 
 def disc(center: Sequence[float] | Tensor, radius: float, *, name: str = "disc", **options: Any) -> ClassifierEnergy:
     """Returns the event that a trajectory enters a disc of the first coordinates of its states; see `zone`."""
-    shape = Disc(center, radius)
-    return zone(shape, name=name, **_first(len(shape.center), options))
+    return zone(Disc(center, radius), name=name, **options)
 
 
 def box(center: Sequence[float] | Tensor, half: Sequence[float] | Tensor, *, name: str = "box", **options: Any) -> ClassifierEnergy:
     """Returns the event that a trajectory enters a box of the first coordinates of its states; see `zone`."""
-    shape = Box(center, half)
-    return zone(shape, name=name, **_first(len(shape.center), options))
+    return zone(Box(center, half), name=name, **options)
 
 
-def apart(one: Sequence[int], other: Sequence[int], least: float, *, name: str = "apart", **options: Any) -> Any:
-    """Returns the event that two agents, given by indices of coordinates, keep a distance, with `width` and `between` of `Entered`."""
-    if len(one) != len(other) or not one:
-        raise OptionError(f"Two agents have as many coordinates, got {list(one)} and {list(other)}.")
-    return ~zone(Gap(one, other, least), name=f"meet({name})" if name != "apart" else "meet", **options)
+def apart(least: float, *, name: str = "meet", **options: Any) -> Any:
+    """Returns the event that two agents, the halves of a state, keep a distance; its variables are `apart(0.5).over({"a": shape, ...})`.
+
+    Args:
+        **options: `width` and `between` of `Entered`.
+    """
+    return ~zone(Gap(least), name=name, **options)
 
 
 class Gap(nn.Module):
-    """The distance between two agents over a least one."""
+    """The distance between two agents, the halves of a state, over a least one."""
 
-    def __init__(self, one: Sequence[int], other: Sequence[int], least: float) -> None:
+    def __init__(self, least: float) -> None:
         super().__init__()
-        self.one, self.other, self.least = tuple(one), tuple(other), check_number("least", least, above=0)
+        self.least = check_number("least", least, above=0)
 
     def forward(self, states: Tensor) -> Tensor:
-        apart = states[:, list(self.one)] - states[:, list(self.other)]
-        return torch.linalg.vector_norm(apart, dim=1) - self.least
-
-
-def _first(size: int, options: dict[str, Any]) -> dict[str, Any]:
-    return options if "of" in options or "axes" in options else {"axes": tuple(range(size)), **options}
+        if states.shape[1] % 2:
+            raise ShapeError(f"Two agents are halves of a state, got states of {states.shape[1]} numbers.")
+        one, other = states.chunk(2, 1)
+        return torch.linalg.vector_norm(one - other, dim=1) - self.least

@@ -11,7 +11,7 @@ from torch import Tensor
 import composable_energy as ce
 import composable_energy_planning as planning
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy_planning import WORLDS, Car, OverTime, Planner, TransitionEnergy, parts_of
+from composable_energy_planning import WORLDS, Car, Planner, TransitionEnergy, parts_of
 from tests.refusals import refusals
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -130,10 +130,14 @@ def test_a_task_that_no_plan_fulfils_warns():
 
 @pytest.mark.full
 def test_two_agents_keep_apart():
-    lifted = [ce.over_time(walk(), HORIZON, axes=axes, size=4) for axes in ((0, 1), (2, 3))]
-    task = lifted[0] & lifted[1] & planning.goal([1.5, 0.0, -1.5, 0.0], 0.05) & planning.apart((0, 1), (2, 3), 0.5) & planning.effort(10.0)
-    plan = Planner(task, search=planning.Search(tree=1200)).plan([-1.5, 0.0, 1.5, 0.0])
-    assert (plan[:, :2] - plan[:, 2:]).norm(dim=1).min() > 0.45
+    dynamics = ce.over_time(walk(), HORIZON).over("left") & ce.over_time(walk(), HORIZON).over("right")
+    both = planning.apart(0.5) & planning.effort(10.0)
+    goals = planning.goal([1.5, 0.0], 0.05).over({"left": (HORIZON, 2)}) & planning.goal([-1.5, 0.0], 0.05).over({"right": (HORIZON, 2)})
+    planner = Planner(dynamics & goals & both.over(dynamics.variables), search=planning.Search(tree=1200))
+    plan = planner.plan({"left": [-1.5, 0.0], "right": [1.5, 0.0]})
+    assert (plan["left"] - plan["right"]).norm(dim=1).min() > 0.45
+    rest = planner.step(planner.last[1])
+    assert rest["right"].shape == (HORIZON - 1, 2) and (rest["left"][-1] - torch.tensor([1.5, 0.0])).norm() < 0.25
 
 
 @pytest.mark.full
@@ -155,9 +159,8 @@ def pair(x: Tensor) -> Tensor:
     return (x[:, 1] - 0.5 * x[:, 0] ** 2).square().sum(1) + x[:, 0].cos().sum(1)
 
 
-def lifted(horizon: int, size: int = 2, **options: object) -> ce.Energy:
-    """A lifted pair energy; `size` is that of its own states."""
-    return ce.over_time(ce.energies.CallableEnergy(pair, event_shape=(2, size)), horizon, **options)
+def lifted(horizon: int, size: int = 2) -> ce.Energy:
+    return ce.over_time(ce.energies.CallableEnergy(pair, event_shape=(2, size)), horizon)
 
 
 def paths(rows: int, horizon: int, seed: int, size: int = 2) -> Tensor:
@@ -172,11 +175,32 @@ def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: in
     torch.testing.assert_close(whole, lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
 
 
-def test_axes_move_one_agent_of_two():
-    x = paths(3, 6, 2, 4)
-    one = ce.energies.CallableEnergy(pair, event_shape=(2, 2))
-    both = ce.over_time(one, 6, axes=(0, 1), size=4) & ce.over_time(one, 6, axes=(2, 3), size=4)
-    torch.testing.assert_close(both(x), lifted(6)(x[..., :2]) + lifted(6)(x[..., 2:]))
+def test_variables_are_agents_and_parts_of_a_state():
+    x, names = paths(3, 6, 2, 4), {"left": (6, 2), "right": (6, 2)}
+    point = dict(zip(names, x.split(2, -1), strict=True))
+    both = lifted(6).over("left") & lifted(6).over("right") & 2 * (lifted(6, 4).over(names) & planning.start([0.0] * 4).over(names))
+    joint = lifted(6, 4)(x) + planning.start([0.0] * 4)(x)
+    torch.testing.assert_close(both(point), lifted(6)(point["left"]) + lifted(6)(point["right"]) + 2 * joint)
+    turned = lifted(6, 4).over({"right": (6, 2), "left": (6, 2)}) & both
+    torch.testing.assert_close(turned(point), both(point) + lifted(6, 4)(x[..., [2, 3, 0, 1]]))
+
+
+def test_parts_of_named_variables_are_those_of_joined_states():
+    names = {"left": (HORIZON, 2), "right": (HORIZON, 2)}
+    wet, shop = planning.disc((0.0, 0.0), 0.5), planning.disc((1.0, 0.0), 0.5)
+    terms = planning.goal([1.0, 0.0]), planning.effort(3.0), ~wet, planning.start([0.0, 1.0, 2.0, 3.0])
+    dynamics = 2 * (ce.over_time(walk(), HORIZON).over("left") & ce.over_time(walk(), HORIZON).over("right"))
+    right = (terms[0] & terms[1] & terms[2] & shop).over({"right": (HORIZON, 2)})
+    named = dynamics & right & terms[3].over(names)
+    x = paths(2, HORIZON, 5, 4).float()
+    parts = parts_of(named)
+    assert [part.axes.tolist() for part in (*parts.motion, *parts.zones)] == [[0, 1], [2, 3], [2, 3]]
+    torch.testing.assert_close(parts.states(parts.point(x)), x)
+    moves = parts.of_moves(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).view(2, -1).sum(1)
+    first = (~wet)(x[:, :1, 2:])  # of_moves leaves out
+    states = sum(parts.of_states(x[:, time], time) for time in parts.waypoints)
+    rest = sum(term(parts.point(x)) for term in parts.rest)
+    torch.testing.assert_close(named(parts.point(x)), moves + first + states + rest)
 
 
 def test_a_noise_level_for_each_trajectory_reaches_its_transitions():
@@ -228,13 +252,13 @@ test_mistakes_are_named = refusals(
     (lambda: TransitionEnergy(2, angles=(2,)), OptionError, "angles"),
     (lambda: ce.over_time(lambda x: x.flatten(1).sum(1), 5), ShapeError, "event_shape"),
     (lambda: lifted(1), OptionError, "horizon"),
-    (lambda: ce.over_time(PAIR, 5, axes=(0,), size=4), ShapeError, "axes"),
+    (lambda: ce.over_time(PAIR, 5).over({"a": (5, 2), "b": (5, 2)}), ShapeError, "several along their last axis"),
+    (lambda: planning.apart(0.5)(torch.zeros(1, 5, 3)), ShapeError, "halves"),
     (lambda: planning.goal([0.0], 0.0), OptionError, "width"),
-    (lambda: planning.goal([0.0], axes=(0,), of=torch.sin), OptionError, "not both"),
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2)), ShapeError, "trajectories"),
     (lambda: planning.disc((0.0, 0.0), -1.0), OptionError, "radius"),
-    (lambda: OverTime(ce.ClassifierEnergy(lambda x: x[:, 0], 1, PAIR), 5), ExpressionError, "relative"),
+    (lambda: ce.over_time(ce.ClassifierEnergy(lambda x: x[:, 0], 1, PAIR), 5), ExpressionError, "relative"),
 )
 
 
