@@ -69,6 +69,7 @@ ROWS = [
     (algebra.Factor(NOISY, {"x": (2,)}, ["x"]), SIGMA),
     (algebra.Factor(NORMAL, {"x": (2,), "y": ()}, ["x"]), {"event_shape": (3,)}),
     (algebra.Factor(NORMAL, {"x": (2,)}, ["x"]), {"log_normalizer": 0.0}),
+    (algebra.OverTime(NOISY, 3), {**SIGMA, "event_shape": (3,)}),
     (algebra.PulledBack(PICTURE, Decoder()), SEEN),
     (algebra.Decoded(NORMAL, Decoder()), {"decoded_shape": (3,), "decoder": Decoder, "log_normalizer": 0.0}),
     (algebra.Restricted(NOISY, constraints.positive), {**SIGMA, "support": "positive"}),

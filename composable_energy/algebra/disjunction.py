@@ -9,22 +9,11 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra.negation import Negation
-from composable_energy.algebra.node import (
-    Node,
-    Operand,
-    Weight,
-    as_float,
-    contains,
-    energies_in,
-    flatten,
-    join_events,
-    shared_bases,
-    to_common_space,
-)
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, energies_in, flatten, join_events, to_common_space
 from composable_energy.algebra.sums import Conjunction, Relative, Weighted, merge_factors
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
-from composable_energy.energies.bases import WeightedBase, evidence_of
+from composable_energy.energies.bases import WeightedBase, contains, evidence_of, shared_bases
 from composable_energy.energies.checks import has_levels
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating

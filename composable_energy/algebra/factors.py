@@ -18,8 +18,7 @@ from composable_energy.energies.evaluation import THREAD, evaluating, memoize
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
-from composable_energy.supports import Support, contains, format_support, map_support
-from composable_energy.supports.sets import is_joined
+from composable_energy.supports import Support, contains, format_support
 from composable_energy.supports.variables import Variables, flatten_support, join_parts, parts_by_name, places_of, read_variables, size_of
 
 
@@ -41,9 +40,7 @@ class Factor(Transformed):
         if operand.decoder is not None:
             raise ExpressionError(f"{operand} is an energy of latent points, which have no named variables.")
         if "sigma" in operand.conditions and noise_leaves(operand).plain:
-            raise ExpressionError(
-                f"{operand} has noise levels in some of its terms: name each of its terms, as in `A.over(name) & B.over(name)`."
-            )
+            raise ExpressionError(f"{operand} has noise levels in some terms: name each of its terms, as in `A.over(name) & B.over(name)`.")
         self.names, self.values = tuple(names), dict(values or {})
         self.variables = {name: torch.Size(shape) for name, shape in variables.items()}
         if both := self.conditions & {*self.variables, *self.names}:
@@ -78,15 +75,9 @@ class Factor(Transformed):
         if support is None:
             return None
         own = operand.variables or {name: self.variables[name] for name in self.names}
-        if operand.variables or (len(own) > 1 and (is_joined(support) or support.event_dim)):
-            return join_parts(parts_by_name(support, own), self.variables)
-        widths, parts = [shape[-1:].numel() for shape in own.values()], dict[str, Support]()
-        for at, (name, shape) in enumerate(own.items()):
-            ends = map_support(
-                support, lambda end, i=at, s=shape: end.expand(*s[:-1], sum(widths)).split(widths, -1)[i] if end.ndim else end
-            )
-            parts[name] = flatten_support(name, ends, shape)
-        return join_parts(parts, self.variables)
+        if len(own) == 1 and not operand.variables:
+            return join_parts({name: flatten_support(name, support, shape) for name, shape in own.items()}, self.variables)
+        return join_parts(parts_by_name(support, own), self.variables)
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         evaluation, point = THREAD.evaluation, self.point(x)
@@ -129,11 +120,10 @@ class Factor(Transformed):
 class OverTime(Transformed):
     r"""An energy of rows in succession at each place of an index, such as time: $E(x) = \sum_t E_k(x_t, \dots, x_{t + k - 1})$.
 
-    All windows are rows of one evaluation. For a normalised $E_k = -\log p(s' \mid s)$ it is the density of trajectories given their first
-    state; another term has to say where they are.
+    For a normalised $-\log p(s' \mid s)$ it is the density of trajectories given their first state; other terms say where they are.
 
     Args:
-        pair: The energy of $k$ rows, with `event_shape` $(k, *)$; 2 of them are pairs of states.
+        pair: The energy of $k$ rows, with `event_shape` $(k, *)$, such as a pair of states.
         horizon: $T$, the number of rows of a point, which has the shape $(T, *)$.
 
     Raises:
@@ -152,9 +142,7 @@ class OverTime(Transformed):
         if not pair.event_shape:
             raise ShapeError(f"The energy of rows in succession needs an event_shape (k, *), such as (2, d) for pairs; {pair} has none.")
         if pair.bases:
-            raise ExpressionError(
-                f"{pair} is relative to {pair.bases[0].energy}, which would count for each window: lift an absolute energy."
-            )
+            raise ExpressionError(f"{pair} is relative to {pair.bases[0].energy}, which would count for each window: lift another energy.")
         self.window, *row = pair.event_shape
         self.horizon = check_integer("horizon", horizon, self.window)
         self.event_shape = (self.horizon, *row)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies.bases import RelativeEnergy
 from composable_energy.energies.checks import check_value, has_levels
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Copies, same
@@ -260,39 +260,6 @@ def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
         nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
         result += term.terms if nested else (term,)
     return result
-
-
-def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
-    """Returns each distinct base once, with the weight that all terms give it, else 1: `A & 2 * B` adds twice the evidence of B."""
-    found: list[WeightedBase] = []
-    for term in terms:
-        for base in term.bases:
-            index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
-            if index is None:
-                found.append(base)
-            elif not _same_weight(found[index], base):
-                found[index] = WeightedBase(found[index].energy)
-    return tuple(found)
-
-
-def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
-    """Returns the bases that all terms have with the same weight; a mixture factors them out."""
-    found = terms[0].bases
-    for term in terms[1:]:
-        found = tuple(base for base in found if any(same(other.energy, base.energy) and _same_weight(other, base) for other in term.bases))
-    return found
-
-
-def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
-    """Returns whether an energy is one of the bases."""
-    return any(same(base.energy, energy) for base in bases)
-
-
-def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
-    """Returns whether weights are equal numbers, or products of the same tensors, which stay equal in training."""
-    if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
-        return [node.weight_key for node in a.scaled_by] == [node.weight_key for node in b.scaled_by]
-    return a.weight == b.weight
 
 
 def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:

@@ -48,9 +48,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
         any_of(ring, bar, weights=[1, 3])
     """
     if options and not check_flag("calibrate", calibrate):
-        raise OptionError(
-            f"any_of takes weights, and options of `composable_energy.calibrate` with calibrate=True; got {', '.join(options)}."
-        )
+        raise OptionError(f"any_of takes options of `composable_energy.calibrate` only with calibrate=True; got {', '.join(options)}.")
     lifted = list(map(as_energy, terms))
     mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
     return get("estimator", "calibrate")(mixture, **options) if check_flag("calibrate", calibrate) else mixture

@@ -10,22 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from composable_energy.algebra.node import (
-    Node,
-    Operand,
-    Weight,
-    as_float,
-    contains,
-    dividing_by,
-    flatten,
-    join_events,
-    set_weight,
-    shared_bases,
-    to_common_space,
-    union_of_bases,
-)
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, flatten, join_events, set_weight, to_common_space
 from composable_energy.arithmetic import Estimate, add, scale, subtract
-from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
+from composable_energy.energies.bases import WeightedBase, contains, evidence_of, select_conditions, shared_bases, union_of_bases, value_of
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError

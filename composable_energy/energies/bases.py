@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from composable_energy.energies.checks import check_energies, check_value
 from composable_energy.energies.conditions import Parameters, method_parameters
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD, evaluate_once, evaluating, note_repeated, seen, uses_own_gradient
+from composable_energy.energies.identity import same
 from composable_energy.supports import Support, intersect
 
 if TYPE_CHECKING:
@@ -150,3 +151,36 @@ def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tenso
 def select_conditions(energy: Energy, conditions: Mapping[str, Any]) -> Mapping[str, Any]:
     """Returns the conditions that an energy depends on, of those that an expression passes to its terms."""
     return {name: conditions[name] for name in energy.conditions & conditions.keys()}
+
+
+def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
+    """Returns each distinct base once, with the weight that all terms give it, else 1: `A & 2 * B` adds twice the evidence of B."""
+    found: list[WeightedBase] = []
+    for term in terms:
+        for base in term.bases:
+            index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
+            if index is None:
+                found.append(base)
+            elif not _same_weight(found[index], base):
+                found[index] = WeightedBase(found[index].energy)
+    return tuple(found)
+
+
+def shared_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
+    """Returns the bases that all terms have with the same weight; a mixture factors them out."""
+    found = terms[0].bases
+    for term in terms[1:]:
+        found = tuple(base for base in found if any(same(other.energy, base.energy) and _same_weight(other, base) for other in term.bases))
+    return found
+
+
+def contains(bases: Sequence[WeightedBase], energy: Energy) -> bool:
+    """Returns whether an energy is one of the bases."""
+    return any(same(base.energy, energy) for base in bases)
+
+
+def _same_weight(a: WeightedBase, b: WeightedBase) -> bool:
+    """Returns whether weights are equal numbers, or products of the same tensors, which stay equal in training."""
+    if isinstance(a.weight, Tensor) or isinstance(b.weight, Tensor):
+        return [node.weight_key for node in a.scaled_by] == [node.weight_key for node in b.scaled_by]
+    return a.weight == b.weight

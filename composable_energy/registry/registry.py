@@ -25,18 +25,7 @@ from composable_energy.errors import (
     add_note,
 )
 from composable_energy.options import describe_error, listed, nearest
-from composable_energy.registry.entries import (
-    FIRST_PARTY,
-    KINDS,
-    Kind,
-    PluginRecord,
-    canonical,
-    check_entry,
-    described,
-    group_of,
-    plugin_error,
-    scan,
-)
+from composable_energy.registry.entries import FIRST_PARTY, KINDS, Kind, PluginRecord, canonical, check_entry, group_of, plugin_error, scan
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
 _LONGEST = 60  # characters of an option in a message
@@ -318,7 +307,7 @@ def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
     required = kind.load_classes()[0]
     if not issubclass(type(built), required):
         article = "an" if required.__name__[0] in "AEIOU" else "a"
-        raise plugin_error(entry, f"it should return {article} {required.__name__}, but returned {described(built)}")
+        raise plugin_error(entry, f"it should return {article} {required.__name__}, but returned an object of type {type(built).__name__}")
     return built
 
 

@@ -121,7 +121,7 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
     )
 
 
-def check_own_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
+def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
     """Raises if a part of an expression overrides `with_gradient` by gradients that do not fit its values.
 
     A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared

@@ -17,14 +17,7 @@ from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
-from composable_energy.sampling.checks import (
-    check_detached,
-    check_own_gradients,
-    check_rows,
-    check_same_energy,
-    mixes_values,
-    warn_of_spacing,
-)
+from composable_energy.sampling.checks import check_detached, check_gradients, check_rows, check_same_energy, mixes_values, warn_of_spacing
 from composable_energy.sampling.observers import Checkpoint, CheckpointFile, TraceRecorder
 from composable_energy.sampling.pilots import draw_branches, tune_sampler
 from composable_energy.sampling.problem import Call, Problem, resolve
@@ -252,7 +245,7 @@ def _run(
             if before is None and (problem.pilots is not None or last_step >= _CHECKED_STEPS):
                 check_rows(problem, ids, x)
             if compares and not problem.plain.needs_log_densities:
-                check_own_gradients(problem.energy_of(ids), x, bound_conditions(problem.sampler, problem.plain))
+                check_gradients(problem.energy_of(ids), x, bound_conditions(problem.sampler, problem.plain))
         run(chains, last_step, observers)
     except Diverged as error:
         return error

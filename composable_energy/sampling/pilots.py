@@ -12,18 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, MixtureSameFamily, StudentT, Uniform
 
-from composable_energy.algebra import (
-    Branch,
-    Conjunction,
-    Decoded,
-    Difference,
-    Disjunction,
-    Factor,
-    Negation,
-    Relative,
-    Restricted,
-    Weighted,
-)
+from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Factor, Negation, Relative, Restricted, Weighted
+from composable_energy.algebra.disjunction import Branch
 from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.energy import Energy

@@ -123,9 +123,7 @@ def resolve_points(
         )
     coordinates = coordinates_of(energy.support, event, dtype, device)
     if coordinates is not None and not coordinates.shape.numel():
-        raise ShapeError(
-            f"{energy} has a single point: {format_support(energy.support)} of shape {tuple(event)}. There is nothing to draw."
-        )
+        raise ShapeError(f"{energy} has a single point, nothing to draw: {format_support(energy.support)} of shape {tuple(event)}.")
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
 
 
@@ -303,9 +301,7 @@ def _checked(call: Call) -> Call:
             raise OptionError(f"seed must be below 2^64, got {found['seed']}: another seed would draw the same.")
         found["seed"] %= 2**64
     if call.on_divergence not in (None, "raise", "keep"):
-        raise OptionError(
-            f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}. To drop chains: \"keep\", and `x[~trace.diverged]`."
-        )
+        raise OptionError(f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}; drop chains by 'keep' and `x[~trace.diverged]`.")
     return replace(call, **found)
 
 

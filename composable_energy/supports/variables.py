@@ -136,8 +136,8 @@ def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     if not is_joined(support):
         if len(variables) > 1 and support is not None and support.event_dim:
             raise OptionError(f"The support {format_support(support)} is of one vector, not of {', '.join(variables)}: name that vector.")
-        places = places_of(variables).items()
-        return {name: map_support(support, lambda end, place=place: end[place] if end.ndim else end) for name, place in places}
+        places, size = places_of(variables).items(), size_of(variables)
+        return {name: map_support(support, lambda end, place=place: end.expand(size)[place] if end.ndim else end) for name, place in places}
     if vars(support).get("lengths") != [shape.numel() for shape in variables.values()]:
         raise OptionError(f"The support {format_support(support)} has other parts than the variables {', '.join(variables)}.")
     return dict(zip(variables, map(plain, vars(support)["cseq"]), strict=True))

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy
-from composable_energy.algebra import Factor, OverTime
+from composable_energy.algebra import Factor
 from composable_energy.errors import ExpressionError
-from composable_energy.supports import Variables, join, split
 from composable_energy_planning.terms import Effort, Waypoint
 from composable_energy_planning.transition import TransitionEnergy
 from composable_energy_planning.zones import Entered
@@ -52,15 +52,16 @@ class Parts:
     rest: tuple[Energy, ...]  # terms that are no sum over transitions, such as zones to pass; they weigh whole trajectories
     horizon: int  # the number of states
     size: int  # the numbers of a state
-    variables: Variables  # of the expression, which are parts of a trajectory; none for one tensor
+    event: torch.Size  # of a point of the expression
+    order: Tensor  # where the numbers of a trajectory are in such a point, with shape $(T, d)$
 
     def states(self, x: Tensor) -> Tensor:
         """Returns trajectories, with shape $(B, T, d)$, from points of the expression."""
-        return torch.cat([*split(x, self.variables).values()], -1) if self.variables else x
+        return x.flatten(1)[:, self.order]
 
     def point(self, x: Tensor) -> Tensor:
         """Returns points of the expression from trajectories, with shape $(B, T, d)$."""
-        return join(split_states(x, self.variables), self.variables) if self.variables else x
+        return x.flatten(1)[:, self.order.flatten().argsort()].view(-1, *self.event)
 
     def of_states(self, states: Tensor, time: int) -> Tensor:
         """Returns the energies, with shape $(B,)$, of states at a time, with shape $(B, d)$; without zones, which moves count."""
@@ -139,7 +140,7 @@ class Parts:
         return states
 
 
-def split_states(states: Tensor, variables: Variables) -> dict[str, Tensor]:
+def split_states(states: Tensor, variables: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Returns the part of each variable, with shape $(*, d_i)$, of states with shape $(*, d)$."""
     return dict(zip(variables, states.split([shape[-1] for shape in variables.values()], -1), strict=True))
 
@@ -153,7 +154,7 @@ def parts_of(energy: Energy) -> Parts:
     horizon, size = (shapes[0][0], sum(shape[1] for shape in shapes)) if fits else (0, 0)
     for placed, part in placed_terms(energy, size) if fits else ():
         term, axes, weight = part
-        if isinstance(term, OverTime) and term.window == 2:
+        if isinstance(term, ce.over_time) and term.window == 2:
             found = motion if isinstance(term.terms[0], TransitionEnergy) else others
             found.append(Part(term.terms[0], axes, weight))
         elif isinstance(term, Waypoint) and weight == 1:
@@ -169,7 +170,10 @@ def parts_of(energy: Energy) -> Parts:
             f"{energy} is no conjunction that a search takes apart: it needs `over_time` of a TransitionEnergy that moves all numbers of a "
             "state, and a term such as `start(state)` or `goal(target)`. Sample other expressions by `chees` from `init`."
         )
-    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(rest), horizon, size, energy.variables)
+    numbers = torch.arange(horizon * size).split([shape.numel() for shape in shapes])
+    order = torch.cat([part.view(horizon, -1) for part in numbers], 1)
+    event = energy.event_shape or torch.Size()
+    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(rest), horizon, size, event, order)
 
 
 def placed_terms(energy: Energy, size: int, axes: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Energy, Part]]:
