@@ -301,7 +301,7 @@ def _checked(call: Call) -> Call:
             raise OptionError(f"seed must be below 2^64, got {found['seed']}: another seed would draw the same.")
         found["seed"] %= 2**64
     if call.on_divergence not in (None, "raise", "keep"):
-        raise OptionError(f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}; drop chains by 'keep' and `x[~trace.diverged]`.")
+        raise OptionError(f"on_divergence is 'raise' or 'keep', got {call.on_divergence!r}; drop chains by `x[~trace.diverged]`.")
     return replace(call, **found)
 
 

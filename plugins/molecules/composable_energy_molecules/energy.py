@@ -1,7 +1,7 @@
 r"""The energies of side chains: a small network of angles given their context, and clashes of atoms, by a sketch of the geometry."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,31 +12,19 @@ import composable_energy as ce
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
-from composable_energy_molecules.residues import (
-    ANGLES,
-    GROUPS,
-    RESIDUES,
-    angle_mask,
-    angle_periods,
-    check_context,
-    index_of,
-    place_atom,
-    wrap,
-)
+from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, index_of, kinds_of, place_atom, wrap
 
 _BACKBONE_HARMONICS = 3
 _EMBEDDING = 16
 
 
 class SideChainEnergy(Energy):
-    r"""The energy of the side-chain angles of one residue or of several, $E(\chi \mid \text{context})$, on the torus.
+    r"""The energy of the side-chain angles of a residue, $E(\chi \mid \text{context})$, on the torus.
 
     Angles enter as $\sin k \chi$ and $\cos k \chi$, so the energy has period $2 \pi$, and $\pi$ in a symmetric angle. Angles that an amino
     acid lacks do not enter. The context scales and shifts the features of the angles (Perez et al., 2018).
 
     Args:
-        residues: The number of residues of a point: None for points of shape $(4,)$ with contexts of shape $(5,)$; else points of shape
-            $(R, 4)$ with contexts of shape $(R, 5)$, and the energy is the sum.
         harmonics: The largest $k$.
 
     References:
@@ -52,11 +40,9 @@ class SideChainEnergy(Energy):
 
     comes_trained = False
 
-    def __init__(self, residues: int | None = None, *, width: int = 128, harmonics: int = 4) -> None:
+    def __init__(self, *, width: int = 128, harmonics: int = 4) -> None:
         super().__init__()
-        for name, value in (("residues", 1 if residues is None else residues), ("width", width), ("harmonics", harmonics)):
-            check_integer(name, value)
-        self.residues, self.width, self.harmonics = residues, width, harmonics
+        self.width, self.harmonics = check_integer("width", width), check_integer("harmonics", harmonics)
         self.residue = nn.Embedding(len(RESIDUES), _EMBEDDING)
         self.neighbour = nn.Embedding(2 * len(GROUPS), _EMBEDDING)
         backbone = 2 * (2 * _BACKBONE_HARMONICS + 1)
@@ -65,21 +51,19 @@ class SideChainEnergy(Energy):
         self.angles = nn.Linear(2 * harmonics * ANGLES, width)
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
-        self.event_shape = (ANGLES,) if residues is None else (residues, ANGLES)
-        self.support, self.name = ce.supports.circle, "side chains"
+        self.event_shape, self.support, self.name = (ANGLES,), ce.supports.circle, "side chains"
         self.recommended = Recommendation("tempering")
 
     def config(self) -> dict[str, Any]:
-        return {"residues": self.residues, "width": self.width, "harmonics": self.harmonics}
+        return {"width": self.width, "harmonics": self.harmonics}
 
     def forward(self, chi: Tensor, *, context: Tensor) -> Tensor:
-        check_context(context, chi.shape)
-        energies = self._combine(self._angle_features(chi, context), self._scales(context))
-        return energies if chi.ndim == 2 else energies.sum(1)
+        kinds_of(context, chi.shape)
+        return self._combine(self._angle_features(chi, context), self._scales(context))
 
     def of_each(self, chi: Tensor, context: Tensor) -> Tensor:
         """Returns the energies, with shape $(B, K)$, of several points, with shape $(B, K, 4)$, for each context, evaluated once."""
-        check_context(context, chi[:, 0].shape)
+        kinds_of(context, chi[:, 0].shape)
         return self._combine(self._angle_features(chi, context[:, None]), self._scales(context)[:, None])
 
     def _combine(self, features: Tensor, scales: Tensor) -> Tensor:
@@ -143,7 +127,7 @@ class ClashEnergy(Energy):
     nothing clashes.
 
     Args:
-        residues: The amino acids, $R$ names.
+        residues: The amino acids by the names of the variables, $R$ of them, each with four angles.
         backbones: The positions of their N, CA and C in angstroms, with shape $(R, 3, 3)$.
         distance: $r$, in angstroms.
         stiffness: $k$, in units of energy by square angstrom.
@@ -156,10 +140,10 @@ class ClashEnergy(Energy):
 
     backbones: Tensor
 
-    def __init__(self, residues: Sequence[str], backbones: Tensor, *, distance: float = 3.4, stiffness: float = 20.0) -> None:
+    def __init__(self, residues: Mapping[str, str], backbones: Tensor, *, distance: float = 3.4, stiffness: float = 20.0) -> None:
         super().__init__()
-        self.residues = tuple(residues)
-        for name in self.residues:
+        self.residues = dict(residues)
+        for name in self.residues.values():
             index_of(name)
         if len(self.residues) < 2:
             raise OptionError(f"A clash needs two residues or more, got {len(self.residues)}.")
@@ -167,15 +151,16 @@ class ClashEnergy(Energy):
             raise ShapeError(f"backbones needs finite numbers of shape ({len(self.residues)}, 3, 3), got shape {tuple(backbones.shape)}.")
         self.distance, self.stiffness = check_number("distance", distance, above=0), check_number("stiffness", stiffness, above=0)
         self.register_buffer("backbones", backbones.detach().clone())
-        self.event_shape, self.support, self.name = (len(self.residues), ANGLES), ce.supports.circle, "clash"
+        self.variables = dict.fromkeys(self.residues, torch.Size((ANGLES,)))
+        self.event_shape, self.support, self.name = (len(self.residues) * ANGLES,), ce.supports.circle, "clash"
         self.recommended = Recommendation("tempering")
 
     def config(self) -> dict[str, Any]:
-        return {"residues": list(self.residues), "backbones": self.backbones, "distance": self.distance, "stiffness": self.stiffness}
+        return {"residues": self.residues, "backbones": self.backbones, "distance": self.distance, "stiffness": self.stiffness}
 
     def forward(self, chi: Tensor) -> Tensor:
-        backbones = self.backbones.to(chi)
-        chains = [side_chain_atoms(name, frame, chi[:, i]) for i, (name, frame) in enumerate(zip(self.residues, backbones, strict=True))]
+        backbones, angles = self.backbones.to(chi), chi.split(ANGLES, 1)
+        chains = [side_chain_atoms(*about) for about in zip(self.residues.values(), backbones, angles, strict=True)]
         total = chi.new_zeros(len(chi))
         for i, atoms in enumerate(chains):
             others = [frame.expand(len(chi), 3, 3) for j, frame in enumerate(backbones) if j != i]

@@ -24,7 +24,6 @@ class Wells:
     Args:
         chi: The number of the angle, from 1 on.
         base: The density of the angles; None for evidence alone.
-        residue: The index of the residue, for points of several residues.
         border: The width of the borders in degrees: the distance from a border where the odds are $e$.
 
     Example:
@@ -35,11 +34,10 @@ class Wells:
         chi1 trans & ~chi2 trans True
     """
 
-    def __init__(self, chi: int, base: Energy | None = None, *, residue: int | None = None, border: float = 3.0) -> None:
-        self.base = base
-        self.chi, self.residue = _check_place(chi, residue)
+    def __init__(self, chi: int, base: Energy | None = None, *, border: float = 3.0) -> None:
+        self.base, self.chi = base, _check_angle(chi)
         sharpness = 1 / (math.sqrt(3) * math.radians(check_number("border", border, above=0)))
-        self.logits = _Cosines(self.chi, self.residue, torch.tensor(list(WELLS.values())), sharpness)
+        self.logits = _Cosines(self.chi, torch.tensor(list(WELLS.values())), sharpness)
 
     def __call__(self, *wells: str) -> ce.ClassifierEnergy:
         """Returns the event that the angle is in one of some wells of `WELLS`."""
@@ -48,20 +46,17 @@ class Wells:
         return ce.ClassifierEnergy(self.logits, labels, self.base, labels=len(WELLS), name=f"chi{self.chi} {' or '.join(names)}")
 
 
-def arc(
-    chi: int, centre: float, half_width: float, base: Energy | None = None, *, residue: int | None = None, border: float = 3.0
-) -> ce.ClassifierEnergy:
+def arc(chi: int, centre: float, half_width: float, base: Energy | None = None, *, border: float = 3.0) -> ce.ClassifierEnergy:
     r"""Returns the event that an angle is within some degrees of a centre.
 
     Args:
-        chi: The number of the angle, from 1 on; `base`, `residue` and `border` are those of `Wells`.
+        chi: The number of the angle, from 1 on; `base` and `border` are those of `Wells`.
         centre: The centre in degrees.
         half_width: The largest distance from the centre, in degrees, below 180.
     """
-    chi, residue = _check_place(chi, residue)
     half = math.radians(check_number("half_width", half_width, above=0, below=180))
     slope = 1 / (math.radians(check_number("border", border, above=0)) * math.sin(half))
-    logits = _Cosines(chi, residue, torch.tensor([float(check_number("centre", centre))]), slope, math.cos(half))
+    logits = _Cosines(_check_angle(chi), torch.tensor([float(check_number("centre", centre))]), slope, math.cos(half))
     return ce.ClassifierEnergy(logits, 1, base, labels=2, name=f"chi{chi} within {half_width:g} of {centre:g}")
 
 
@@ -70,22 +65,18 @@ class _Cosines(nn.Module):
 
     centres: Tensor
 
-    def __init__(self, chi: int, residue: int | None, degrees: Tensor, sharpness: float, threshold: float = 0.0) -> None:
+    def __init__(self, chi: int, degrees: Tensor, sharpness: float, threshold: float = 0.0) -> None:
         super().__init__()
-        self.chi, self.residue, self.sharpness, self.threshold = chi, residue, sharpness, threshold
+        self.chi, self.sharpness, self.threshold = chi, sharpness, threshold
         self.register_buffer("centres", torch.deg2rad(degrees))
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = (ANGLES,) if self.residue is None else ("R", ANGLES)
-        if x.ndim != 1 + len(shape) or x.shape[-1] != ANGLES or (self.residue is not None and self.residue >= x.shape[1]):
-            raise ShapeError(
-                f"An event of chi{self.chi} of residue {self.residue} needs points of shape (B, *{shape}), got {tuple(x.shape)}."
-            )
-        angle = x[:, self.chi - 1] if self.residue is None else x[:, self.residue, self.chi - 1]
-        return self.sharpness * ((angle[:, None] - self.centres.to(x)).cos() - self.threshold)
+        if x.shape[1:] != (ANGLES,):
+            raise ShapeError(f"An event of chi{self.chi} needs points of shape (B, {ANGLES}), got {tuple(x.shape)}.")
+        return self.sharpness * ((x[:, self.chi - 1, None] - self.centres.to(x)).cos() - self.threshold)
 
 
-def _check_place(chi: int, residue: int | None) -> tuple[int, int | None]:
+def _check_angle(chi: int) -> int:
     if check_integer("chi", chi) > ANGLES:
         raise OptionError(f"chi must be a number from 1 to {ANGLES}, got {chi}.")
-    return chi, None if residue is None else check_integer("residue", residue, least=0)
+    return chi

@@ -16,17 +16,7 @@ from composable_energy import Energy, Recommendation
 from composable_energy.arithmetic import Estimate
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
-from composable_energy_molecules.residues import (
-    ANGLES,
-    GROUPS,
-    RESIDUES,
-    SideChains,
-    angle_mask,
-    angle_periods,
-    check_context,
-    index_of,
-    wrap,
-)
+from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, SideChains, angle_mask, angle_periods, index_of, kinds_of, wrap
 
 Well = tuple[float, float, float]
 """Centre and width in degrees, and the log weight."""
@@ -162,7 +152,7 @@ class GeneratedRotamers(Energy):
         Raises:
             OptionError: An amino acid cannot be generated.
         """
-        residue, groups = check_context(context, (*context.shape[:-1], ANGLES))
+        residue, groups = kinds_of(context, (*context.shape[:-1], ANGLES))
         log_weights = self._of(self.weights, residue)
         if bool((self.counts[residue] == 0).any()):
             wrong = sorted({RESIDUES[i].name for i in residue.tolist()} - GENERATED.keys())
@@ -201,7 +191,7 @@ class GeneratedRotamers(Energy):
 
     def _log_densities(self, chi: Tensor, context: Tensor) -> Tensor:
         """Returns the log densities of the rotamers at points, with shape $(B, R)$."""
-        check_context(context, chi.shape)
+        kinds_of(context, chi.shape)
         periods, widths = angle_periods(context)[:, None], self._of(self.widths, context[:, 2].long())
         nearest = wrap(chi[:, None] - self._centres(context), periods)
         turns = torch.stack([-((nearest + turn * periods) / widths).square() / 2 for turn in (-1, 0, 1)])

@@ -105,8 +105,8 @@ class SideChainContrast(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `contrast`, the first part, and `log_z`, the mean estimate of $\\log Z$."""
-        if not isinstance(model, SideChainEnergy) or model.residues is not None:
-            raise OptionError(f"This objective trains a SideChainEnergy of one residue, got {model}.")
+        if not isinstance(model, SideChainEnergy):
+            raise OptionError(f"This objective trains a SideChainEnergy, got {model}.")
         if "context" not in batch.labels:
             raise OptionError("The data need the label `context`: train on `(data.chi, {'context': data.context})`.")
         context = batch.labels["context"]

@@ -183,12 +183,12 @@ def context_of(
     return torch.stack([column.expand(rows) for column in columns], 1)
 
 
-def check_context(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
-    r"""Returns the indices of the amino acids, with shape $(*)$, and of the groups before and after, with shape $(*, 2)$."""
-    if context.shape[-1:] != (CONTEXT,) or tuple(shape[-1:]) != (ANGLES,) or context.shape[:-1] != torch.Size(shape[:-1]):
+def kinds_of(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+    r"""Returns the indices of the amino acids of angles of a shape, with shape $(B,)$, and of the groups before and after, $(B, 2)$."""
+    if tuple(shape) != (len(context), ANGLES) or context.shape != (len(context), CONTEXT):
         raise ShapeError(
-            f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), and those of R residues, (B, R, {ANGLES}), one of "
-            f"(B, R, {CONTEXT}); got {tuple(shape)} and {tuple(context.shape)}. `context_of` makes a context."
+            f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), got {tuple(shape)} and {tuple(context.shape)}; "
+            "`context_of` makes a context."
         )
     kinds = context.detach()[..., 2:]
     limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)

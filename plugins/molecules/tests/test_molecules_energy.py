@@ -19,8 +19,8 @@ from tests.refusals import refusals
 ANGLES = st.floats(-10, 10)
 
 
-def small(residues=None):
-    return molecules.SideChainEnergy(residues, width=16)
+def small():
+    return molecules.SideChainEnergy(width=16)
 
 
 def test_the_energy_has_the_periods_of_the_angles_and_ignores_those_that_are_not_there():
@@ -37,15 +37,22 @@ def test_the_energy_has_the_periods_of_the_angles_and_ignores_those_that_are_not
     assert bool(energy(chi, context=end).isfinite().all()) and not torch.equal(energy(chi, context=end), before)
 
 
-def test_the_energy_of_several_residues_is_the_sum():
-    one, two = small(), small(2)
-    two.load_state_dict(one.state_dict())
-    data = molecules.generate(6)
+def test_residues_are_variables(tmp_path):
+    one, data = small(), molecules.generate(6)
     chi, context = data.chi.view(3, 2, 4), data.context.view(3, 2, 5)
-    torch.testing.assert_close(two(chi, context=context), one(data.chi, context=data.context).view(3, 2).sum(1))
     torch.testing.assert_close(one.of_each(chi, context[:, 0])[:, 1], one(chi[:, 1], context=context[:, 0]))
-    with pytest.raises(ShapeError, match=r"got \(3, 2, 4\) and \(1, 5\)|got \(3, 2, 4\) and \(3, 5\)"):
-        two(chi, context=context[:1, 0])
+    first, second = one.given(context=context[:1, 0]), one.given(context=context[:1, 1])
+    clash = ClashEnergy({"a": "LEU", "b": "PHE"}, torch.stack([backbone(), backbone(4.0)]))
+    both = first.over("a") & second.over("b") & ~arc(1, 180.0, 40.0, first).over("a") & clash
+    point = {"a": chi[:, 0], "b": chi[:, 1]}
+    expected = (first & ~arc(1, 180.0, 40.0, first))(chi[:, 0]) + second(chi[:, 1]) + clash(point)
+    torch.testing.assert_close(both(point), expected)
+    (second.over("b") & clash).save(tmp_path)
+    assert ce.load(tmp_path)(point).equal((second.over("b") & clash)(point))
+    draws = both.sample(5, steps=5, seed=0)
+    assert all((draws[name].abs() <= math.pi).all() for name in "ab")
+    with pytest.raises(ShapeError, match=r"got \(3, 4\) and \(1, 5\)"):
+        one(chi[:, 0], context=context[:1, 0])
 
 
 def test_the_energy_keeps_the_contract():
@@ -118,10 +125,10 @@ def test_training_finds_the_rotamers_of_the_generator():
 
 
 test_the_objective_says_what_it_needs = refusals(
-    (None, "the label `context`"),
-    (2, "of one residue"),
-    call=lambda residues: molecules.SideChainContrast(molecules.AngleLibrary()).loss(
-        small(residues), Batch(molecules.generate(4).chi, {}, Noise(0, range(4), 1))
+    (small, "the label `context`"),
+    (molecules.GeneratedRotamers, "trains a SideChainEnergy"),
+    call=lambda build: molecules.SideChainContrast(molecules.AngleLibrary()).loss(
+        build(), Batch(molecules.generate(4).chi, {}, Noise(0, range(4), 1))
     ),
     error=OptionError,
 )
@@ -287,11 +294,11 @@ def test_an_arc_holds_what_is_near_its_centre():
 
 
 test_events_and_clashes_say_what_they_need = refusals(
-    (lambda: Wells(1, residue=2)("trans")(torch.zeros(3, 2, 4)), ShapeError, "residue 2 needs points"),
+    (lambda: Wells(1)("trans")(torch.zeros(3, 2, 4)), ShapeError, "chi1 needs points"),
     (lambda: Wells(5), OptionError, "from 1 to 4"),
     (lambda: arc(1, 0.0, 190.0), OptionError, "half_width"),
-    (lambda: ClashEnergy(["LEU"], backbone()[None]), OptionError, "two residues or more"),
-    (lambda: ClashEnergy(["LEU", "LYS"], backbone()[None]), ShapeError, "finite numbers of shape"),
+    (lambda: ClashEnergy({"a": "LEU"}, backbone()[None]), OptionError, "two residues or more"),
+    (lambda: ClashEnergy({"a": "LEU", "b": "LYS"}, backbone()[None]), ShapeError, "finite numbers of shape"),
 )
 
 
@@ -310,13 +317,12 @@ def test_atoms_have_the_dihedrals_of_the_angles():
 
 
 def test_side_chains_that_point_at_each_other_clash_and_far_ones_do_not():
-    near = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(6.0)]))
-    far = ClashEnergy(["LYS", "LYS"], torch.stack([backbone(), backbone(40.0)]))
-    x = torch.randn(200, 2, 4, generator=torch.Generator().manual_seed(0)) * 2
+    near, far = (ClashEnergy({"a": "LYS", "b": "LYS"}, torch.stack([backbone(), backbone(x)])) for x in (6.0, 40.0))
+    x = torch.randn(200, 8, generator=torch.Generator().manual_seed(0)) * 2
     assert not bool(far(x).any())
     energies = near(x)
     assert 0.1 < (energies > 0).float().mean() < 1
     worst = energies.argmax()
-    atoms = [side_chain_atoms("LYS", frame, x[worst, i][None])[0] for i, frame in enumerate(near.backbones)]
+    atoms = [side_chain_atoms("LYS", frame, x[worst].view(2, 4)[i][None])[0] for i, frame in enumerate(near.backbones)]
     assert torch.cdist(*atoms).min() < 3.4 or torch.cdist(atoms[0], near.backbones[1]).min() < 3.4
-    check_energy(lambda: ClashEnergy(["LEU", "PHE"], torch.stack([backbone(), backbone(4.0)])), x[:5])
+    check_energy(lambda: ClashEnergy({"a": "LEU", "b": "PHE"}, torch.stack([backbone(), backbone(4.0)])), x[:5])
