@@ -324,10 +324,6 @@ def points(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
-def pair(x: torch.Tensor) -> torch.Tensor:
-    return (x[:, 1] - 0.9 * x[:, 0]).square().sum(1)
-
-
 def heads(name: str, **options: Any) -> Callable[[], None]:
     return lambda: check_encoder(lambda: ce.get("encoder", name, outputs=3, **options), points(5, 6))
 

@@ -102,11 +102,8 @@ class Doctor(Command):
     def run(self, arguments: argparse.Namespace) -> int:
         with foreign_output():
             rows, families, kernels, problems = _load_plugins()
-        versions = {
-            "composable-energy": ce.__version__,
-            "python": platform.python_version(),
-            **{name: _version(name) for name in _PACKAGES},
-        }
+        versions = {"composable-energy": ce.__version__, "python": platform.python_version()}
+        versions |= {name: _version(name) for name in _PACKAGES}
         problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
         missing = [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
         problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in missing]

@@ -71,10 +71,8 @@ def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mappin
         if name not in values or value not in range(values[name]):
             allowed = ", ".join(f"{key} in 0..{count - 1}" for key, count in values.items())
             raise ValueError(f"Cannot fix {name}={value!r}; the attributes are {allowed}.")
-    chunks = [
-        _paint(HashedRandom(seed, torch.arange(first, min(first + _CHUNK, start + n))), size, given)
-        for first in range(start, start + n, _CHUNK)
-    ]
+    people = torch.arange(start, start + n).split(_CHUNK) if n else ()
+    chunks = [_paint(HashedRandom(seed, some), size, given) for some in people]
     if not chunks:
         return DrawnFaces(torch.zeros(0, 3, size, size), torch.zeros(0, len(ATTRIBUTES)), torch.zeros(0, dtype=torch.long))
     return DrawnFaces(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))

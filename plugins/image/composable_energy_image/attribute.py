@@ -36,9 +36,7 @@ class Attribute(Recipe):
         options = {name: table[name] for name in ("labels", "part", "limit", "strict", "cache")}
         pictures = open_pictures(data, size=coder.size, channels=coder.channels, progress=pipeline.progress, **options)
         if not pictures.labels:
-            raise OptionError(
-                f"{pictures} have no attribute to learn: add a CSV of attributes to their folder, or name one by data.labels (--labels)."
-            )
+            raise OptionError(f"{pictures} have no attribute to learn: add a CSV to their folder, or name one by data.labels (--labels).")
         train, test = pipeline.split(pictures)
         labels = select_attributes(train, table["attributes"])
         joint = find_joint_labels(labels)

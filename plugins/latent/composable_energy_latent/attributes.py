@@ -110,13 +110,7 @@ _WIDTH = 0.1  # of the paper
 
 
 def attribute(
-    base: Energy,
-    logits: Callable[[Tensor], Tensor],
-    name: str,
-    *,
-    on: Space = "z",
-    label: int = 1,
-    columns: slice | int | None = None,
+    base: Energy, logits: Callable[[Tensor], Tensor], name: str, *, on: Space = "z", label: int = 1, columns: slice | int | None = None
 ) -> ClassifierEnergy:
     r"""Returns the event that a picture has an attribute: $p(z)\, p(\text{label} \mid z)$, with an exact complement.
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 from torch.nn.functional import silu
 
 import composable_energy as ce
@@ -106,10 +107,8 @@ def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
     """
     about = RESIDUES[index_of(residue)]
     if backbone.shape[-2:] != (3, 3) or backbone.ndim not in (2, 3) or chi.shape[1:] != (ANGLES,):
-        raise ShapeError(
-            f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {tuple(backbone.shape)} and "
-            f"{tuple(chi.shape)}."
-        )
+        shapes = f"{tuple(backbone.shape)} and {tuple(chi.shape)}"
+        raise ShapeError(f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {shapes}.")
     n, ca, c = (atom.expand(len(chi), 3) for atom in backbone.unbind(-2))
     one, other = ca - n, c - ca
     cb = ca - 0.58273431 * torch.linalg.cross(one, other) + 0.56802827 * one - 0.54067466 * other
@@ -152,7 +151,8 @@ class ClashEnergy(Energy):
         self.distance, self.stiffness = check_number("distance", distance, above=0), check_number("stiffness", stiffness, above=0)
         self.register_buffer("backbones", backbones.detach().clone())
         self.variables = dict.fromkeys(self.residues, torch.Size((ANGLES,)))
-        self.event_shape, self.support, self.name = (len(self.residues) * ANGLES,), ce.supports.circle, "clash"
+        self.event_shape, self.name = (len(self.residues) * ANGLES,), "clash"
+        self.support = constraints.cat([ce.supports.circle] * len(self.residues), -1, [ANGLES] * len(self.residues))
         self.recommended = Recommendation("tempering")
 
     def config(self) -> dict[str, Any]:

@@ -62,9 +62,7 @@ class AngleLibrary(nn.Module):
             OptionError: The shapes do not fit.
         """
         if uniforms.ndim != 3 or uniforms.shape[2] != ANGLES or context.shape != (len(uniforms), CONTEXT):
-            raise OptionError(
-                f"Uniform numbers need shape (B, K, {ANGLES}), got {tuple(uniforms.shape)} for contexts {tuple(context.shape)}."
-            )
+            raise OptionError(f"Uniform numbers need shape (B, K, {ANGLES}), got {tuple(uniforms.shape)} for {tuple(context.shape)}.")
         shares = self.shares[context[:, 2].long()].to(uniforms)
         ends = shares.cumsum(2).contiguous()
         u = uniforms.transpose(1, 2).contiguous()

@@ -172,8 +172,7 @@ def parts_of(energy: Energy) -> Parts:
         )
     numbers = torch.arange(horizon * size).split([shape.numel() for shape in shapes])
     order = torch.cat([part.view(horizon, -1) for part in numbers], 1)
-    event = energy.event_shape or torch.Size()
-    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(rest), horizon, size, event, order)
+    return Parts(tuple(motion), tuple(others), waypoints, tuple(zones), tuple(rest), horizon, size, energy.event_shape or shapes[0], order)
 
 
 def placed_terms(energy: Energy, size: int, axes: Mapping[str, Tensor] | None = None) -> Iterator[tuple[Energy, Part]]:

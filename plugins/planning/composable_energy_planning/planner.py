@@ -1,7 +1,7 @@
 r"""A planner: the trajectory of lowest energy, and its next steps with a shrinking horizon."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -63,11 +63,8 @@ class Planner:
         seed: int = 0,
     ) -> None:
         self.task, self.search, self.width = task, search or Search(), width
-        self.tries, self.steps, self.retries = (
-            check_integer("tries", tries),
-            check_integer("steps", steps),
-            check_integer("retries", retries, 0),
-        )
+        self.tries, self.steps = check_integer("tries", tries), check_integer("steps", steps)
+        self.retries = check_integer("retries", retries, 0)
         self.seed, self.calls = check_integer("seed", seed, 0), 0
         self.last: Tensor | None = None
         self.energy = float("inf")
@@ -165,13 +162,9 @@ class Planner:
         return twin(energy)
 
     def _joined(self, state: Any) -> Tensor:
-        if isinstance(state, Mapping):
-            return torch.cat([_as_state(state[name]) for name in self.task.variables])
-        return _as_state(state)
+        parts = [state[name] for name in self.task.variables] if isinstance(state, Mapping) else [state]
+        default = torch.get_default_dtype()
+        return torch.cat([torch.as_tensor(part, dtype=None if isinstance(part, Tensor) else default).detach() for part in parts])
 
     def _shown(self, states: Tensor) -> Any:
         return split_states(states, self.task.variables) if self.task.variables else states
-
-
-def _as_state(state: Tensor | Sequence[float]) -> Tensor:
-    return torch.as_tensor(state, dtype=None if isinstance(state, Tensor) else torch.get_default_dtype()).detach().clone()

@@ -122,11 +122,8 @@ class Search:
             targets = parts.visited(each, generator)
             nearest = torch.cdist(metric(targets), metric(tree)).argmin(1)
             parents = tree[nearest].repeat(_CHILDREN, 1)
-            drawn = [
-                parts.propose(half, generator, backwards=backwards, width=width)
-                for half, width in zip(parents.chunk(2), _WIDTHS, strict=True)
-            ]
-            children = torch.cat(drawn)
+            halves = zip(parents.chunk(2), _WIDTHS, strict=True)
+            children = torch.cat([parts.propose(half, generator, backwards=backwards, width=width) for half, width in halves])
             energies = parts.of_moves(children, parents, _FIRM) if backwards else parts.of_moves(parents, children, _FIRM)
             usual = torch.minimum(usual, energies.quantile(0.1))
             far = (metric(children) - metric(targets).repeat(_CHILDREN, 1)).square().sum(1).sqrt()

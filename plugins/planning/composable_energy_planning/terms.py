@@ -28,6 +28,7 @@ class Waypoint(Energy):
     """
 
     stored_texts: ClassVar[tuple[str, ...]] = ("name",)
+    grounded = False
 
     target: Tensor
     width: Tensor
@@ -56,10 +57,6 @@ class Waypoint(Energy):
     def config(self) -> dict[str, Any]:
         return {"target": self.target, "time": self.time, "width": self.width, "of": self.of, "name": self.name}
 
-    @property
-    def grounded(self) -> bool:
-        return False
-
     def known_level(self, quantile: float) -> float | None:
         return Gaussian(self.width).level(self.target, quantile)
 
@@ -76,9 +73,7 @@ class Waypoint(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or not -x.shape[1] <= self.time < x.shape[1]:
-            raise ShapeError(
-                f"{self} is about the state at {self.time} of trajectories of shape (B, T, d), got points of {tuple(x.shape)}."
-            )
+            raise ShapeError(f"{self} is about the state at {self.time} of trajectories (B, T, d), got points of {tuple(x.shape)}.")
         return self.of_states(x[:, self.time])
 
     @property
@@ -104,6 +99,7 @@ class Effort(Energy):
     """
 
     no_complement = "the complement of a cost is no term of a plan; give it a smaller weight."
+    grounded = False
 
     def __init__(self, weight: float = 1.0, order: int = 1, of: Callable[[Tensor], Tensor] | None = None) -> None:
         super().__init__()
@@ -114,10 +110,6 @@ class Effort(Energy):
 
     def config(self) -> dict[str, Any]:
         return {"weight": self.weight, "order": self.order, "of": self.of}
-
-    @property
-    def grounded(self) -> bool:
-        return False
 
     def seen(self, states: Tensor) -> Tensor:
         """Returns what counts, for states of shape $(B, d)$."""

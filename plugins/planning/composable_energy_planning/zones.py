@@ -143,11 +143,7 @@ def box(center: Sequence[float] | Tensor, half: Sequence[float] | Tensor, *, nam
 
 
 def apart(least: float, *, name: str = "meet", **options: Any) -> Any:
-    """Returns the event that two agents, the halves of a state, keep a distance; its variables are `apart(0.5).over({"a": shape, ...})`.
-
-    Args:
-        **options: `width` and `between` of `Entered`.
-    """
+    """Returns the event that two agents, the halves of a state, keep a distance; `options` are `width` and `between` of `Entered`."""
     return ~zone(Gap(least), name=name, **options)
 
 

@@ -20,9 +20,9 @@ HORIZON = 12
 
 
 @cache
-def walk(size: int = 2) -> TransitionEnergy:
+def walk(size: int = 2, angles: tuple[int, ...] = ()) -> TransitionEnergy:
     """Moves whose increments are symmetric and independent of the state, in closed form: all networks return 0."""
-    energy = TransitionEnergy(size, kept=512).eval()
+    energy = TransitionEnergy(size, angles, kept=512).eval()
     with torch.no_grad():
         for parameter in energy.parameters():
             parameter.zero_()
@@ -104,14 +104,8 @@ def test_a_zone_that_was_passed_still_counts_after_a_new_search():
 
 @pytest.mark.slow
 def test_angles_turn_the_short_way():
-    energy = walk(1)
-    turning = TransitionEnergy(1, angles=(0,), kept=512).eval()
-    with torch.no_grad():
-        for parameter in turning.parameters():
-            parameter.zero_()
-        turning.visited.copy_(energy.visited * torch.pi / 3)
-        for step in (turning.ahead, turning.behind):
-            step.unit.fill_(0.3)
+    turning = walk(1, (0,))
+    turning.visited.mul_(torch.pi / 3)
 
     def heading(states: Tensor) -> Tensor:
         return torch.cat([states.cos(), states.sin()], 1)
@@ -136,8 +130,7 @@ def test_two_agents_keep_apart():
     planner = Planner(dynamics & goals & both.over(dynamics.variables), search=planning.Search(tree=1200))
     plan = planner.plan({"left": [-1.5, 0.0], "right": [1.5, 0.0]})
     assert (plan["left"] - plan["right"]).norm(dim=1).min() > 0.45
-    rest = planner.step(planner.last[1])
-    assert rest["right"].shape == (HORIZON - 1, 2) and (rest["left"][-1] - torch.tensor([1.5, 0.0])).norm() < 0.25
+    assert planner.step(planner.last[1])["right"].shape == (HORIZON - 1, 2)
 
 
 @pytest.mark.full
@@ -175,32 +168,19 @@ def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: in
     torch.testing.assert_close(whole, lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
 
 
-def test_variables_are_agents_and_parts_of_a_state():
-    x, names = paths(3, 6, 2, 4), {"left": (6, 2), "right": (6, 2)}
-    point = dict(zip(names, x.split(2, -1), strict=True))
-    both = lifted(6).over("left") & lifted(6).over("right") & 2 * (lifted(6, 4).over(names) & planning.start([0.0] * 4).over(names))
-    joint = lifted(6, 4)(x) + planning.start([0.0] * 4)(x)
-    torch.testing.assert_close(both(point), lifted(6)(point["left"]) + lifted(6)(point["right"]) + 2 * joint)
-    turned = lifted(6, 4).over({"right": (6, 2), "left": (6, 2)}) & both
-    torch.testing.assert_close(turned(point), both(point) + lifted(6, 4)(x[..., [2, 3, 0, 1]]))
-
-
-def test_parts_of_named_variables_are_those_of_joined_states():
-    names = {"left": (HORIZON, 2), "right": (HORIZON, 2)}
-    wet, shop = planning.disc((0.0, 0.0), 0.5), planning.disc((1.0, 0.0), 0.5)
-    terms = planning.goal([1.0, 0.0]), planning.effort(3.0), ~wet, planning.start([0.0, 1.0, 2.0, 3.0])
-    dynamics = 2 * (ce.over_time(walk(), HORIZON).over("left") & ce.over_time(walk(), HORIZON).over("right"))
-    right = (terms[0] & terms[1] & terms[2] & shop).over({"right": (HORIZON, 2)})
-    named = dynamics & right & terms[3].over(names)
-    x = paths(2, HORIZON, 5, 4).float()
+def test_named_variables_are_parts_of_a_joined_state():
+    names, wet, shop = {"left": (HORIZON, 2), "right": (HORIZON, 2)}, planning.disc((0.0, 0.0), 0.5), planning.disc((1.0, 0.0), 0.5)
+    one, joined, turned = ce.over_time(walk(), HORIZON), planning.start([0.0, 1.0, 2.0, 3.0]), lifted(HORIZON, 4)
+    right = planning.goal([1.0, 0.0]) & planning.effort(3.0) & ~wet & shop
+    both = joined.over(names) & turned.over({"right": (HORIZON, 2), "left": (HORIZON, 2)}) & right.over({"right": (HORIZON, 2)})
+    x, named = paths(2, HORIZON, 5, 4).float(), 2 * (one.over("left") & one.over("right")) & both
     parts = parts_of(named)
-    assert [part.axes.tolist() for part in (*parts.motion, *parts.zones)] == [[0, 1], [2, 3], [2, 3]]
+    expected = 2 * (one(x[..., :2]) + one(x[..., 2:])) + joined(x) + turned(x[..., [2, 3, 0, 1]]) + right(x[..., 2:])
+    torch.testing.assert_close(named(parts.point(x)), expected)
     torch.testing.assert_close(parts.states(parts.point(x)), x)
-    moves = parts.of_moves(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).view(2, -1).sum(1)
-    first = (~wet)(x[:, :1, 2:])  # of_moves leaves out
-    states = sum(parts.of_states(x[:, time], time) for time in parts.waypoints)
-    rest = sum(term(parts.point(x)) for term in parts.rest)
-    torch.testing.assert_close(named(parts.point(x)), moves + first + states + rest)
+    moves = parts.of_moves(x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)).view(2, -1).sum(1) + (~wet)(x[:, :1, 2:])
+    states, rest = (parts.of_states(x[:, time], time) for time in parts.waypoints), (term(parts.point(x)) for term in parts.rest)
+    torch.testing.assert_close(moves + sum(states) + sum(rest), expected)
 
 
 def test_a_noise_level_for_each_trajectory_reaches_its_transitions():

@@ -126,9 +126,7 @@ def constructor_arguments(objective: Objective) -> dict[str, Any]:
 def require_energy(model: nn.Module) -> Energy:
     """Returns the model if it is an energy."""
     if not isinstance(model, Energy):
-        raise OptionError(
-            f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or convert it with `as_energy`."
-        )
+        raise OptionError(f"This objective trains an energy, got {type(model).__name__}: write a subclass of Energy, or use `as_energy`.")
     return model
 
 

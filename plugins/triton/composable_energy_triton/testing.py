@@ -19,12 +19,8 @@ KernelLike = str | Kernel | Callable[[], Kernel]
 SHAPES = ((1, 1), (3, 2), (7, 3), (2, 4), (5,), (300, 2), (4, 3, 5, 7), (3, 770), (2, 4099))
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _SEEDS = (0, 1, 16, 2**31 + 5, 2**32, 2**63, 2**64 - 1)
-_FORMS = (
-    StepCoefficients(0.3, 0.7),
-    StepCoefficients(0.3, 0.0),
-    StepCoefficients(0.1, 0.7, 0.9, 0.0, -0.5, 0.75),
-    StepCoefficients(0.1, 0.7, 0.0),
-)
+_NUMBERS = ((0.3, 0.7), (0.3, 0.0), (0.1, 0.7, 0.9, 0.0, -0.5, 0.75), (0.1, 0.7, 0.0))
+_FORMS = tuple(StepCoefficients(*numbers) for numbers in _NUMBERS)
 _DRAW, _BOXED = StepCoefficients(0.0, 1.0, 0.0), _FORMS[2]
 _WALKS = (StepCoefficients(0.3, 0.7, 0.9, 0.2), StepCoefficients(0.3, 0.0, 1.0, 0.2, -1.0, 1.0))
 

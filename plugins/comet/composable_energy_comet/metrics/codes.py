@@ -12,14 +12,7 @@ _ITERATIONS = 10_000  # of L-BFGS, far above what it needs
 
 
 def beta_vae_score(
-    codes: Array,
-    factors: Array,
-    *,
-    pairs: int = 64,
-    train: int = 200,
-    test: int = 200,
-    exactly_one: bool = False,
-    seed: int = 0,
+    codes: Array, factors: Array, *, pairs: int = 64, train: int = 200, test: int = 200, exactly_one: bool = False, seed: int = 0
 ) -> float:
     r"""Returns the accuracy of a linear classifier that identifies the factor that pairs of pictures share (Higgins et al., 2017).
 

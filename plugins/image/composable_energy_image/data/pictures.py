@@ -288,9 +288,7 @@ class Pictures:
 def to_bytes(images: Tensor) -> np.ndarray:
     """Returns numbers in [0, 1] as the nearest bytes."""
     if not images.is_floating_point():
-        raise DtypeError(
-            f"Images must be uint8, or floating in [0, 1], got {images.dtype}; for integers of 0 to 255 write `images.to(torch.uint8)`."
-        )
+        raise DtypeError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}; write `images.to(torch.uint8)` of 0 to 255.")
     low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
     if not (low >= 0 and high <= 1):
         hints = {"write `(images + 1) / 2`": -1 <= low < 0 and high <= 1, "write `images / 255`": low >= 0 and high <= 255}

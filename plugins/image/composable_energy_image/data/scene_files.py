@@ -237,6 +237,4 @@ def _report_storage(folder: Path) -> Iterator[None]:
     except FileFormatError:
         raise
     except OSError as error:
-        raise StorageError(
-            f"Cannot write pictures to {folder}: {error}. Free some space, or use another folder; the same call resumes."
-        ) from error
+        raise StorageError(f"Cannot write pictures to {folder}: {error}. Free some space; the same call resumes.") from error

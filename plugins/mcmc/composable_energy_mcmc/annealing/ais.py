@@ -84,9 +84,7 @@ class Path:
         for j in reversed(rises) if reverse else rises:
             rise, log_ratio = levels[j] - levels[j - 1], self.log_density_ratio(z)
             if reverse and log_ratio.isinf().any():
-                raise OptionError(
-                    f"{int(log_ratio.isinf().sum())} of {len(z)} draws have density 0 under {self.energy}, so they are none of its."
-                )
+                raise OptionError(f"{int(log_ratio.isinf().sum())} of {len(z)} draws have density 0 under {self.energy}: none of its.")
             total = total + (-rise if reverse else rise) * log_ratio
             at = j - 1 if reverse else j
             if 0 < at < last:  # at either end the weight is complete
