@@ -166,6 +166,7 @@ class OverTime(Transformed):
 
 
 over_time = OverTime
+"""An energy of rows in succession over time; see `OverTime`."""
 
 
 def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:

@@ -139,3 +139,4 @@ def via(target: Tensor | Sequence[float], time: int, width: float | Tensor = 0.0
 
 
 effort = Effort
+"""The cost of motion; see `Effort`."""
