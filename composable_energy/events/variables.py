@@ -160,7 +160,7 @@ class Categorical(Variable):
         """Returns log probabilities, with shape (B, labels)."""
         logits = self.source.check_output(output, x)[:, self.columns or slice(None)]
         if logits.shape[1] == 0:
-            raise ShapeError(f"{self.source} returned {tuple(self.source.check_output(output, x).shape)}, without columns {self.columns}.")
+            raise ShapeError(f"{self.source} returned {tuple(self.source.check_output(output, x).shape)}, with no columns {self.columns}.")
         single = logits.shape[1] == 1
         log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1) if single else log_softmax(logits, 1)
         if self.labels is not None and log_probs.shape[1] != self.labels:

@@ -231,7 +231,7 @@ def _read_idx_shape(path: Path, dimensions: int) -> tuple[int, ...]:
     head = 4 * (dimensions + 1)
     begin = _read(path, head)
     if len(begin) < head or bytes(begin[:4]) != bytes((0, 0, 8, dimensions)):
-        raise FileFormatError(f"{path} is not an IDX file of bytes with {dimensions} dimensions, or is cut: it is {bytes(begin[:4])!r}.")
+        raise FileFormatError(f"{path} is no IDX file of bytes with {dimensions} dimensions, or is truncated: {bytes(begin[:4])!r}.")
     shape = struct.unpack(f">{dimensions}I", bytes(begin[4:head]))
     if math.prod(shape[1:]) > LARGEST_PICTURE:
         raise FileFormatError(f"{path} has pictures of {shape[1]:,} x {shape[2]:,} pixels, and {LARGEST_PICTURE:,} at most are read.")
