@@ -6,7 +6,7 @@ import pytest
 import torch
 from arviz_stats import loo
 from torch import Tensor, nn
-from torch.distributions import Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, constraints
+from torch.distributions import Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, Uniform, constraints
 
 import composable_energy as ce
 from composable_energy.algebra import Factor
@@ -62,9 +62,10 @@ def test_recommendations_are_those_of_all_terms():
 
 
 def test_named_energies_pass_the_kit():
-    for build in (lambda: ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (3,)}), lambda: PRIOR & SCALE & NOT_FAR):
-        energy = build()
-        check_energy(build, torch.rand(4, energy.event_shape[0], generator=torch.Generator().manual_seed(0)))
+    joined = ce.as_energy(Uniform(torch.tensor([0.0, -1.0, 0.0]), torch.tensor([1.0, 2.0, 3.0]))).over({"a": (), "b": (2,)})
+    assert [part.lower_bound.tolist() for part in joined.support.cseq] == [[0.0], [-1.0, 0.0]]
+    for build in (lambda: ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (3,)}), lambda: PRIOR & SCALE & NOT_FAR, lambda: joined & SCALE):
+        check_energy(build, torch.rand(4, build().event_shape[0], generator=torch.Generator().manual_seed(0)))
 
 
 @pytest.mark.parametrize("energy", [GROUPS, GROUPS.given(mu=0.5), PRIOR], ids=str)

@@ -11,6 +11,7 @@ from torch import Tensor
 import composable_energy as ce
 import composable_energy_planning as planning
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.testing import check_energy
 from composable_energy_planning import WORLDS, Car, Planner, TransitionEnergy, parts_of
 from tests.refusals import refusals
 
@@ -33,10 +34,7 @@ def walk(size: int = 2, angles: tuple[int, ...] = ()) -> TransitionEnergy:
 
 
 def bridge(*terms: ce.Energy) -> ce.Energy:
-    expression = ce.over_time(walk(), HORIZON) & planning.goal([1.5, 0.0], 0.05)
-    for term in terms:
-        expression = expression & term
-    return expression
+    return ce.all_of(ce.over_time(walk(), HORIZON), planning.goal([1.5, 0.0], 0.05), *terms)
 
 
 def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
@@ -169,6 +167,7 @@ def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: in
 
 
 def test_named_variables_are_parts_of_a_joined_state():
+    check_energy(lambda: lifted(5), paths(4, 5, 1))
     names, wet, shop = {"left": (HORIZON, 2), "right": (HORIZON, 2)}, planning.disc((0.0, 0.0), 0.5), planning.disc((1.0, 0.0), 0.5)
     one, joined, turned = ce.over_time(walk(), HORIZON), planning.start([0.0, 1.0, 2.0, 3.0]), lifted(HORIZON, 4)
     right = planning.goal([1.0, 0.0]) & planning.effort(3.0) & ~wet & shop
