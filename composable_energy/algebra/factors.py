@@ -127,9 +127,9 @@ class OverTime(Transformed):
         horizon: $T$, the number of rows of a point, which has the shape $(T, *)$.
 
     Raises:
-        ShapeError: The energy has no `event_shape` of rows.
+        ShapeError: The energy has no `event_shape` of rows, or named variables.
         OptionError: There are fewer than $k$ rows.
-        ExpressionError: The energy is relative to a base, which would count once for each window.
+        ExpressionError: The energy is relative to a base, which would count once for each window, or its support joins rows.
 
     Example:
         >>> step = ce.energies.CallableEnergy(lambda x: (x[:, 1] - x[:, 0]).square().sum(1) / 2, event_shape=(2, 1))
@@ -139,10 +139,13 @@ class OverTime(Transformed):
 
     def __init__(self, pair: Energy, horizon: int) -> None:
         super().__init__(pair := as_energy(pair))
-        if not pair.event_shape:
-            raise ShapeError(f"The energy of rows in succession needs an event_shape (k, *), such as (2, d) for pairs; {pair} has none.")
+        if not pair.event_shape or pair.variables:
+            found = f"is over {', '.join(pair.variables)}" if pair.variables else "has none"
+            raise ShapeError(f"The energy of rows in succession needs an event_shape (k, *), such as (2, d) for pairs; {pair} {found}.")
         if pair.bases:
             raise ExpressionError(f"{pair} is relative to {pair.bases[0].energy}, which would count for each window: lift another energy.")
+        if getattr(pair.support, "event_dim", 0) >= len(pair.event_shape):
+            raise ExpressionError(f"{pair} is on {format_support(pair.support)}, which joins rows, and a row is part of several windows.")
         self.window, *row = pair.event_shape
         self.horizon = check_integer("horizon", horizon, self.window)
         self.event_shape = (self.horizon, *row)

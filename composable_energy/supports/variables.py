@@ -34,7 +34,8 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
     shapes: dict[str, torch.Size] = {}
     supports: dict[str, Support] = {}
     for name, variable in given.items() if isinstance(given, Mapping) else ():
-        shape, support = variable if _is_pair(variable) else ((), variable) if isinstance(variable, Constraint) else (variable, None)
+        pair = isinstance(variable, tuple) and len(variable) == 2 and isinstance(variable[1], Constraint | None)
+        shape, support = variable if pair else ((), variable) if isinstance(variable, Constraint) else (variable, None)
         if not (isinstance(name, str) and name.isidentifier()):
             raise OptionError(f"The name of a variable is an identifier of Python, got {name!r}.")
         if not isinstance(shape, Sequence) or not all(type(size) is int and size > 0 for size in shape):
@@ -46,10 +47,6 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
     if not shapes:
         raise OptionError(f"`variables` maps names to shapes or supports, as in {{'mu': (), 'tau': constraints.positive}}, got {given!r}.")
     return shapes, supports
-
-
-def _is_pair(variable: Any) -> bool:
-    return isinstance(variable, tuple) and len(variable) == 2 and (variable[1] is None or isinstance(variable[1], Constraint))
 
 
 def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:

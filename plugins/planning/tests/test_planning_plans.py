@@ -232,6 +232,8 @@ test_mistakes_are_named = refusals(
     (lambda: ce.over_time(lambda x: x.flatten(1).sum(1), 5), ShapeError, "event_shape"),
     (lambda: lifted(1), OptionError, "horizon"),
     (lambda: ce.over_time(PAIR, 5).over({"a": (5, 2), "b": (5, 2)}), ShapeError, "several along their last axis"),
+    (lambda: ce.over_time(PAIR.over("x"), 5), ShapeError, "is over x"),
+    (lambda: ce.over_time(ce.as_energy(torch.distributions.Dirichlet(torch.ones(3))), 5), ExpressionError, "joins rows"),
     (lambda: planning.apart(0.5)(torch.zeros(1, 5, 3)), ShapeError, "halves"),
     (lambda: planning.goal([0.0], 0.0), OptionError, "width"),
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
