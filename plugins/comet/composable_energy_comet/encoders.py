@@ -151,7 +151,8 @@ class VectorEncoder(nn.Module):
             )
         else:
             blocks = [nn.Conv2d(channels, filters, 3, 1, 1), nn.ReLU(), *(_Halving(filters) for _ in range(3))]
-            self.net = nn.Sequential(*blocks, _MeanPool(), nn.Linear(filters, 64), nn.ReLU(), nn.Linear(64, numbers))
+            mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.net = nn.Sequential(*blocks, mean, nn.Linear(filters, 64), nn.ReLU(), nn.Linear(64, numbers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""
@@ -170,11 +171,6 @@ class _Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(torch.relu(x + self.second(torch.relu(self.first(x)))), 2)
-
-
-class _MeanPool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
 
 
 def halving_layers(*channels: int) -> list[nn.Module]:
