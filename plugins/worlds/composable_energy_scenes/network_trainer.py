@@ -45,7 +45,8 @@ class NetworkTrainer:
         """Returns a judge trained on pictures of 64 pixels with a little noise, and on their labels."""
         with self.seeded("judge"):
             judge = Judge()
-        data = LabelledPictures(Pictures(scenes.images, {}, "scenes"), label_tensors(scenes))
+        labels = {name: torch.from_numpy(np.array(values)) for name, values in scenes.labels.items()}
+        data = LabelledPictures(Pictures(scenes.images, {}, "scenes"), labels)
         self.fit("judge", judge, _JudgeLoss(), data, steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
         return judge.eval()
 
@@ -137,11 +138,6 @@ class NetworkTrainer:
 def encode_images(coder: Autoencoder | PatchCoder, images: np.ndarray) -> Tensor:
     """Returns the codes of pictures, given as bytes with shape $(N, C, S, S)$; the shape is $(N, D)$, or that of patches."""
     return torch.cat([coder.encode(part) for part in in_chunks(images)])
-
-
-def label_tensors(scenes: Scenes) -> dict[str, Tensor]:
-    """Returns the labels of pictures as tensors."""
-    return {name: torch.from_numpy(np.array(values)) for name, values in scenes.labels.items()}
 
 
 def in_chunks(images: np.ndarray) -> Iterator[Tensor]:
