@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-KINDS = ("energy", "sampler", "encoder", "kernel", "recipe", "world")
+KINDS = ("energy", "sampler", "encoder", "recipe", "world")
 
 
 def run(*command: object, cwd: Path, **variables: str) -> str:

@@ -33,14 +33,13 @@ E = ce.load("soft-energy", radius=2.0) & ~ce.load("soft-energy", radius=0.5)
 points = E.sample(50, sampler="soft-sampler", scale=0.5, steps=50, seed=0)
 (2 * ce.load("soft-energy")).save("saved")
 assert ce.load("saved")(points).equal(2 * ce.load("soft-energy")(points))
-print(ce.get("encoder", "soft-encoder", outputs=4)(points).shape, ce.get("kernel", "soft-kernel").available())
+print(ce.get("encoder", "soft-encoder", outputs=4)(points).shape)
 print(ce.get("recipe", "soft-recipe").settings["data"]["size"], ce.get("world", "soft-world").draw(2).images.shape)
 """
 COMMANDS = {
     "energy": ("sample", "soft-energy", "--steps", "20", "--seed", "0", "-o", "points.npy"),
     "sampler": ("sample", "soft-energy", "--sampler", "soft-sampler", "--option", "scale=0.5", "--steps", "20", "-o", "points.npy"),
     "encoder": ("plugins", "--load", "--json"),
-    "kernel": ("sample", "soft-energy", "--sampler", "langevin", "--steps", "20", "-o", "points.npy"),
     "recipe": ("recipes", "soft-recipe"),
     "world": ("render", "soft-world", "-n", "8", "--seed", "0", "-o", "pictures"),
 }
@@ -203,26 +202,23 @@ def environment(tmp_path_factory):
 @pytest.mark.full
 def test_new_projects_pass_their_own_tests(environment):
     folder, python, projects = environment
-    others = [project for kind, project in projects.items() if kind != "kernel"]
-    for some in (others, [projects["kernel"]]):  # a process takes its kernels once
-        assert re.fullmatch(r"\d+ passed in .*", run_tests(python, folder, "--import-mode=importlib", "-W", "error", *some))
+    shown = run_tests(python, folder, "--import-mode=importlib", "-W", "error", *projects.values())
+    assert re.fullmatch(r"\d+ passed in .*", shown)
 
 
 @pytest.mark.full
 def test_each_kind_is_used_by_name_from_python(environment):
     folder, python, _ = environment
     shown = run(python, "-I", "-W", "error", "-c", f"KINDS = {KINDS}\n{USE}", cwd=folder)
-    assert shown == "torch.Size([50, 4]) (True, '')\n16 (2, 3, 32, 32)\n"
+    assert shown == "torch.Size([50, 4])\n16 (2, 3, 32, 32)\n"
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kernel", ["", "soft-kernel"])
-def test_each_kind_is_used_by_name_from_the_command_line(environment, kernel):
+def test_each_kind_is_used_by_name_from_the_command_line(environment):
     folder, python, _ = environment
-    commands = {kind: words for kind, words in COMMANDS.items() if (kind == "kernel") == bool(kernel)}
-    program = f"from composable_energy_cli import main\nassert not any(map(main, {list(commands.values())}))"
-    shown = run(python, "-I", "-c", program, cwd=folder, COMPOSABLE_ENERGY_KERNEL=kernel)
-    words = ["soft-energy"] if kernel else ["soft-energy", "SoftSampler", "soft_encoder:SoftEncoder", "denoising-small", "pictures"]
+    program = f"from composable_energy_cli import main\nassert not any(map(main, {list(COMMANDS.values())}))"
+    shown = run(python, "-I", "-c", program, cwd=folder)
+    words = ["soft-energy", "SoftSampler", "soft_encoder:SoftEncoder", "denoising-small", "pictures"]
     assert all(word in shown for word in words), shown
 
 

@@ -13,7 +13,6 @@ from composable_energy.registry import entries
 from composable_energy_cli import main
 from composable_energy_cli.names import Names
 from composable_energy_cli.parsing import parse
-from composable_energy_cli.trial import try_plugins
 from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 BROKEN = {
@@ -185,17 +184,10 @@ def test_commands_name_a_plugin_that_exits_or_prints(site, capfd):
 
 
 @pytest.mark.full
-def test_a_plugin_that_never_ends_is_named_and_the_others_are_tried(acme):
-    install(
-        acme,
-        "slow",
-        {"energies": {"again": "third_party_a:Bowl", "slow": "third_party_slow:Bowl", "then": "third_party_a:ring"}},
-        {"third_party_slow": "import time\nwhile True: time.sleep(1)"},
-    )
-    rows = [found for found in ce.plugins() if found.distribution in ("slow", "acme-energies")]
-    trials = {found.name: trial for found, trial in zip(rows, try_plugins(rows, limit=12.0), strict=True)}
-    assert {name for name, trial in trials.items() if trial.error} == {"slow"}
-    assert "did not end within 12 s" in (trials["slow"].error or "")
+def test_doctor_names_a_plugin_that_ends_the_process(site, capfd):
+    install(site, "deadly", {"energies": {"deadly": "third_party_deadly:Bowl"}}, {"third_party_deadly": "import os\nos._exit(7)"})
+    assert main(["doctor", "--json"]) == 1
+    assert "ended the process with exit code 7" in capfd.readouterr().out
 
 
 def test_names_and_errors_of_plugins_are_printed_with_escapes(site, capsys):

@@ -11,6 +11,4 @@ from composable_energy_classification.refinement import Refinement as Refinement
 from composable_energy_classification.unusual import auroc as auroc
 from composable_energy_classification.unusual import energy_score as energy_score
 from composable_energy_classification.unusual import fpr_at_95 as fpr_at_95
-from composable_energy_classification.unusual import gradient_score as gradient_score
-from composable_energy_classification.unusual import typicality_score as typicality_score
 from composable_energy_classification.unusual import uncertainty_score as uncertainty_score

@@ -11,20 +11,10 @@ from composable_energy.options import check_number
 from composable_energy_classification.classifier import Classifier
 
 
+@torch.no_grad()
 def energy_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
     r"""Returns the energy $E(x)$ of points, with shape $(B,)$; of a classifier that of points of any class."""
-    return _checked(_values(energy, x), energy)
-
-
-def gradient_score(energy: Energy | Classifier, x: Tensor) -> Tensor:
-    r"""Returns $\lVert \nabla E(x) \rVert$, with shape $(B,)$; for energies without values too (Grathwohl et al., 2020).
-
-    References:
-        Your classifier is secretly an energy based model and you should treat it like one (Grathwohl et al., 2020), section 5.3.3,
-        https://arxiv.org/abs/1912.03263
-    """
-    own = energy.marginal if isinstance(energy, Classifier) else energy
-    return _checked(own.with_gradient(x)[1].flatten(1).norm(dim=1), energy)
+    return _checked(energy.energy(x) if isinstance(energy, Classifier) else energy(x), energy)
 
 
 def uncertainty_score(classifier: Classifier, x: Tensor) -> Tensor:
@@ -38,31 +28,6 @@ def uncertainty_score(classifier: Classifier, x: Tensor) -> Tensor:
         logs = classifier(x)
         # Where the greatest is 1 up to rounding, the others tell points apart.
         return _checked(torch.log1p(logs.topk(logs.shape[1] - 1, 1, largest=False).values.exp().sum(1) / logs.amax(1).exp()), classifier)
-
-
-def typicality_score(energy: Energy | Classifier, reference: Tensor, x: Tensor) -> Tensor:
-    r"""Returns $\lvert E(x) - \langle E \rangle \rvert$ with the mean over points of the data, with shape $(B,)$ (Nalisnick et al., 2019).
-
-    Points of lower energy than the data are unusual too: in many dimensions the most probable point is not a typical one.
-
-    Args:
-        reference: Points of the data that no training used, with shape $(n, *)$.
-
-    References:
-        Detecting out-of-distribution inputs to deep generative models using typicality (Nalisnick et al., 2019),
-        https://arxiv.org/abs/1906.02994
-    """
-    if not len(reference):
-        raise ShapeError("Typicality needs points of the data as a reference, got none.")
-    mean = _values(energy, reference).double().mean()
-    if not bool(mean.isfinite()):
-        raise ExpressionError(f"The mean energy of the {len(reference)} reference points is {float(mean):g}.")
-    return _checked((_values(energy, x).double() - mean).abs().to(x), energy)
-
-
-@torch.no_grad()
-def _values(energy: Energy | Classifier, x: Tensor) -> Tensor:
-    return energy.energy(x) if isinstance(energy, Classifier) else energy(x)
 
 
 def _checked(scores: Tensor, energy: object) -> Tensor:

@@ -367,10 +367,6 @@ def test_bad_scores_are_refused():
 def test_scores_of_gaussians_have_closed_forms():
     x, data = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), gaussian(dimension=2)
     torch.testing.assert_close(classification.energy_score(data, x), torch.tensor([0.0, 12.5]) + math.log(2 * math.pi))
-    torch.testing.assert_close(classification.gradient_score(data, x), torch.tensor([0.0, 5.0]))
-    reference = torch.tensor([[1.0, 1.0], [2.0, 2.0]])  # energies 1 and 4 above that of the origin
-    torch.testing.assert_close(classification.typicality_score(data, reference, x), torch.tensor([2.5, 10.0]))
-    torch.testing.assert_close(classification.gradient_score(ce.ScoreEnergy(lambda x: -x), x), torch.tensor([0.0, 5.0]))
     net = nn.Linear(2, 3).double()
     classifier, x = classification.Classifier(ce.ClassifierEnergy(net, base=data.double(), labels=3)), 30 * torch.randn(20, 2).double()
     p = net(x).softmax(1)
@@ -379,10 +375,6 @@ def test_scores_of_gaussians_have_closed_forms():
     torch.testing.assert_close(found, -torch.log1p(-others), rtol=1e-3, atol=1e-9)
 
 
-ROOT = ce.as_energy(lambda x: x.sum(1).sqrt())
-test_scores_that_are_not_numbers_are_refused = refusals(
-    (classification.energy_score, ROOT, torch.tensor([[1.0], [-1.0]]), ExpressionError, "1 of 2 points"),
-    (classification.typicality_score, gaussian(), torch.zeros(0, 1), torch.zeros(2, 1), ShapeError, "reference"),
-    (classification.typicality_score, ROOT, torch.tensor([[-1.0]]), torch.ones(2, 1), ExpressionError, "reference points"),
-    call=lambda score, *given: score(*given),
-)
+def test_scores_that_are_not_numbers_are_refused():
+    with pytest.raises(ExpressionError, match="1 of 2 points"):
+        classification.energy_score(ce.as_energy(lambda x: x.sum(1).sqrt()), torch.tensor([[1.0], [-1.0]]))

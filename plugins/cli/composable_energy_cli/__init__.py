@@ -19,13 +19,13 @@ from composable_energy.options import describe_error, printable, ran_out
 from composable_energy.options import text_table as table
 from composable_energy.registry import Command
 from composable_energy.registry import names as installed
+from composable_energy_cli.foreign import foreign_output
 from composable_energy_cli.listings import Doctor, Energies, Plugins
 from composable_energy_cli.names import saved_in
 from composable_energy_cli.new_plugin import NewPlugin
 from composable_energy_cli.parser import Parser, whole_number
 from composable_energy_cli.sample import Sample
 from composable_energy_cli.terms import Explain, json_text
-from composable_energy_cli.trial import foreign_output
 
 __all__ = ["Command", "json_text", "main", "saved_in", "table", "whole_number"]
 

@@ -3,17 +3,17 @@
 import argparse
 import platform
 import shutil
+import subprocess
 import sys
 import textwrap
 from dataclasses import replace
 from importlib import metadata
-from typing import Any
 
 import composable_energy as ce
-from composable_energy.options import printable, text_table
+from composable_energy.options import describe_error, printable, text_table
 from composable_energy.registry import Command
+from composable_energy_cli.foreign import LIBRARY, foreign_output
 from composable_energy_cli.terms import json_text
-from composable_energy_cli.trial import LIBRARY, foreign_output, kernel_state, try_plugins
 
 _HEADER = ("energy", "state", "what it is")
 
@@ -86,7 +86,7 @@ class Plugins(Command):
 
 
 _PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
-_LOADABLE = ("not-loaded", "ok")
+_LIMIT = 60  # seconds for the plug-ins of a distribution
 _OPTIONAL = {"triton", "mujoco", "huggingface-hub"}
 
 
@@ -101,9 +101,14 @@ class Doctor(Command):
 
     def run(self, arguments: argparse.Namespace) -> int:
         with foreign_output():
-            rows, families, kernels, problems = _load_plugins()
+            rows = _load_plugins()
+            usable = [row for row in rows if row.state == "ok"]
+            entries = ce.installed(usable)
+            kernels = {row.qualified: _kernel_state(row.qualified) for row in usable if row.group == "composable_energy.kernels"}
+        families = {entry.name: len(entry.members) for entry in entries if entry.members}
         versions = {"composable-energy": ce.__version__, "python": platform.python_version()}
         versions |= {name: _version(name) for name in _PACKAGES}
+        problems = [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
         problems += [f"{row.qualified if row.name else row.distribution}: {row.error}" for row in rows if row.state == "failed"]
         missing = [name for name, version in versions.items() if version is None and name not in _OPTIONAL]
         problems += [f"{name} is not installed; install composable-energy with its dependencies" for name in missing]
@@ -144,25 +149,33 @@ def _devices() -> list[str]:
     return found + ["mps"] * torch.backends.mps.is_available()
 
 
-def _load_plugins() -> tuple[list[Any], dict[str, int], dict[str, str], list[str]]:
-    """Loads all plug-ins: the library's own here, others in processes of their own. Returns records with states, the numbers of members of
-    families, the state of each kernel (unavailable is no problem), and problems."""
-    rows = ce.plugins(load=True, of=LIBRARY)
-    tried = [i for i, row in enumerate(rows) if row.group and row.distribution not in (None, LIBRARY) and row.state in _LOADABLE]
-    trials = dict(zip(tried, try_plugins([rows[i] for i in tried]), strict=True))
-    own = [row for i, row in enumerate(rows) if i not in trials]
-    entries = ce.installed([row for row in own if row.state == "ok"])
-    families = {entry.name: len(entry.members) for entry in entries if entry.members}
-    kernels = {
-        row.qualified: kernel_state(ce.get("kernel", row.qualified))
-        for row in own
-        if row.group == "composable_energy.kernels" and row.state == "ok"
-    }
-    for i, trial in trials.items():
-        rows[i] = replace(rows[i], state="failed" if trial.error else "ok", error=trial.error)
-        families |= {rows[i].qualified: trial.members} if trial.members else {}
-        kernels |= {rows[i].qualified: trial.kernel} if trial.kernel else {}
-    return rows, families, kernels, [f"{entry.name}: {entry.error}" for entry in entries if entry.error]
+def _load_plugins() -> list[ce.registry.PluginRecord]:
+    """Returns the records of all plug-ins, loaded here. Those that end or block a process of their own count as failed."""
+    broken = dict[str, str]()
+    for owner in dict.fromkeys(row.distribution for row in ce.plugins() if row.state == "not-loaded" and row.distribution):
+        code = f"import sys; sys.path[:] = {sys.path!r}; import composable_energy as ce; ce.plugins(load=True, of={owner!r})"
+        try:
+            if owner != LIBRARY:
+                subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, timeout=_LIMIT, check=True)
+            ce.plugins(load=True, of=owner)
+        except subprocess.TimeoutExpired:
+            broken[owner] = f"loading its plug-ins did not end within {_LIMIT} s"
+        except subprocess.CalledProcessError as error:
+            broken[owner] = f"loading its plug-ins ended the process with exit code {error.returncode}"
+    rows = ce.plugins()
+    return [replace(row, state="failed", error=broken[row.distribution]) if row.distribution in broken else row for row in rows]
+
+
+def _kernel_state(name: str) -> str:
+    """Returns in words whether a kernel can run on this machine."""
+    try:
+        answer = ce.get("kernel", name).available()
+        ready, reason = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+        return "ready" if ready else f"not available here{f': {reason}' if reason else ''}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # third-party code
+        return describe_error(error)
 
 
 def _owned_twice(packages: set[str]) -> list[str]:

@@ -14,8 +14,8 @@ from composable_energy.errors import ComposableEnergyError, FileFormatError, Opt
 from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file
 from composable_energy.options import nearest_names
 from composable_energy.registry import get_factory
+from composable_energy_cli.foreign import LIBRARY
 from composable_energy_cli.parsing import Name, parse, unknown_name
-from composable_energy_cli.trial import LIBRARY
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,11 +11,11 @@ from composable_energy.errors import OptionError
 from composable_energy.files import expanded
 from composable_energy.options import printable
 from composable_energy.registry import Command
+from composable_energy_cli.foreign import foreign_output
 from composable_energy_cli.names import add_expression, check_trained, read_expression
 from composable_energy_cli.parser import add_options, own_spelling, read_options, whole_number
 from composable_energy_cli.pictures import PICTURES, check_target, write_array
 from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, json_text, terms_table, value_range
-from composable_energy_cli.trial import foreign_output
 from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy.files import expanded
 from composable_energy.options import check_number, printable, text_table
 from composable_energy.registry import Command
+from composable_energy_cli.foreign import foreign_output
 from composable_energy_cli.names import add_expression, read_expression
 from composable_energy_cli.pictures import read_points
-from composable_energy_cli.trial import foreign_output
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -61,7 +61,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def record(name: str, state: str = "ok", error: str | None = None, group: str = "samplers", value: str = "composable_energy_mcmc:X"):
-    """A row of a distribution; of this session if it is to be loaded, since those of others are loaded elsewhere."""
+    """A row of a distribution; of this session if it is to be loaded."""
     owner = ("acme", "1.0") if state != "ok" else (None, None)
     return ce.registry.PluginRecord(f"composable_energy.{group}" if group else "", name, value, *owner, state, error)  # pyright: ignore[reportArgumentType]
 

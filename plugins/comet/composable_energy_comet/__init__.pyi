@@ -1,8 +1,5 @@
 from composable_energy_comet.common import CommonCode as CommonCode
-from composable_energy_comet.common import PictureCode as PictureCode
-from composable_energy_comet.common import StyleCode as StyleCode
 from composable_energy_comet.common import fit_common as fit_common
-from composable_energy_comet.common import fit_styles as fit_styles
 from composable_energy_comet.component import ComponentEnergy as ComponentEnergy
 from composable_energy_comet.component import QuadraticEnergy as QuadraticEnergy
 from composable_energy_comet.component import TargetEnergy as TargetEnergy

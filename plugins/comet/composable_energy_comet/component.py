@@ -26,10 +26,11 @@ _LEAST_VARIANCE = 0.01  # keeps the spread positive
 _LEAST = -40.0  # a logarithm below any rounding; smaller ones have subnormal numbers or gradients, which slow convolutions down
 
 
-def check_picture_size(value: Any) -> int:
-    """Returns the height and width of pictures, a power of two of at least 16, or raises `OptionError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 16 or value & (value - 1):
-        raise OptionError(f"size must be 16, 32, 64 or another power of two, as networks halve pictures; got {value!r}.")
+def check_side(name: str, value: Any, least: int = 16) -> int:
+    """Returns a height and width in pixels, a power of two of at least `least`, or raises `OptionError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or value & (value - 1):
+        some = ", ".join(str(least << i) for i in range(3))
+        raise OptionError(f"{name} must be {some} or another power of two, as networks halve pictures; got {value!r}.")
     return value
 
 
@@ -87,7 +88,7 @@ class ComponentEnergy(ce.Energy, ABC):
     def __init__(self, name: str, *, size: int, channels: int, latent: int, coordinates: str, start: str) -> None:
         super().__init__()
         self.name, self.latent = name, check_integer("latent", latent)
-        self.size, self.channels = check_picture_size(size), check_integer("channels", channels)
+        self.size, self.channels = check_side("size", size), check_integer("channels", channels)
         self.event_shape = (channels, size, size)
         self.coordinates = check_choice("coordinates", coordinates, COORDINATES)
         self.start = check_choice("start", start, ("image", "uniform"))

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import composable_energy as ce
-from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy_comet.component import POSE, ComponentEnergy, TargetEnergy, relative_coordinates
+from composable_energy_comet.component import POSE, ComponentEnergy, TargetEnergy, check_side, relative_coordinates
 from composable_energy_training.second_derivatives import differentiable_gradient
 
 SPREAD = 0.1
@@ -178,7 +177,7 @@ class WindowEnergy(TargetEnergy):
     ) -> None:
         super().__init__("comet-window", size=size, channels=channels, latent=latent, coordinates="relative", start=start)
         self.recommended = ce.Recommendation("descent", {"step_size": 0.1}, threads=1)
-        self.window, self.ground = check_window(window), check_integer("ground", ground)
+        self.window, self.ground = check_side("window", window, 8), check_integer("ground", ground)
         self.filters, self.colors = check_integer("filters", filters), check_integer("colors", colors)
         doublings = (window // _CELLS).bit_length() - 1  # 1 or more
         widths = [max(min(16, filters), filters >> i) for i in range(doublings + 1)]
@@ -211,13 +210,6 @@ class WindowEnergy(TargetEnergy):
         pictures = pasted[:, :-1] + self.cover @ tint @ self.cover.T
         weights = pasted[:, -1:] - _OUTSIDE * (1 - is_ground)
         return pictures.unflatten(0, z.shape[:2]) + self.image, weights.unflatten(0, z.shape[:2])
-
-
-def check_window(window: int) -> int:
-    """Returns the size of a window, or raises `OptionError` if it is not 8, 16, 32, ..."""
-    if check_integer("window", window, 8) & (window - 1):
-        raise OptionError(f"window must be 8, 16, 32, ..., got {window}.")
-    return window
 
 
 def initialize(*modules: nn.Module, gain: float = math.sqrt(2)) -> None:

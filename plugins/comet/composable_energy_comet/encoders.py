@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_integer, check_number
-from composable_energy_comet.component import POSE, check_picture_size, coordinate_grid, estimate_pose
-from composable_energy_comet.conv import check_window, initialize
+from composable_energy_comet.component import POSE, check_side, coordinate_grid, estimate_pose
+from composable_energy_comet.conv import initialize
 
 _WIDTH = 64  # of features, keys and the recurrent cell
 _NEAR = 0.99  # inhibition of the neighbors of a cell, relative to that of the cell
@@ -64,8 +64,8 @@ class AttentionEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.filters, self.channels = check_integer("filters", filters), check_integer("channels", channels)
-        self.size = check_picture_size(size)
-        self.seen = size if seen is None else check_picture_size(seen)
+        self.size = check_side("size", size)
+        self.seen = size if seen is None else check_side("seen", seen)
         if self.seen > size:
             raise OptionError(f"seen must be at most the size of pictures, {size}, got {seen}.")
         count = self.cells = max(8, self.seen // 4) if cells is None else cells
@@ -141,7 +141,7 @@ class VectorEncoder(nn.Module):
         filters: int = 32,
     ) -> None:
         super().__init__()
-        size, filters, channels = check_picture_size(size), check_integer("filters", filters), check_integer("channels", channels)
+        size, filters, channels = check_side("size", size), check_integer("filters", filters), check_integer("channels", channels)
         self.components, self.latent = check_integer("components", components), check_integer("latent", latent)
         self.size, self.channels, self.network, self.filters = size, channels, network, filters
         numbers = self.components * self.latent
@@ -151,7 +151,8 @@ class VectorEncoder(nn.Module):
             )
         else:
             blocks = [nn.Conv2d(channels, filters, 3, 1, 1), nn.ReLU(), *(_Halving(filters) for _ in range(3))]
-            self.net = nn.Sequential(*blocks, _MeanPool(), nn.Linear(filters, 64), nn.ReLU(), nn.Linear(64, numbers))
+            mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            self.net = nn.Sequential(*blocks, mean, nn.Linear(filters, 64), nn.ReLU(), nn.Linear(64, numbers))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$."""
@@ -170,11 +171,6 @@ class _Halving(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(torch.relu(x + self.second(torch.relu(self.first(x)))), 2)
-
-
-class _MeanPool(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
 
 
 def halving_layers(*channels: int) -> list[nn.Module]:
@@ -226,7 +222,7 @@ class GlimpseEncoder(nn.Module):
         super().__init__()
         self.components, self.latent = check_integer("components", components, 2), check_integer("latent", latent)
         self.again = check_integer("again", again, 0)
-        self.size, self.channels, self.filters, self.window = size, channels, filters, check_window(window)
+        self.size, self.channels, self.filters, self.window = size, channels, filters, check_side("window", window, 8)
         if window > size:
             raise OptionError(f"window must be at most the size of pictures, {size}, got {window}.")
         self.find = AttentionEncoder(size, channels, components=components - 1, latent=_HINT, filters=filters, seen=seen)

@@ -2,22 +2,15 @@
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from composable_energy_comet.model import Comet
-from composable_energy_image.sheets import tile_rows, write_rows
-
-
-def sheet(model: Comet, x: Tensor) -> Tensor:
-    """Returns a sheet with shape $(C, H, W)$ of pictures with shape $(B, C, S, S)$, their reconstructions, and each component alone."""
-    return tile_rows(_rows(model, x))
+from composable_energy_viz.files import write_grid
 
 
 def write_sheet(model: Comet, x: Tensor, path: Path) -> None:
-    """Writes the sheet as a PNG file."""
-    write_rows(path, _rows(model, x))
-
-
-def _rows(model: Comet, x: Tensor) -> list[Tensor]:
+    """Writes a sheet of pictures with shape $(B, C, S, S)$, their reconstructions, and each component alone, as a PNG file."""
     z = model.encode(x)
-    return [x, model.decode(z), *(model.decode(z[:, k : k + 1]) for k in range(model.components))]
+    rows = [x, model.decode(z), *(model.decode(z[:, k : k + 1]) for k in range(model.components))]
+    write_grid(path, torch.cat(rows), (0.0, 1.0), {}, columns=len(x))

@@ -7,7 +7,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Noise
-from composable_energy_comet import Comet, Decomposition, WindowEnergy, edge_error, fit_common, fit_styles, squared_error
+from composable_energy_comet import Comet, Decomposition, WindowEnergy, edge_error, fit_common, squared_error
 from composable_energy_comet.conv import SPREAD
 from composable_energy_training import Batch
 from tests.refusals import refusals
@@ -205,46 +205,3 @@ def test_objects_that_agree_in_nothing_are_refused(comet):
         fit_common(comet, pictures(0, MANY), 0.9)
     with pytest.raises(OptionError, match="no objects on a ground: train a `comet-window`"):
         fit_common(ce.get("encoder", "comet", size=SIDE), torch.rand(4, 3, SIDE, SIDE))
-
-
-MOVED, NARROWED = torch.tensor([0.0, 6.0, 0.0, 1.0, 0.0]), torch.tensor([1.0, 1.0, 0.5, 0.7, 1.0])
-
-
-def in_style(objects: torch.Tensor) -> torch.Tensor:
-    """Returns the latents of the same objects in the second style."""
-    return objects * NARROWED + MOVED
-
-
-@pytest.fixture(scope="module")
-def two_styles():
-    """A model in which every other picture has the second style."""
-    z = latents(MANY, 3)
-    z[:, :, :LATENT] = torch.randn(MANY, OBJECTS + 1, LATENT, generator=torch.Generator().manual_seed(4))
-    z[1::2, :, :LATENT] = in_style(z[1::2, :, :LATENT])
-    comet = Drawn(z).eval()
-    return fit_styles(comet, pictures(0, MANY))
-
-
-@pytest.mark.full
-def test_two_styles_are_found_without_labels(two_styles):
-    styles = two_styles.encode(two_styles.comet.z)
-    assert set(styles[0::2].tolist()) | set(styles[1::2].tolist()) == {0, 1} and len(set(styles[0::2].tolist())) == 1
-
-
-@pytest.mark.full
-def test_an_object_becomes_the_same_object_in_the_other_style(two_styles):
-    """Means of 4,500 objects have standard errors of .015, and their deviations of .01."""
-    z, plain = two_styles.comet.z, int(two_styles.encode(two_styles.comet.z[:1]))
-    first, second = z[0:40:2], z[1:40:2]
-    there = two_styles.move(first, torch.full((20,), 1 - plain))
-    torch.testing.assert_close(there[:, 1:, :LATENT], in_style(first[:, 1:, :LATENT]), atol=0.25, rtol=0)
-    assert torch.equal(there[:, 0], first[:, 0]) and torch.equal(there[..., LATENT:], first[..., LATENT:])
-    back = two_styles.move(second, torch.full((20,), plain))
-    torch.testing.assert_close(in_style(back[:, 1:, :LATENT]), second[:, 1:, :LATENT], atol=0.25, rtol=0)
-    assert torch.equal(two_styles.move(first, torch.full((20,), plain)), first)
-
-
-@pytest.mark.full
-def test_pictures_of_one_style_are_refused(comet):
-    with pytest.raises(OptionError, match=r"no two styles: two means explain 0\.6\d of what objects agree in most, less than 0\.85"):
-        fit_styles(comet, pictures(0, MANY))

@@ -2,7 +2,6 @@ from composable_energy_diffusion.energy import DiffusionEnergy as DiffusionEnerg
 from composable_energy_diffusion.likelihood import LogLikelihood as LogLikelihood
 from composable_energy_diffusion.likelihood import log_likelihood as log_likelihood
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS as PARAMETRISATIONS
-from composable_energy_diffusion.parametrisations import clean_of as clean_of
 from composable_energy_diffusion.parametrisations import noise_of as noise_of
 from composable_energy_diffusion.parametrisations import output_of as output_of
 from composable_energy_diffusion.samplers import ODE as ODE

@@ -1,7 +1,7 @@
 """Log likelihoods by the probability flow."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,8 +81,11 @@ def log_likelihood(
         model, point = twin(energy), x.detach()
         noise = Noise(seed, range(len(x))).child("directions")
         path, _ = path.tune(model, torch.zeros_like(point), noise.child("start"))
-        directions = _coordinates(point) if exact else (torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes))
-        last, logs = _flow(model, point, list(directions), path.sigma_range, levels)
+        if exact:
+            directions = list(torch.eye(point[0].numel()).to(x).view(-1, 1, *x.shape[1:]).expand(-1, *x.shape))
+        else:
+            directions = [torch.where(noise.normal(point, i) < 0, -1.0, 1.0).to(x) for i in range(probes)]
+        last, logs = _flow(model, point, directions, path.sigma_range, levels)
         variance = torch.as_tensor(path.scale if path.scale is not None else 1.0).to(point).square().expand_as(point[0])
         gradient = level_gradient(model, last, path.sigma_range[1]).grad  # (x - mean) / variance
         top = -(variance * gradient.square()).flatten(1).sum(1) / 2 - (2 * math.pi * variance).log().sum() / 2
@@ -91,14 +94,6 @@ def log_likelihood(
         return LogLikelihood(top + logs.sum(0), torch.zeros_like(top), evaluations)
     error = logs.std(0) / math.sqrt(probes) if probes > 1 else torch.full_like(top, torch.nan)
     return LogLikelihood(top + logs.mean(0), error, evaluations)
-
-
-def _coordinates(x: Tensor) -> Iterator[Tensor]:
-    """Returns the unit vectors, each with shape $(B, *)$."""
-    for i in range(x[0].numel()):
-        unit = torch.zeros_like(x)
-        unit.view(len(x), -1)[:, i] = 1
-        yield unit
 
 
 def _flow(energy: Energy, x: Tensor, directions: Sequence[Tensor], ends: tuple[float, float], levels: int) -> tuple[Tensor, Tensor]:

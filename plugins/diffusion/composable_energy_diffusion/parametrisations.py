@@ -56,13 +56,6 @@ def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
     return unsqueeze_to(scale, x) * output - unsqueeze_to(scale * p, x) * x
 
 
-def clean_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
-    r"""Returns $\hat x_0$, with shape $(B, *)$; see `noise_of` for the arguments and errors."""
-    p, q = _mixture(output, x, sigma, parametrisation, schedule)
-    scale = 1 / (q - sigma * p)
-    return unsqueeze_to(scale * q, x) * x - unsqueeze_to(scale * sigma, x) * output
-
-
 def output_of(clean: Tensor, noise: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
     r"""Returns the output of a model that predicts these clean points and noises, with shape $(B, *)$; the target of its training.
 

@@ -53,7 +53,6 @@ def test_outputs_and_predictions_convert_into_each_other(parametrisation, proces
     x = clean + sigma.view(-1, 1, 1) * noise
     output = diffusion.output_of(clean, noise, sigma, parametrisation, schedule)
     torch.testing.assert_close(diffusion.noise_of(output, x, sigma, parametrisation, schedule), noise, rtol=1e-7, atol=1e-7)
-    torch.testing.assert_close(diffusion.clean_of(output, x, sigma, parametrisation, schedule), clean, rtol=1e-7, atol=1e-7)
 
 
 class Concepts(nn.Module):

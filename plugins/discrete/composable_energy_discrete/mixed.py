@@ -55,18 +55,12 @@ class _Continuous(Energy):
         return self.whole(self.points(v))
 
 
-class _Summed(Energy):
+class _Summed(_Continuous):
     r"""The energy $-\log \sum_z e^{-E(v, z)}$ of the continuous numbers."""
 
     def __init__(self, energy: Energy, x: Tensor) -> None:
-        super().__init__()
-        self.whole, self.free = energy, energy.sites.free
+        super().__init__(energy, x)
         self.states = all_states(energy, x)
-        self.event_shape = (int(self.free.sum()),)
-
-    def take(self, x: Tensor) -> Tensor:
-        """Returns the continuous numbers of points."""
-        return x.reshape(len(x), -1)[:, self.free]
 
     def points(self, v: Tensor) -> Tensor:
         """Returns the points of all combinations, with shape $(B, C, *)$."""
@@ -118,7 +112,7 @@ class Mixed(Sampler):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         part = self._part(energy, x)
-        for number in range(_ROUNDS if isinstance(part, _Continuous) else 0):  # discrete numbers that suit, before steps are tuned
+        for number in range(0 if isinstance(part, _Summed) else _ROUNDS):  # discrete numbers that suit, before steps are tuned
             own = noise.child(f"round {number}")
             v, _ = self.inner.approach(part, part.take(x), own, None)
             x = part.move(v, own.child("sites"))
@@ -143,10 +137,10 @@ class Mixed(Sampler):
         after, info = self.inner.step(part, inner, noise)
         return self._joined(energy, part, part.move(after.x, noise.child("sites")), after), info
 
-    def _joined(self, energy: Energy, part: _Continuous | _Summed, x: Tensor, inner: State) -> State:
+    def _joined(self, energy: Energy, part: _Continuous, x: Tensor, inner: State) -> State:
         if type(inner) is not State:
             raise OptionError(f"The state of {self.inner} has more than points: take 'chees', 'hmc', 'mala' or 'langevin'.")
         return _MixedState(x, energy(x), torch.zeros_like(x), inner.energy, inner.grad)
 
-    def _part(self, energy: Energy, x: Tensor) -> _Continuous | _Summed:
+    def _part(self, energy: Energy, x: Tensor) -> _Continuous:
         return (_Summed if energy.sites.log_states <= math.log(max(self.most, 1)) + 1e-9 else _Continuous)(energy, x)

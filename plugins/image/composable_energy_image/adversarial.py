@@ -10,10 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
-from typing_extensions import Self
 
 from composable_energy_image.autoencoder import Autoencoder
-from composable_energy_image.reconstruction import channels_last, picture_loss
+from composable_energy_image.reconstruction import DecoderOnly, channels_last, picture_loss
 from composable_energy_training import Batch, Loss, Objective
 
 _WIDTHS = (32, 64, 96, 128)
@@ -39,22 +38,15 @@ class Discriminator(nn.Module):
         return self.score(h.sum((2, 3)))[:, 0], maps
 
 
-class AdversarialDecoder(nn.Module):
+class AdversarialDecoder(DecoderOnly):
     """The decoder of an autoencoder, whose encoder is frozen, its discriminator, and drawn codes with shape $(N, D)$."""
 
     draws: Tensor
 
     def __init__(self, autoencoder: Autoencoder, draws: Tensor) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-        autoencoder.encoder.requires_grad_(False)
+        super().__init__(autoencoder)
         self.discriminator = Discriminator(autoencoder.channels)
         self.register_buffer("draws", draws, persistent=False)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        self.autoencoder.standardize.eval()  # its mean and variance are those of all pictures, not of a batch
-        return self
 
     def forward(self, images: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
         """Returns decoded pictures: of the codes of images plus noise, followed by those of rows of the draws."""

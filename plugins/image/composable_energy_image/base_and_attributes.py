@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
+
 import composable_energy as ce
 from composable_energy.errors import ShapeError
 from composable_energy.files import expanded, replace_file
@@ -19,8 +21,8 @@ from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Pictures, open_pictures
 from composable_energy_image.label_columns import find_combinations, find_joint_labels
 from composable_energy_image.pipeline import STAGES, AttributePipeline
-from composable_energy_image.sheets import write_rows
 from composable_energy_training import Recipe
+from composable_energy_viz.files import write_grid
 
 _LOG = logging.getLogger("composable_energy_training")
 _ROWS, _COLUMNS = 16, 8
@@ -161,7 +163,7 @@ def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Ma
     for energy in energies:
         energy.save(out / energy.name)
     pictures, draws = draw_events(energies, DRAWS)
-    write_rows(out / "samples.png", [some[:_COLUMNS] for some in pictures[:_ROWS]])
+    write_grid(out / "samples.png", torch.cat([some[:_COLUMNS] for some in pictures[:_ROWS]]), (0.0, 1.0), {}, columns=_COLUMNS)
     report = {
         "energies": [energy.name for energy in energies],
         "stages": stages,

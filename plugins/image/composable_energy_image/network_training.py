@@ -1,8 +1,11 @@
-"""The training of one network in a folder of its own: it resumes after an interruption, and its costs are recorded."""
+"""The training of one network in a folder of its own: it resumes after an interruption, and its costs are recorded. The command of it."""
 
+import argparse
 import json
+import shutil
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -95,3 +98,24 @@ def read_costs(folder: Path) -> dict[str, float]:
     """Returns `steps`, `cpu_seconds` and `loss` of a training at its last checkpoint; an empty dictionary if there is none."""
     file = folder / _FILE
     return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def run_command(train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:
+    """Runs the training command of a module, whose first line is the description of `--help`, with one thread.
+
+    `train` takes a run folder and a factor `effort`, and writes the folder `weights` and `report.json`; `--install` copies them to `home`.
+    """
+    module = sys.modules[train.__module__]
+    name = module.__spec__.name if module.__spec__ else train.__module__
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(module.__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
+    parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps and, below 1, of the pictures (default: 1)")
+    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
+    options = parser.parse_args(arguments)
+    if not options.effort > 0:
+        parser.error(f"--effort must be positive, got {options.effort}.")
+    torch.set_num_threads(1)
+    train(options.out, options.effort)
+    if options.install:
+        shutil.copytree(options.out / "weights", home, dirs_exist_ok=True)
+        shutil.copy(options.out / "report.json", home)

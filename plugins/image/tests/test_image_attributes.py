@@ -273,7 +273,7 @@ class TestRecipes:
         names = ["base", "bright", "left", "tint=blue", "tint=green", "tint=red"]
         assert sorted(path.name for path in out.iterdir()) == sorted([*names, "samples.png", "report.json", "recipe.toml", "stages"])
         with Image.open(out / "samples.png") as sheet:
-            assert sheet.size == (8 * 18, len(names) * 18)
+            assert sheet.size == (8 * 18 - 2, len(names) * 18 - 2)
         report = json.loads((out / "report.json").read_text())
         assert report["energies"] == names and report["held_out_accuracy"].keys() == {"bright", "left", "tint"}
         assert {stage: costs["steps"] for stage, costs in report["stages"].items()} == dict.fromkeys(STAGES, 3)

@@ -210,14 +210,11 @@ def run_langevin(
     its start. The factors $(a_k, b_k)$ of each step are numbers, or tensors with shape $(B,)$.
     """
     start = x = x.detach()
-    for number, (drift, scale) in enumerate(factors, 1):
-        x = x - _like(drift, x) * gradient(x) + _like(scale, x) * noise.at(number).normal(x)
+    for number, pair in enumerate(factors, 1):
+        drift, scale = (unsqueeze_to(factor, x) if isinstance(factor, Tensor) else factor for factor in pair)
+        x = x - drift * gradient(x) + scale * noise.at(number).normal(x)
     finite = x.flatten(1).isfinite().all(1)
     return torch.where(unsqueeze_to(finite, x), x, start), 1 - finite.to(x).mean()
-
-
-def _like(factor: Factor, x: Tensor) -> Factor:
-    return unsqueeze_to(factor, x) if isinstance(factor, Tensor) else factor
 
 
 class ImprovedContrastiveDivergence(ContrastiveDivergence):

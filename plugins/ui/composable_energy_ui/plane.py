@@ -22,7 +22,7 @@ class Plane(ce.EnergyFamily):
     """
 
     def __init__(self) -> None:
-        self._base = ce.as_energy(_wide, event_shape=(2,), name="plane")
+        self._base = ce.as_energy(lambda x: x.square().sum(1) / (2 * _SPREAD**2), event_shape=(2,), name="plane")
 
     def members(self) -> tuple[str, ...]:
         return (*_SHAPES, *_REGIONS)
@@ -35,14 +35,6 @@ class Plane(ce.EnergyFamily):
         if member in _REGIONS:
             return ce.ClassifierEnergy(_REGIONS[member], 1, self._base, name=member)
         raise PluginNotFound(f"The plane has no {member!r}, only {', '.join(self.members())}.")
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.square().sum(1) / (2 * _SPREAD**2)
-
-
-def _ring(x: Tensor) -> Tensor:
-    return 8 * ((x.square().sum(1) + 1e-6).sqrt() - 1.8).square()
 
 
 def _bar(x: Tensor) -> Tensor:
@@ -68,21 +60,15 @@ def _spots(x: Tensor) -> Tensor:
     return -torch.logsumexp(-12 * (x[:, None] - centres).square().sum(2), 1)
 
 
-def _right(x: Tensor) -> Tensor:
-    return 5 * x[:, :1]
-
-
-def _top(x: Tensor) -> Tensor:
-    return 5 * x[:, 1:]
-
-
-def _near(x: Tensor) -> Tensor:
-    return 7 * (1.3 - (x.square().sum(1, keepdim=True) + 1e-6).sqrt())
-
-
-def _stripes(x: Tensor) -> Tensor:
-    return 4 * torch.sin(3 * (x[:, :1] + x[:, 1:]))
-
-
-_SHAPES: Mapping[str, Callable[[Tensor], Tensor]] = {"ring": _ring, "bar": _bar, "moons": _moons, "spots": _spots}
-_REGIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"right": _right, "top": _top, "near": _near, "stripes": _stripes}
+_SHAPES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "ring": lambda x: 8 * ((x.square().sum(1) + 1e-6).sqrt() - 1.8).square(),
+    "bar": _bar,
+    "moons": _moons,
+    "spots": _spots,
+}
+_REGIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "right": lambda x: 5 * x[:, :1],
+    "top": lambda x: 5 * x[:, 1:],
+    "near": lambda x: 7 * (1.3 - (x.square().sum(1, keepdim=True) + 1e-6).sqrt()),
+    "stripes": lambda x: 4 * torch.sin(3 * (x[:, :1] + x[:, 1:])),
+}

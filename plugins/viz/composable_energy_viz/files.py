@@ -127,12 +127,15 @@ def layout(n: int) -> tuple[int, int]:
     return math.ceil(n / columns), columns
 
 
-def write_grid(path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0) -> None:
+def write_grid(
+    path: Path, images: Tensor, value_range: tuple[float, float], about: Mapping[str, Any], *, least: int = 0, columns: int | None = None
+) -> None:
     """Writes images $(n, C, H, W)$ as a grid, with metadata in a PNG file; one below `least` pixels is enlarged by a whole factor."""
     from PIL import Image
 
     n, _, height, width = images.shape
-    rows, columns = layout(n)
+    columns = columns or layout(n)[1]
+    rows = math.ceil(n / columns)
     sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
     low, high = value_range
     for i, image in enumerate(images.detach()):

@@ -1,10 +1,7 @@
-"""Training of the networks of scenes in a run folder, which resumes after an interruption, and the command line of trainings."""
+"""Training of the networks of scenes in a run folder, which resumes after an interruption."""
 
-import argparse
 import json
-import shutil
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +45,8 @@ class NetworkTrainer:
         """Returns a judge trained on pictures of 64 pixels with a little noise, and on their labels."""
         with self.seeded("judge"):
             judge = Judge()
-        data = LabelledPictures(Pictures(scenes.images, {}, "scenes"), label_tensors(scenes))
+        labels = {name: torch.from_numpy(np.array(values)) for name, values in scenes.labels.items()}
+        data = LabelledPictures(Pictures(scenes.images, {}, "scenes"), labels)
         self.fit("judge", judge, _JudgeLoss(), data, steps, 96, 3e-3, ema=0.998, preparation=Preparation(dequantize=0.03))
         return judge.eval()
 
@@ -142,11 +140,6 @@ def encode_images(coder: Autoencoder | PatchCoder, images: np.ndarray) -> Tensor
     return torch.cat([coder.encode(part) for part in in_chunks(images)])
 
 
-def label_tensors(scenes: Scenes) -> dict[str, Tensor]:
-    """Returns the labels of pictures as tensors."""
-    return {name: torch.from_numpy(np.array(values)) for name, values in scenes.labels.items()}
-
-
 def in_chunks(images: np.ndarray) -> Iterator[Tensor]:
     """Yields parts of pictures that are given as bytes, as numbers in [0, 1]."""
     for first in range(0, len(images), _CHUNK):
@@ -215,28 +208,7 @@ class RunFolder:
     def save(self, network: nn.Module, part: str) -> None:
         weights.write(network, part, self.weights)
 
-    def write_report(self, **scores: Any) -> None:
-        """Writes `report.json` with the costs of each training, and scores."""
-        report = {"trainings": self.trainer.costs()} | scores
+    def write_report(self) -> None:
+        """Writes `report.json` with the costs of each training."""
+        report = {"trainings": self.trainer.costs()}
         replace_file(self.folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
-
-
-def run_command(train: Callable[[RunFolder], None], run: Callable[..., RunFolder], home: Path, arguments: Sequence[str] | None) -> None:
-    """Runs the command of a module, whose first line is the description of `--help`, with one thread.
-
-    It trains in the run folder that `run` makes of a path and a factor `effort`; `--install` copies weights and report to `home`.
-    """
-    module = sys.modules[train.__module__]
-    name = module.__spec__.name if module.__spec__ else train.__module__
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(module.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
-    parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps (default: 1)")
-    parser.add_argument("--install", action="store_true", help="copy the weights into the package")
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    done = run(options.out, effort=options.effort)
-    train(done)
-    if options.install:
-        home.mkdir(parents=True, exist_ok=True)
-        for path in [*done.weights.glob("*.safetensors"), done.folder / "report.json"]:
-            shutil.copy(path, home)

@@ -8,23 +8,22 @@ its own, in which everything else is random. Results are kept in FOLDER, and aft
 """
 
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from composable_energy_image import CodeEnergy
+from composable_energy_image.network_training import run_command
 from composable_energy_scenes import weights
-from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS, Concepts, load_judge
+from composable_energy_scenes.concepts import CODE, HEADS_WIDTH, SIGMAS
 from composable_energy_scenes.conditional import ConditionalEnergy
-from composable_energy_scenes.judge import judge_images
-from composable_energy_scenes.network_trainer import RunFolder, encode_images, label_tensors, run_command
+from composable_energy_scenes.network_trainer import RunFolder
 from composable_energy_scenes.one_object import COLORS, OneObject
 from composable_energy_scenes.renderer import KINDS
 
 SEEDS = {"train": 1, "judge": 2, "test": 3, "light": 4}
-"""Seeds of the renders. The judge and the energies train on different renders, and are scored on a third set."""
+"""Seeds of the renders. The judge and the energies train on different renders; experiments score on a third set."""
 
 COUNTS = {"train": 96_000, "judge": 16_000, "test": 4_000, "light": 24_000}
 """Numbers of renders."""
@@ -55,7 +54,7 @@ def train_concepts(run: RunFolder) -> None:
         energy = ConditionalEnergy(base, **options)
         run.trainer.train_conditional(energy, *_concept_data(run, base, name), f"of_{name}", SIGMAS, _STEPS["conditional"])
         run.save(energy.net, f"of_{name}")
-    run.write_report(heads=_score_heads(run, base), judge=_score_judge(run))
+    run.write_report()
 
 
 def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, Tensor]:
@@ -67,44 +66,13 @@ def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, 
     return codes[rows], torch.from_numpy(labels[name][rows])
 
 
-@torch.no_grad()
-def _score_heads(run: RunFolder, base: CodeEnergy) -> dict[str, float]:
-    """Returns the accuracy of classifiers and the mean absolute error of regressors on test renders."""
-    concepts, scenes = Concepts(run.weights), run.render("test")
-    codes, truth = encode_images(base.autoencoder, scenes.images), label_tensors(scenes)
-    found = {
-        name: float((-event.logits(codes)).argmin(1).eq(truth[name]).float().mean())
-        for name, event in (("color", concepts.color()), ("shape", concepts.shape()))
-    }
-    for name, head in (("position", concepts.position), ("size", concepts.size), ("light", concepts.light)):
-        means = head.network(codes)[:, : head.dims]
-        found[name] = float((means - truth[name].reshape(means.shape)).abs().mean())
-    return found
-
-
-@torch.no_grad()
-def _score_judge(run: RunFolder) -> dict[str, dict[str, float]]:
-    """Returns the judge's scores on test renders, and on their reconstructions by the autoencoder."""
-    scenes, coder, judge = run.render("test"), Concepts(run.weights).base.autoencoder, load_judge(run.weights)
-    images, truth = torch.from_numpy(np.array(scenes.images)).float() / 255, label_tensors(scenes)
-    decoded = torch.cat([coder(coder.encode(part)) for part in images.split(500)])
-    found = {}
-    for name, pictures in (("renders", images), ("autoencoder", decoded)):
-        seen = judge_images(pictures, judge)
-        found[name] = {
-            "position within .4": float(((seen.position - truth["position"]).abs() < 0.4).all(1).float().mean()),
-            "position error": float((seen.position - truth["position"]).abs().mean()),
-            "size error": float((seen.size - truth["size"]).abs().mean()),
-            "shape": float((seen.shape == truth["shape"]).float().mean()),
-            "color": float((seen.color == truth["color"]).float().mean()),
-            "light cosine": float(torch.nn.functional.cosine_similarity(seen.light, truth["light"]).mean()),
-        }
-    return found
+def _train(folder: Path, effort: float) -> None:
+    train_concepts(RunFolder(folder, OneObject(), SEEDS, COUNTS, effort))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    run_command(train_concepts, partial(RunFolder, world=OneObject(), seeds=SEEDS, counts=COUNTS), weights.FOLDER, arguments)
+    run_command(_train, weights.FOLDER, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ in FOLDER, and after an interruption the same command resumes.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from composable_energy_image.data import Pictures, Preparation
-from composable_energy_image.network_training import set_standardization
+from composable_energy_image.network_training import run_command, set_standardization
 from composable_energy_image.reconstruction import Reconstruction
 from composable_energy_scenes import multi_object
 from composable_energy_scenes.judge import CELL, GRID, Detector
 from composable_energy_scenes.multi_object import draw_labelled_positions, multi_object_world
-from composable_energy_scenes.network_trainer import LabelledPictures, RunFolder, encode_images, run_command
+from composable_energy_scenes.network_trainer import LabelledPictures, RunFolder, encode_images
 from composable_energy_scenes.patches import PatchCoder, PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, cell_of
 from composable_energy_training import AttributeHeads, Batch, DenoisingScoreMatching, Loss, Objective
@@ -135,10 +135,13 @@ class _NoisyCoder(nn.Module):
         return self.coder.decode(codes + noise.view_as(codes)), flat, flat[:, :0]
 
 
+def _train(folder: Path, effort: float) -> None:
+    train_multi_object(RunFolder(folder, multi_object_world(), SEEDS, COUNTS, effort))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    run = partial(RunFolder, world=multi_object_world(), seeds=SEEDS, counts=COUNTS)
-    run_command(train_multi_object, run, multi_object.FOLDER, arguments)
+    run_command(_train, multi_object.FOLDER, arguments)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ five attributes, chosen at random, or for the class of any face in a fifth of al
 The command can be stopped at any time, and resumes when called again. `--install` copies the pipeline and the judge into the package.
 """
 
-import argparse
 import copy
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from composable_energy_faces.judge import accuracy, load_judge
 from composable_energy_faces.networks import Judge
 from composable_energy_image.data import Pictures
 from composable_energy_image.label_columns import label_loss
-from composable_energy_image.network_training import read_costs, scaled, train_network
+from composable_energy_image.network_training import read_costs, run_command, scaled, train_network
 from composable_energy_image.weights import write_weights
 from composable_energy_small_faces.pipeline import ANY_FACE, FOLDER, PIPELINE, judge_small, shrink
 from composable_energy_training import Batch, Loss, Monitor, Objective
@@ -127,25 +125,17 @@ def train_pipeline(folder: Path, effort: float = 1.0, callbacks: Sequence[Any] =
     return target
 
 
+def _train(folder: Path, effort: float) -> None:
+    judge, faces = train_small_judge(folder, effort), draw(_TEST_FACES, seed=SEEDS["test"])
+    found = accuracy(judge_small(shrink(faces.images), judge), faces)
+    train_pipeline(folder, effort)
+    report = {"judge": found, "costs": {name: read_costs(folder / name) for name in ("judge-small", "small-faces")}}
+    replace_file(folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    parser = argparse.ArgumentParser(prog="python -m composable_energy_small_faces.train", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 1 GB")
-    parser.add_argument("--effort", type=float, default=1.0, help="factor of the steps and, below 1, of the number of faces")
-    parser.add_argument("--threads", type=int, default=1, help="threads of an operation")
-    parser.add_argument("--install", action="store_true", help="copy the pipeline and the judge into the package")
-    options = parser.parse_args(arguments)
-    if not options.effort > 0:
-        parser.error(f"--effort must be positive, got {options.effort}.")
-    torch.set_num_threads(options.threads)
-    judge, faces = train_small_judge(options.out, options.effort), draw(_TEST_FACES, seed=SEEDS["test"])
-    found = accuracy(judge_small(shrink(faces.images), judge), faces)
-    pipeline = train_pipeline(options.out, options.effort)
-    report = {"judge": found, "costs": {name: read_costs(options.out / name) for name in ("judge-small", "small-faces")}}
-    replace_file(pipeline / "training.json", f"{json.dumps(report, indent=1)}\n".encode())
-    if options.install:
-        shutil.copytree(pipeline, PIPELINE, dirs_exist_ok=True)
-        shutil.copy(options.out / "weights" / "judge-small.safetensors", FOLDER)
+    run_command(_train, FOLDER, arguments)
 
 
 if __name__ == "__main__":

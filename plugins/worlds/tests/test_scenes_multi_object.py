@@ -188,7 +188,7 @@ def test_the_command_makes_all_weights_and_finds_them_done(one, monkeypatch, tmp
     first = {path.stem: path.read_bytes() for path in (one / "weights").glob("*.safetensors")}
     assert first.keys() == names
     report = json.loads((one / "report.json").read_text())
-    assert report["trainings"].keys() == names | {"decoder", "base_refined"} and set(report["judge"]) == {"renders", "autoencoder"}
+    assert report["trainings"].keys() == names | {"decoder", "base_refined"}
     train.main(["--out", str(one), "--effort", "0.001", "--install"])
     assert {path.stem: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == first
 
