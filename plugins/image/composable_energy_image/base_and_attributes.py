@@ -35,7 +35,7 @@ AUTOMATIC = {
     "blocks": (4, 3),
     "heads_width": (256, 128),
     "corrector_steps": (3, 8),
-    "components": (128, 0),
+    "components": (256, 0),
     "features": (64, 64),  # 32 for 16 pixels and 48 up to 32, whatever the number of pictures
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
