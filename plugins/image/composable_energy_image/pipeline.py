@@ -84,7 +84,10 @@ class AttributePipeline:
         set_standardization(coder.standardize, raw)
 
     def train_decoder(self, energy: CodeEnergy, pictures: Pictures) -> None:
-        """Trains the decoder alone: adversarially, on reconstructions and on draws of the energy, or on reconstructions only."""
+        """Trains the decoder alone: adversarially, on reconstructions and on draws of the energy, or on reconstructions only.
+
+        A discriminator that sees few pictures often knows them: beyond `passes` through them, half of the steps are left out.
+        """
         coder, table = energy.autoencoder, self.settings["decoder"]
         if not table["adversarial"]:
             self._fit("decoder", DecoderOnly(coder), Reconstruction(coder.code, {}, noise=table["noise"]), pictures)
@@ -93,7 +96,9 @@ class AttributePipeline:
         with self.seeded("discriminator"):
             model = AdversarialDecoder(coder, draws)
         objective = AdversarialReconstruction(coder.code, noise=table["noise"], weight=table["adversarial"])
-        self._fit("decoder", model, objective, pictures, betas=(0.5, 0.99), warm_up=min(50, table["steps"] // 10))
+        enough = 2 * table["passes"] * len(pictures) // table["batch_size"]  # half of a batch are pictures
+        steps = min(table["steps"], max(table["steps"] // 2, enough))
+        self._fit("decoder", model, objective, pictures, steps=steps, betas=(0.5, 0.99), warm_up=min(50, steps // 10))
 
     @torch.no_grad()
     def encode(self, coder: Autoencoder, pictures: Pictures, *, mirrored: bool = False) -> Tensor:
@@ -203,7 +208,7 @@ class AttributePipeline:
             model.to(self.device),
             objective,
             Prepared(data, self._preparation()) if pictures else data,
-            steps=table["steps"],
+            steps=options.pop("steps", table["steps"]),
             batch_size=max(1, round(batch)),
             seed=training["seed"],
             store={"every": training["checkpoint_every"], "keep": 2},
