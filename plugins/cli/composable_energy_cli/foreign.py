@@ -1,4 +1,4 @@
-"""What third-party code prints, and how it is told from the library's own."""
+"""Redirection of the output of third-party code."""
 
 import contextlib
 import sys

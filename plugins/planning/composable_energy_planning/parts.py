@@ -94,7 +94,7 @@ class Parts:
         for pair, axes, _ in self.motion:
             span = pair.visited.amax(0) - pair.visited.amin(0)
             for angle in pair.angles:
-                found[axes[angle]] = span[angle] > 2 * math.pi - _GAP
+                found[axes[angle]] |= span[angle] > 2 * math.pi - _GAP
         return found
 
     def after(self, time: int) -> Parts:

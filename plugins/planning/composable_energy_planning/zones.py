@@ -24,7 +24,7 @@ class Disc(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Returns the distances, with shape $(*)$, of points with shape $(*, d)$, or with further numbers."""
-        return torch.linalg.vector_norm(points[..., : len(self.center)] - self.center, dim=-1) - self.radius
+        return torch.linalg.vector_norm(_from_center(points, self.center), dim=-1) - self.radius
 
 
 class Box(nn.Module):
@@ -45,9 +45,16 @@ class Box(nn.Module):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
 
     def forward(self, points: Tensor) -> Tensor:
-        beyond = (points[..., : len(self.center)] - self.center).abs() - self.extent
+        beyond = _from_center(points, self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)
+
+
+def _from_center(points: Tensor, center: Tensor) -> Tensor:
+    """Returns the first numbers of points, less those of a center; raises `ShapeError` if there are fewer."""
+    if points.shape[-1] < len(center):
+        raise ShapeError(f"A center of {len(center)} numbers needs states of as many or more, got states of {points.shape[-1]}.")
+    return points[..., : len(center)] - center
 
 
 class Entered(nn.Module):

@@ -239,6 +239,8 @@ test_mistakes_are_named = refusals(
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2)), ShapeError, "trajectories"),
     (lambda: planning.disc((0.0, 0.0), -1.0), OptionError, "radius"),
+    (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(1, 3, 1)), ShapeError, "of 2 numbers needs .* got states of 1"),
+    (lambda: planning.box((0.0, 0.0), (1.0, 1.0))(torch.zeros(1, 3, 1)), ShapeError, "of 2 numbers needs .* got states of 1"),
     (lambda: ce.over_time(ce.ClassifierEnergy(lambda x: x[:, 0], 1, PAIR), 5), ExpressionError, "relative"),
 )
 
