@@ -1,5 +1,6 @@
 """Rows of benchmarks: what was measured is kept, a row that fails is one line, and an unknown row is an error."""
 
+import re
 import subprocess
 import sys
 import time
@@ -58,3 +59,9 @@ def test_a_file_of_results_is_whole_or_the_earlier_one(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"rows": object()})
     assert read_json(path) == {"rows": [1, 2]} and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_environment_of_the_other_libraries_names_each_once():
+    lines = (ROOT / "benchmarks" / "requirements-peers.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [re.fullmatch(r"([a-z][\w-]*)==[\d.]+", line)[1] for line in lines if not line.startswith("#")]
+    assert len(pinned) == len(set(pinned)) and {"blackjax", "ebmkit", "jax", "numpyro", "thrml", "torchebm"} <= set(pinned)
