@@ -7,6 +7,7 @@ from composable_energy_discrete.gradients import GibbsWithGradients as GibbsWith
 from composable_energy_discrete.mixed import Mixed as Mixed
 from composable_energy_discrete.models import BoltzmannMachine as BoltzmannMachine
 from composable_energy_discrete.models import Ising as Ising
+from composable_energy_discrete.models import MaskedTokens as MaskedTokens
 from composable_energy_discrete.models import Potts as Potts
 from composable_energy_discrete.neighbours import LocalEnergy as LocalEnergy
 from composable_energy_discrete.population import DiscreteSMC as DiscreteSMC

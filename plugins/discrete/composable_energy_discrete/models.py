@@ -1,4 +1,4 @@
-"""Energies of discrete points: Ising and Potts lattices, and the restricted Boltzmann machine."""
+"""Energies of discrete points: Ising and Potts lattices, the restricted Boltzmann machine, and models of masked tokens."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from composable_energy import Energy
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_flag, check_integer
 from composable_energy_discrete.neighbours import LocalEnergy
 
@@ -183,3 +184,59 @@ class JointBoltzmannMachine(LocalEnergy):
 
     def couplings(self) -> Tensor:
         return torch.cartesian_prod(torch.arange(self.machine.visible), self.machine.visible + torch.arange(self.machine.hidden)).T
+
+
+class MaskedTokens(Energy):
+    r"""The energy of sequences by a network that predicts masked tokens: $E(x) = -\sum_i \log p(x_i \mid x_{-i})$.
+
+    Points are one-hot rows. Each token is masked in turn, so that a point costs $L$ evaluations of the network. No density has all of its
+    conditional distributions in general, and $E$ is a score of whole sequences, not the logarithm of one. Its gradient keeps each
+    $p(\cdot \mid x_{-i})$ fixed: `gibbs-with-gradients` and `discrete-langevin` then propose the tokens that the network would.
+
+    Args:
+        network: Maps numbers of tokens, of int64 with shape $(B, L)$, to logits of all tokens with shape $(B, L, V)$. A module of another
+            library is wrapped, such as by `ids -> model(ids).logits`.
+        length: $L$.
+        tokens: The numbers of the $K$ tokens that points consist of, in the order of the columns of a point, or $K$ for the first $K$.
+        mask: The number of the token that stands for a masked one.
+
+    Raises:
+        OptionError: A number of a token is negative or occurs twice, or the mask is one of the tokens of points.
+        ShapeError: At evaluation, the logits have another shape.
+
+    Example:
+        >>> network = nn.Sequential(nn.Embedding(5, 8), nn.Flatten(), nn.Linear(24, 15), nn.Unflatten(1, (3, 5)))
+        >>> MaskedTokens(network.eval(), length=3, tokens=4, mask=4).sample(10, seed=0).shape
+        torch.Size([10, 3, 4])
+
+    References:
+        Masked language model scoring (Salazar et al., 2020), https://arxiv.org/abs/1910.14659
+        Exposing the implicit energy networks behind masked language models via Metropolis-Hastings (Goyal et al., 2022),
+        https://arxiv.org/abs/2106.02736
+    """
+
+    tokens: Tensor
+
+    def __init__(self, network: nn.Module, length: int, tokens: int | Sequence[int], mask: int) -> None:
+        super().__init__()
+        self.network, self.length, self.mask = network, check_integer("length", length), check_integer("mask", mask, 0)
+        chosen = tokens if isinstance(tokens, Sequence) else range(check_integer("tokens", tokens, 2))
+        numbers = [check_integer("tokens", number, 0) for number in chosen]
+        if len({*numbers, self.mask}) <= len(numbers) or len(numbers) < 2:
+            raise OptionError(f"tokens are at least two different numbers, none of them the mask {mask}, got {tokens}.")
+        self.register_buffer("tokens", torch.tensor(numbers))
+        self.event_shape, self.support = (self.length, len(numbers)), constraints.one_hot
+
+    def config(self) -> dict[str, Any]:
+        return {"network": self.network, "length": self.length, "tokens": self.tokens.tolist(), "mask": self.mask}
+
+    def forward(self, x: Tensor) -> Tensor:
+        ids, total = self.tokens[x.detach().argmax(2)], x.new_zeros(len(x))
+        for place in range(self.length):
+            masked = ids.index_fill(1, torch.tensor(place, device=x.device), self.mask)
+            logits = self.network(masked)
+            if logits.shape[:-1] != ids.shape or logits.shape[-1] <= self.tokens.max():
+                wanted = f"({len(ids)}, {self.length}, more than {int(self.tokens.max())})"
+                raise ShapeError(f"The network of masked tokens returned {tuple(logits.shape)}, and logits of shape {wanted} are needed.")
+            total = total - (x[:, place] * logits[:, place, self.tokens].log_softmax(-1).to(x.dtype)).sum(1)
+        return total

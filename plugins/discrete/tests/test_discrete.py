@@ -12,7 +12,7 @@ from torch.distributions import constraints
 import composable_energy as ce
 import composable_energy_training as cet
 from composable_energy import testing
-from composable_energy.errors import OptionError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.supports import coordinates_of
 from composable_energy_discrete import (
     Annealing,
@@ -21,6 +21,7 @@ from composable_energy_discrete import (
     Enumeration,
     Gibbs,
     Ising,
+    MaskedTokens,
     Mixed,
     Potts,
     PseudoLikelihood,
@@ -44,6 +45,19 @@ def table(x: torch.Tensor) -> torch.Tensor:
     return 1.5 * torch.cos(math.pi * x.sum(1)) + x[:, 0] * x[:, 2] - 0.5 * x[:, 1]
 
 
+class Pairs(torch.nn.Module):
+    """Predicts one of two tokens from the other, with numbers 5, 2, 7 in place of 0, 1, 2, by a table of logits; 4 is the mask."""
+
+    logits = torch.tensor([[1.0, 0.0, -1.0], [0.5, 1.0, 0.0], [0.0, -0.5, 1.5]])
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        assert ((ids == 4).sum(1) == 1).all(), "one token is masked"
+        place = torch.tensor([-1, -1, 1, -1, -1, 0, -1, 2, -1])[ids]
+        found = ids.new_full((len(ids), 2, 8), 100, dtype=torch.float32)  # tokens of no point are likely
+        return found.index_copy(2, torch.tensor([5, 2, 7]), torch.stack([self.logits.T[place[:, 1]], self.logits[place[:, 0]]], 1))
+
+
+TOKENS = MaskedTokens(Pairs(), length=2, tokens=(5, 2, 7), mask=4)
 A, B = bernoulli(0.2, 0.7, 0.5), bernoulli(0.9, 0.9, 0.1)
 FUNCTION = ce.as_energy(table, event_shape=(3,), support=constraints.boolean)
 COUNTS = ce.as_energy(td.Poisson(torch.tensor([1.0, 2.0]))).on(constraints.integer_interval(0, 6))
@@ -64,6 +78,7 @@ EXPRESSIONS = {
     "counts and function": COUNTS & ce.as_energy(lambda x: (x[:, 0] - x[:, 1]).square(), event_shape=(2,)),
     "categories": CATEGORIES,
     "one-hot rows": ROWS,
+    "masked tokens": TOKENS,
 }
 
 
@@ -74,7 +89,7 @@ def states_of(energy: ce.Energy) -> torch.Tensor:
         return torch.tensor(list(itertools.product(range(7), repeat=2))).float()
     if energy is CATEGORIES:
         return torch.tensor(list(itertools.product(range(3), repeat=2))).float()
-    if energy is ROWS or isinstance(energy, Potts):
+    if energy in (ROWS, TOKENS) or isinstance(energy, Potts):
         sites = event[:-1].numel()
         index = torch.tensor(list(itertools.product(range(3), repeat=sites)))
         return torch.nn.functional.one_hot(index, 3).float().reshape(-1, *event)
@@ -94,6 +109,20 @@ def test_draws_have_the_probabilities_of_all_states(name, sampler):
     found = same.double().mean(0)
     errors = (found - expected).abs() / (expected * (1 - expected) / CHAINS).sqrt().clamp_min(2 / CHAINS)
     assert errors.max() < (4 if len(states) < 20 else 4.8)  # of hundreds of states
+
+
+def test_masked_tokens_add_the_conditional_distributions_of_a_network():
+    x = states_of(TOKENS)
+    log = Pairs.logits[x[:, 0].argmax(1), x[:, 1].argmax(1)]
+    given = [log - (x[:, site] @ (Pairs.logits if site == 0 else Pairs.logits.T)).logsumexp(1) for site in (1, 0)]
+    points = x.clone().requires_grad_()
+    torch.testing.assert_close(TOKENS(points), -given[0] - given[1])
+    (slopes,) = torch.autograd.grad(TOKENS(points).sum(), points)
+    torch.testing.assert_close(slopes[:, 0].exp().reciprocal().sum(1), torch.ones(9))
+    with pytest.raises(OptionError, match="none of them the mask"):
+        MaskedTokens(Pairs(), length=2, tokens=5, mask=4)
+    with pytest.raises(ShapeError, match=r"\(9, 2, more than 8\)"):
+        MaskedTokens(Pairs(), length=2, tokens=(5, 2, 8), mask=4)(x)
 
 
 @pytest.mark.parametrize(
