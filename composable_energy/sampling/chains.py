@@ -275,10 +275,10 @@ def _per_chain(state: State) -> dict[str, Tensor]:
 
 
 def all_finite(state: State) -> bool:
-    """Returns whether points, energies and gradients are finite; where they are it takes one pass and one synchronisation."""
+    """Returns whether points, energies and gradients are finite; where they are it takes one synchronisation."""
     if state.x.dtype in (torch.float32, torch.float64):
-        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1))  # 0 times infinity is not finite either
-        if math.isfinite(products.add_(state.energy.sum()).item()):
+        products = torch.dot(state.x.reshape(-1), state.grad.reshape(-1)) if state.x.is_contiguous() else state.x.sum() + state.grad.sum()
+        if math.isfinite(products.add_(state.energy.sum()).item()):  # 0 times infinity is not finite either
             return True
     return bool(finite_rows(state).all())
 

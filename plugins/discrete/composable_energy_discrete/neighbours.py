@@ -96,9 +96,10 @@ class Blocks:
 
     def draw_linked(self, rows: Tensor, uniform: Tensor, temperature: float) -> Tensor:
         """Returns the indices of all sites, drawn a block after another, with chains on the last axis, as for uniform numbers."""
-        for sites, (near, weights, bias) in zip(self.sites, self.links or (), strict=True):
+        numbers = uniform.split([len(sites) for sites in self.sites])  # in the order of blocks: runs of memory
+        for sites, (near, weights, bias), some in zip(self.sites, self.links or (), numbers, strict=True):
             force = _scaled((weights[..., None] * rows[near]).sum(1) + bias[:, None], 1 / temperature)
-            rows = rows.index_copy(0, sites, (uniform[sites] < torch.sigmoid(force)).to(rows.dtype))
+            rows = rows.index_copy(0, sites, (some < torch.sigmoid(force)).to(rows.dtype))
         return rows
 
 
