@@ -81,6 +81,13 @@ class _Summed(_Continuous):
         return -torch.logsumexp(-self.energies(v), 1)
 
 
+def summed_out(energy: Energy, x: Tensor) -> Energy:
+    """Returns the energy of the continuous numbers, summed over the discrete ones; raises `OptionError` for more than 64 combinations."""
+    if energy.sites.log_states > math.log(_COMBINATIONS) + 1e-9:
+        raise OptionError(f"{energy} has e^{energy.sites.log_states:.1f} combinations of discrete values, and at most 64 are summed out.")
+    return _Summed(energy, x)
+
+
 @dataclass(frozen=True)
 class Mixed(Sampler):
     r"""Points of discrete and continuous numbers.

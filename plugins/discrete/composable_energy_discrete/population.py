@@ -10,11 +10,13 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 
+import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, integration
 from composable_energy_discrete.gibbs import all_states, sweep
+from composable_energy_discrete.mixed import summed_out
 from composable_energy_discrete.neighbours import Blocks
 from composable_energy_mcmc import LogZ
 from composable_energy_mcmc.annealing.schedule import next_level
@@ -104,9 +106,15 @@ _ADVICE = "take more chains, or an energy that is finite at more states"
 def estimate_log_z(
     energy: Energy, event: Sequence[int], particles: int, moves: int, *, seed: int | None, batch_size: int | None, dtype: torch.dtype | None
 ) -> LogZ:
-    r"""Returns the logarithm of the sum of $e^{-E}$ over all states of discrete points; `composable_energy.log_z` calls it."""
+    r"""Returns the logarithm of the sum of $e^{-E}$ over all states of discrete points; `composable_energy.log_z` calls it.
+
+    Of mixed points it is the integral of that sum, of up to 64 combinations of discrete numbers.
+    """
     sampler, settings = DiscreteSMC(moves=moves), {"seed": seed, "batch_size": batch_size, "dtype": dtype}
-    with integration(energy, (particles, *event), sampler=sampler, **settings) as problem:
+    with integration(energy, (particles, *event), sampler="discrete", **settings) as problem:
+        if problem.plain.sites.mixed:
+            summed = summed_out(problem.plain, problem.points.zeros()[None])
+            return ce.log_z(summed, particles=particles, moves=moves, **settings)
         if problem.plain.sites.log_states <= _FEW:
             states = all_states(problem.plain, problem.points.zeros()[None])
             value = torch.cat([-problem.energy(some).double() for some in states.split(_TOGETHER)]).logsumexp(0).item()

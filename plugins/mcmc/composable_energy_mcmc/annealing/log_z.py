@@ -85,7 +85,8 @@ def estimate_log_z(
     over latent points. One with a support is integrated over it, in its unconstrained coordinates if there is no `base`; the measure is
     the surface of a sphere, the volume of all coordinates of a simplex but the last, and that of the subspace of vectors whose sum is 0.
 
-    Of discrete points it is the sum over all states: that of up to 65,536 itself, else by `discrete-smc`.
+    Of discrete points it is the sum over all states: that of up to 65,536 itself, else by `discrete-smc`. Of mixed points it is the
+    integral of the sum over up to 64 combinations of discrete numbers.
 
     If no path reaches a mode, the estimate and its error miss it: give a `base` that covers all modes, or `draws` or `init` of each.
 
