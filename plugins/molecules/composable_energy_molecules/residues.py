@@ -28,19 +28,18 @@ def wrap(angles: Tensor, period: Tensor | float = 2 * math.pi) -> Tensor:
     return torch.remainder(angles + period / 2, period) - period / 2
 
 
-def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float = math.radians(20)) -> Tensor:
+def recovered(predicted: Tensor, truth: Tensor, periods: Tensor) -> Tensor:
     r"""Returns which predicted angles, with shape $(N, 4)$, are within 20 degrees of the truth, up to a period.
 
     Args:
         periods: The period of each angle, with shape $(N, 4)$: $\pi$ where a half turn changes only the names of atoms.
-        within: The largest difference, in radians.
     """
     if not predicted.shape == truth.shape == periods.shape:
         raise ShapeError(
             f"Predicted and true angles and their periods need one shape, got {tuple(predicted.shape)}, {tuple(truth.shape)} and "
             f"{tuple(periods.shape)}."
         )
-    return wrap(predicted - truth, periods).abs() <= within
+    return wrap(predicted - truth, periods).abs() <= math.radians(20)
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
