@@ -10,10 +10,11 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file
 from composable_energy.options import nearest_names
-from composable_energy.registry import get_factory
+from composable_energy.registry import get_factory, names
 from composable_energy_cli.foreign import LIBRARY
 from composable_energy_cli.parsing import Name, parse, unknown_name
 
@@ -64,7 +65,6 @@ def read_expression(arguments: argparse.Namespace) -> Energy:
 
 def build_energy(text: str, family: str | None) -> Energy:
     """Returns the energy of an expression, with names of a family."""
-    import composable_energy as ce
 
     def load(source: str | Path | Callable[[], Energy]) -> Energy:
         if isinstance(source, str):
@@ -76,9 +76,6 @@ def build_energy(text: str, family: str | None) -> Energy:
 
 def check_trained(text: str, family: str | None, advice: str) -> None:
     """Raises OptionError, with advice how to sample it all the same, if an expression names a network with random weights of a plug-in."""
-    import composable_energy as ce
-    from composable_energy.registry import names
-
     asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
     for energy in ce.installed(row for row in ce.plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
@@ -108,8 +105,6 @@ class Names:
     """The known names; members of a family, or of a folder of saved energies, need no prefix. None takes `DEFAULT_FAMILY` if it exists."""
 
     def __init__(self, family: str | None = None) -> None:
-        import composable_energy as ce
-
         self.entries = {form for row in ce.plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
         self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
@@ -120,7 +115,7 @@ class Names:
             return
         try:
             if family is not None or self.family in self.entries:
-                self.members = _members(self.family)
+                self.members = ce.registry.members_of(self.family)
         except ComposableEnergyError as error:
             if family is not None and isinstance(error, PluginNotFound):
                 raise PluginNotFound(f"--in: there is no folder {family!r}. {error}") from error
@@ -130,8 +125,6 @@ class Names:
 
     def locate(self, leaf: Name) -> str | Path | Callable[..., Energy]:
         """Returns the full name, the folder or the location of a name."""
-        import composable_energy as ce
-
         name = leaf.name
         folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
@@ -146,7 +139,7 @@ class Names:
             return name
         entry, slash, member = name.partition("/")
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
-            if slash and entry in self.entries and member in _members(entry):
+            if slash and entry in self.entries and member in ce.registry.members_of(entry):
                 return name
         if is_file(folder / ENERGY_FILE):
             return folder
@@ -173,8 +166,6 @@ class Names:
 
     def _candidates(self, name: str) -> list[str]:
         """Returns names to suggest, with the members of entries near to the one of the unknown name, or of all own families."""
-        import composable_energy as ce
-
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
@@ -183,14 +174,8 @@ class Names:
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
-                    known += [f"{near}/{member}" for member in _members(near)]
+                    known += [f"{near}/{member}" for member in ce.registry.members_of(near)]
         return known
-
-
-def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.registry import members_of
-
-    return members_of(family)
 
 
 def _folder(family: str) -> Path | None:
@@ -208,8 +193,8 @@ def _folder(family: str) -> Path | None:
 
 def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., Energy]]:
     """Returns what each name of an expression stands for."""
-    names = Names(family)
-    return {leaf.name: names.locate(leaf) for leaf in parse(text).names}
+    known = Names(family)
+    return {leaf.name: known.locate(leaf) for leaf in parse(text).names}
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, expanded, is_directory, is_file
 from composable_energy.options import printable
@@ -126,8 +127,6 @@ def _check_device(device: Any) -> None:
 
 def _sample_command(folder: Path) -> str:
     """Returns the command that samples the energies in a folder."""
-    import composable_energy as ce
-
     names = saved_in(folder)
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
     if names:
