@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
@@ -17,11 +17,6 @@ from composable_energy.options import nearest_names
 from composable_energy.registry import get_factory, names
 from composable_energy_cli.foreign import LIBRARY
 from composable_energy_cli.parsing import Name, parse, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from composable_energy import Energy
 
 DEFAULT_FAMILY = "faces"
 
@@ -51,7 +46,7 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_expression(arguments: argparse.Namespace) -> Energy:
+def read_expression(arguments: argparse.Namespace) -> ce.Energy:
     """Returns the energy of the arguments of `add_expression`, with its conditions bound."""
     energy, given = build_energy(arguments.expression, arguments.family), dict(arguments.given)
     if unknown := sorted(given.keys() - energy.conditions):
@@ -63,10 +58,10 @@ def read_expression(arguments: argparse.Namespace) -> Energy:
     return energy.given(**given) if given else energy
 
 
-def build_energy(text: str, family: str | None) -> Energy:
+def build_energy(text: str, family: str | None) -> ce.Energy:
     """Returns the energy of an expression, with names of a family."""
 
-    def load(source: str | Path | Callable[[], Energy]) -> Energy:
+    def load(source: str | Path | Callable[[], ce.Energy]) -> ce.Energy:
         if isinstance(source, str):
             return ce.get("energy", source)
         return ce.load(source) if isinstance(source, Path) else source()
@@ -123,7 +118,7 @@ class Names:
                 raise
             self._default_error = error  # raised only if an expression needs the default family
 
-    def locate(self, leaf: Name) -> str | Path | Callable[..., Energy]:
+    def locate(self, leaf: Name) -> str | Path | Callable[..., ce.Energy]:
         """Returns the full name, the folder or the location of a name."""
         name = leaf.name
         folder = expanded(name)
@@ -191,7 +186,7 @@ def _folder(family: str) -> Path | None:
     return None
 
 
-def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., Energy]]:
+def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., ce.Energy]]:
     """Returns what each name of an expression stands for."""
     known = Names(family)
     return {leaf.name: known.locate(leaf) for leaf in parse(text).names}

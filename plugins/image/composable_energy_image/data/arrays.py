@@ -6,19 +6,16 @@ import math
 import struct
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data.folders import read_labels
 from composable_energy_image.data.pictures import CHANNELS, Labels, labels_from_numbers, labels_from_words, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text, to_image
 from composable_energy_viz.files import LARGEST_PICTURE, check_archive, read_gzip
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")
 _OTHER_PART = " (open that of another part by its own path)"

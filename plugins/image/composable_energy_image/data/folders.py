@@ -7,18 +7,16 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
 from composable_energy_image.data.pictures import BINARY, Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
 from composable_energy_viz.files import crop_centre, read_picture
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _CELEBA = "img_align_celeba"
 _PARTS = ("train", "valid", "test")
@@ -132,8 +130,6 @@ def _read_partition(path: Path, rows: dict[str, bytes]) -> dict[str, list[str]]:
 
 
 def _list_files(request: ReadRequest) -> list[Path]:
-    from tqdm import tqdm
-
     return list(tqdm(_files(request.path, set()), desc=f"listing {request.path.name}", unit="file", disable=not request.progress))
 
 

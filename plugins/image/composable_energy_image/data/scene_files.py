@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import exists, expanded, read_bytes, replace_file
@@ -39,8 +40,6 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
         StorageError: The disk is full or not writable, or has no space for the pictures.
         ExtraNotInstalled: The world needs a package that is not installed. Nothing is written.
     """
-    from tqdm import tqdm
-
     folder = expanded(folder)
     check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
