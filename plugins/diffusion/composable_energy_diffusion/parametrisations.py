@@ -71,7 +71,5 @@ def _mixture(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
     if output.shape != x.shape:
         twice = output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]
         hint = " If the second half of its channels is a variance, return the first half alone." if twice else ""
-        raise ShapeError(
-            f"The model gave {tuple(output.shape)} for points of shape {tuple(x.shape)}; expected the shape of the points.{hint}"
-        )
+        raise ShapeError(f"The model gave {tuple(output.shape)} for points of shape {tuple(x.shape)}; expected the same.{hint}")
     return found

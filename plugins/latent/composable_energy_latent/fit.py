@@ -248,9 +248,8 @@ def _attributes(
     network = network_on(on, heads, base.decoder)
     for column, width in zip(columns, widths, strict=True):
         if not column.labels:
-            found[column.name] = GaussianHead(
-                FixedWidth(network, width, column.start, column.centre, column.scale), base, dims=1, name=column.name
-            )
+            head = FixedWidth(network, width, column.start, column.centre, column.scale)
+            found[column.name] = GaussianHead(head, base, dims=1, name=column.name)
         elif column.labels == 2:
             found[column.name] = attribute(base, network, column.name, columns=column.columns)
         else:

@@ -324,9 +324,7 @@ def operator_of(operator: Operator | str | Mapping[str, Any] | Tensor | Callable
         return Identity()
     if isinstance(operator, Tensor):
         if operator.dtype != torch.bool:
-            raise OptionError(
-                f"A tensor of {operator.dtype} may be a mask or a matrix: write `mask.bool()`, `Mask(mask)` or `Linear(matrix)`."
-            )
+            raise OptionError(f"A tensor of {operator.dtype} may be mask or matrix: write `mask.bool()`, `Mask(mask)` or `Linear(matrix)`.")
         return Mask(operator)
     if isinstance(operator, str | Mapping):
         return build("operator", OPERATORS, operator)

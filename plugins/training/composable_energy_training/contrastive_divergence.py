@@ -79,9 +79,7 @@ class ContrastiveDivergence(Objective):
         persistent: bool = True,
     ) -> None:
         if start == "data" and persistent:
-            raise OptionError(
-                "Persistent chains cannot start at data: set start to 'uniform', 'normal' or a function; or persistent=False."
-            )
+            raise OptionError("Persistent chains cannot start at data: set start='uniform', 'normal' or a function; or persistent=False.")
         self.steps, self.slots, self.l2 = check_integer("steps", steps), check_integer("buffer", buffer), check_number("l2", l2, least=0)
         self.condition, self.persistent = condition, persistent
         self._start = None if start == "data" else resolve_start(start)

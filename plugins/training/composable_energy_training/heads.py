@@ -92,9 +92,7 @@ class ValueHeads(Objective):
         values = values[:, None] if values.ndim == 1 else values
         for subject, tensor, columns in ((f"{self.name} has", values, self.dims), ("The model returned", predictions, 2 * self.dims)):
             if tensor.shape != (len(x), columns):
-                raise ShapeError(
-                    f"{subject} shape {tuple(tensor.shape)}; expected {(len(x), columns)} for {self.dims} numbers of each point."
-                )
+                raise ShapeError(f"{subject} shape {tuple(tensor.shape)}; expected {(len(x), columns)} for {self.dims} numbers each.")
         known = values.isfinite().all(1, keepdim=True)
         error = (values - predictions[:, : self.dims]).masked_fill(~known, 0.0)
         log_widths = predictions[:, self.dims :].clamp(*_LOG_WIDTHS) * known

@@ -23,7 +23,7 @@ _DEFAULT = "energy"  # the recipe whose class reads a file without `extends`
 _OPTIONAL: Mapping[str, Any] = {"data.labels": str | None, "data.limit": int | None, "training.device": str | None}
 # Settings that may change when a run resumes: its length, its device, its logs.
 _FREE = frozenset(
-    {f"training.{name}" for name in ("steps", "device", "keep", "checkpoint_every")} | {"log.every", "sheets.every", "sheets.n"}
+    [*(f"training.{key}" for key in ("steps", "device", "keep", "checkpoint_every")), "log.every", "sheets.every", "sheets.n"]
 )
 
 

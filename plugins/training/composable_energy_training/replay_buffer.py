@@ -47,9 +47,7 @@ class ReplayBuffer:
         augment: Callable[[Tensor, Noise], Tensor] | None = None,
     ) -> None:
         if capacity < context.batch_size:
-            raise OptionError(
-                f"A buffer needs a slot for each row of a batch: its capacity is {capacity}, the batch size {context.batch_size}."
-            )
+            raise OptionError(f"A buffer needs a slot for each row of a batch: capacity is {capacity}, batch size {context.batch_size}.")
         if not 0 <= fresh <= 1:
             raise OptionError(f"fresh is a probability and must be in [0, 1], got {fresh}.")
         self.capacity, self.context, self.fresh, self.augment = capacity, context, fresh, augment

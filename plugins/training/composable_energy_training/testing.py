@@ -156,9 +156,7 @@ def _repeat(subject: _Subject) -> None:
         first, second = weights
         assert first.keys() == second.keys(), "two runs write different files"
         differing = [str(name) for name in first if first[name] != second[name]]
-        assert not differing, (
-            f"two runs with one seed write different weights: {', '.join(differing)}; seed what is random with training.seed"
-        )
+        assert not differing, f"two runs with one seed write different weights: {', '.join(differing)}; use training.seed for all draws"
 
 
 def _seed(recipe: Recipe) -> int:

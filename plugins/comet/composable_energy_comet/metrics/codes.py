@@ -180,9 +180,7 @@ def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_
     new_codes, new_factors = check_codes_and_factors(test_codes, test_factors, levels=False)
     for name, one, other in (("codes", codes, new_codes), ("factors", factors, new_factors)):
         if one.shape[1] != other.shape[1]:
-            raise ShapeError(
-                f"`train_{name}` and `test_{name}` must have the same columns, got {tuple(one.shape)} and {tuple(other.shape)}."
-            )
+            raise ShapeError(f"`train_{name}` and `test_{name}` need the same columns, got {tuple(one.shape)} and {tuple(other.shape)}.")
     varies = codes.amax(0) > codes.amin(0)
     mean, scale, base = codes.mean(0), torch.where(varies, codes.std(0), torch.inf), factors.mean(0)
     weights = torch.linalg.lstsq((codes - mean) / scale, factors - base, driver="gelsd").solution  # works for any rank

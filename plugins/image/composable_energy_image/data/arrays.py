@@ -126,9 +126,7 @@ def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:
     if "allow_pickle" in str(error) or "Python objects" in str(error):
-        return FileFormatError(
-            f"{path} holds Python objects, which are never unpickled because that could run code: save plain numbers or words."
-        )
+        return FileFormatError(f"{path} holds Python objects, never unpickled since that could run code: save plain numbers or words.")
     return FileFormatError(f"{path} cannot be read ({error}): it is damaged or truncated. Write it again.")
 
 
@@ -241,9 +239,7 @@ def _read_idx_values(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     data = _read(path, expected + 1)  # one more shows that the header is not right
     if len(data) != expected or 0 in shape:
         lengths, more = " x ".join(map(str, shape)), "more" if len(data) > expected else f"{len(data):,}"
-        raise FileFormatError(
-            f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, found {more}. Download it again."
-        )
+        raise FileFormatError(f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, got {more}. Download it again.")
     return data[head:].reshape(shape)
 
 

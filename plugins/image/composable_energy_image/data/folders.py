@@ -100,9 +100,7 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, bytes]]:
         if not row:
             continue
         if len(row) != len(columns) + 1 or not set(row[1:]) <= {"1", "-1"}:
-            raise FileFormatError(
-                f"{path}, line {number}: expected a file name and {len(columns)} values of 1 or -1, found {len(row) - 1}."
-            )
+            raise FileFormatError(f"{path}, line {number}: expected a file name and {len(columns)} values of 1 or -1, got {len(row) - 1}.")
         if row[0] in rows:
             raise FileFormatError(f"{path}, line {number}: {row[0]} is listed twice; keep one of the lines.")
         rows[row[0]] = bytes(value == "1" for value in row[1:])
@@ -123,9 +121,7 @@ def _read_partition(path: Path, rows: dict[str, bytes]) -> dict[str, list[str]]:
         listed.add(row[0])
     if listed != rows.keys():
         differ = join_names(sorted(listed ^ rows.keys()))
-        raise FileFormatError(
-            f"{path} lists {len(listed):,} pictures, the list of attributes {len(rows):,}: only one of them has {differ}."
-        )
+        raise FileFormatError(f"{path} lists {len(listed):,} pictures, that of attributes {len(rows):,}: only one of them has {differ}.")
     return parts
 
 

@@ -154,9 +154,7 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
         same = labels.keys() == first.keys() and all(a.shape == b.shape and np.allclose(a, b, atol=1e-5) for a, b in pairs)
         differences = [] if same else ["the labels differ, so the world is another"]
     if differences:
-        raise FileFormatError(
-            f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder, or delete this one."
-        )
+        raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder or delete this one.")
     return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
 
 

@@ -40,9 +40,7 @@ class Train(Command):
             metavar="KEY=VALUE",
             help="change a setting, such as optimizer.rate=1e-4; may be repeated",
         )
-        parser.add_argument(
-            "--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: the one in the folder)"
-        )
+        parser.add_argument("--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: that in the folder)")
         parser.add_argument("--limit", type=whole_number(1), metavar="N", help="the largest number of pictures (default: all)")
         parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: that of the recipe)")
         parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
