@@ -142,19 +142,17 @@ class FlowNoise(NoiseDistribution):
         steps: int = 1000,
         batch_size: int = 128,
         rate: float = 1e-3,
-        held_out: float = 0.1,
         seed: int = 0,
     ) -> FlowNoise:
-        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out share of them.
+        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out tenth of them.
 
         Raises:
             OptionError: There are too few points, or they are constant.
         """
-        check_number("held_out", held_out, above=0, below=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             x = x[torch.randperm(len(x))]
-            count = max(2, round(held_out * len(x)))
+            count = max(2, round(len(x) / 10))
             test, train = x[:count], x[count:]
             flow = cls(GaussianNoise.fit(train), layers=layers, hidden=hidden)
             flow._train(train, test, check_integer("steps", steps), batch_size, rate)

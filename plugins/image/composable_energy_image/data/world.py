@@ -114,7 +114,8 @@ class World(ABC):
         for name, field in self.fields.items():
             array = found[name]
             if array.shape != (n, *field.shape):
-                raise ShapeError(f"Label {name!r} needs shape ({', '.join(map(str, ('N', *field.shape)))}), N = {n}; got {array.shape}.")
+                wanted = ", ".join(map(str, ("N", *field.shape)))
+                raise ShapeError(f"The label {name!r} must have shape ({wanted}), N = {n}; got {array.shape}.")
             if not np.can_cast(array.dtype, field.dtype, "same_kind"):
                 raise DtypeError(f"The label {name!r} must be {field.dtype}, got {array.dtype}.")
             found[name] = array.astype(field.dtype, copy=False)
