@@ -32,7 +32,7 @@ from composable_energy_cli.parsing import parse
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import Verdict, accuracy, features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN
-from composable_energy_faces.training_run import TrainingRun
+from composable_energy_faces.train import TrainingRun
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 

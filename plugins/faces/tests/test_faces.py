@@ -22,8 +22,8 @@ from composable_energy_faces.export import export, main
 from composable_energy_faces.judge import features, frechet_distance, judge
 from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.networks import Judge
+from composable_energy_faces.train import TrainingRun
 from composable_energy_faces.train_generator import pairs
-from composable_energy_faces.training_run import TrainingRun
 from composable_energy_image import Autoencoder, CodeHeads, base_and_attributes, network_training
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import open_pictures

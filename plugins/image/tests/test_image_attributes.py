@@ -152,15 +152,13 @@ def test_parameters_come_back_rounded_to_half_precision_and_statistics_as_they_w
     assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors"}
 
 
-def test_layers_are_found_by_what_they_were_called(tmp_path):
+def test_layers_with_other_names_are_reported(tmp_path):
     write_weights(network(0), "net", tmp_path)
     new = load_file(tmp_path / "net.safetensors")
     old = {f"former.{name[2:]}" if name.startswith("2.") else name: value for name, value in new.items()}
     save_file(old, tmp_path / "old.safetensors")
     with pytest.raises(FileFormatError, match=r"differing: \['2.bias', '2.weight', 'former.bias', 'former.weight'\]"):
         read_weights(network(1), "old", tmp_path)
-    found = read_weights(network(1), "old", tmp_path, renamed={"former": "2"})
-    assert torch.equal(found.get_parameter("2.weight"), network(0).get_parameter("2.weight").half().float())
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path):
