@@ -212,8 +212,7 @@ def _checked_width(name: str, width: float) -> float:
     low, high = WIDTHS
     if width >= high:
         raise LabelError(
-            f"The values of {name} are known within {width:.3g}, and a Gaussian head has a width below 2.7: divide them by "
-            f"{10 * width:.0f}."
+            f"Values of {name} are known within {width:.3g}, and heads have widths below 2.7: divide them by {10 * width:.0f}."
         )
     return max(width, low * 1.01)
 

@@ -35,10 +35,8 @@ def recovered(predicted: Tensor, truth: Tensor, periods: Tensor) -> Tensor:
         periods: The period of each angle, with shape $(N, 4)$: $\pi$ where a half turn changes only the names of atoms.
     """
     if not predicted.shape == truth.shape == periods.shape:
-        raise ShapeError(
-            f"Predicted and true angles and their periods need one shape, got {tuple(predicted.shape)}, {tuple(truth.shape)} and "
-            f"{tuple(periods.shape)}."
-        )
+        shapes = ", ".join(str(tuple(part.shape)) for part in (predicted, truth, periods))
+        raise ShapeError(f"Predicted and true angles and their periods need one shape, got {shapes}.")
     return wrap(predicted - truth, periods).abs() <= math.radians(20)
 
 
@@ -186,8 +184,7 @@ def kinds_of(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""Returns the indices of the amino acids of angles of a shape, with shape $(B,)$, and of the groups before and after, $(B, 2)$."""
     if tuple(shape) != (len(context), ANGLES) or context.shape != (len(context), CONTEXT):
         raise ShapeError(
-            f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), got {tuple(shape)} and {tuple(context.shape)}; "
-            "`context_of` makes a context."
+            f"Angles (B, {ANGLES}) need a context of shape (B, {CONTEXT}), see `context_of`; got {tuple(shape)} and {tuple(context.shape)}."
         )
     kinds = context.detach()[..., 2:]
     limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)

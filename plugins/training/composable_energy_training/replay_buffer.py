@@ -94,8 +94,7 @@ class ReplayBuffer:
         others = -(-self.capacity // self.context.batch_size) - 1
         if self.capacity < 2 * self.context.batch_size:
             raise OptionError(
-                f"Chains are compared with others of their lane: the buffer needs two slots for each row, has {self.capacity} slots for "
-                f"{self.context.batch_size} rows."
+                f"To compare chains a buffer needs two slots for each row, has {self.capacity} for {self.context.batch_size} rows."
             )
         x = x.detach()
         first = (noise.child("neighbors").uniform(self._slots.new_empty(len(low))) * (size - 1)).long()

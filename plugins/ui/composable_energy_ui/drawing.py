@@ -85,10 +85,7 @@ def _build(order: Order, report: Report) -> tuple[Order, Energy]:
 def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:
     """Returns the starts of the chains: the point with noise of the order's strength, where the energy has noise levels."""
     if energy.event_shape is not None and point.shape != energy.event_shape:
-        raise ShapeError(
-            f"The image has points of shape {tuple(point.shape)}, and {energy} takes {tuple(energy.event_shape)}: edit it with names of "
-            "its own family."
-        )
+        raise ShapeError(f"{energy} takes {tuple(energy.event_shape)}, the image has {tuple(point.shape)}: edit it by names of its family.")
     start = point.expand(order.n, *point.shape)
     if order.edit is None or "sigma" not in energy.conditions:
         return start.clone()

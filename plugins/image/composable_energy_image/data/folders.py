@@ -174,10 +174,7 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     try:
         first, *columns = [name.strip() for name in next(reader, [])] or [""]
         if not columns or "" in columns or len(set(columns)) < len(columns) or first.lower().endswith(ENDINGS):
-            raise FileFormatError(
-                f"{path}: the first line must name the columns, the file first and then each attribute once, as in "
-                f"'file,smiling,male', got {head[:80]!r}."
-            )
+            raise FileFormatError(f"{path}: the first line must name the columns, each once, as in 'file,smiling,male', got {head[:80]!r}.")
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue
