@@ -92,10 +92,7 @@ def rules(cache: Path | None) -> dict[str, Rule]:
     """Returns the rules by name; the plain sums only if there is a cache for their network."""
     ours = {name: ce.get("energy", f"faces/{name}") for name in NAMES}
     absolute = {name: Absolute(energy) for name, energy in ours.items()}
-    found: dict[str, Rule] = {
-        "library": lambda text: parse(text).build(ours),
-        "base per concept": lambda text: parse(text).build(absolute),
-    }
+    found: dict[str, Rule] = {"library": lambda text: parse(text).build(ours), "base per concept": lambda text: parse(text).build(absolute)}
     if cache is not None:
         net = train_conditional(TrainingRun(cache))
         faces = ce.get("energy", "faces")

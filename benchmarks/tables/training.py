@@ -12,10 +12,7 @@ Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
-PAPERS = {
-    "energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies",
-    "VAE": "slides, Split MNIST: VAE",
-}
+PAPERS = {"energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies", "VAE": "slides, Split MNIST: VAE"}
 
 
 def training() -> Blocks:

@@ -36,14 +36,8 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
         help=f"the family of the names (default: {DEFAULT_FAMILY}), or a folder with saved energies as sub-folders; FAMILY/NAME and saved "
         "folders always work",
     )
-    parser.add_argument(
-        "--given",
-        type=read_condition,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="value of a condition of the energy, such as the label y=3 or the position y=0.2,0.5; may be repeated",
-    )
+    about = "value of a condition of the energy, such as the label y=3 or the position y=0.2,0.5; may be repeated"
+    parser.add_argument("--given", type=read_condition, action="append", default=[], metavar="NAME=VALUE", help=about)
 
 
 def read_expression(arguments: argparse.Namespace) -> ce.Energy:

@@ -34,13 +34,8 @@ class Sample(Command):
         add_expression(parser)
         parser.add_argument("-n", type=whole_number(1), default=16, metavar="N", help="number of draws (default: 16)")
         parser.add_argument("--seed", type=whole_number(-(2**63), 2**64 - 1), help="the seed (default: a new one, which is printed)")
-        parser.add_argument(
-            "-o",
-            "--output",
-            type=Path,
-            metavar="FILE",
-            help="a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png for images, else samples.npy)",
-        )
+        about = "a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png for images, else samples.npy)"
+        parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=about)
         parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: the one that the energy recommends)")
         parser.add_argument("--steps", type=whole_number(1), metavar="N", help="number of steps (default: that of the sampler)")
         add_options(parser, "an option of the sampler, such as step-size=0.1, also written --step-size 0.1")

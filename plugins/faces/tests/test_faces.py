@@ -103,7 +103,7 @@ def test_samples_obey(text, energies):
 def test_weights_are_small_and_read_back_alike(tmp_path):
     assert sum(path.stat().st_size for path in weights.FOLDER.glob("*.safetensors")) <= 8 * 2**20
     for build, part in ((Autoencoder, "autoencoder"), (CodeNetwork, "base"), (lambda: CodeHeads(9), "heads"), (Judge, "judge")):
-        network = weights.read(build(), part)
+        network = weights.read(build(), part, weights.FOLDER)
         weights.write(network, part, tmp_path)
         again = weights.read(build(), part, tmp_path)
         for name, value in network.state_dict().items():

@@ -287,16 +287,9 @@ class FeynmanKac(NoiseLevels):
         gram = flat @ flat.mT
         squares = sum_of_each(score.double().square()) - (found.slopes * gram.diagonal(dim1=1, dim2=2)).sum(1)
         energies = torch.zeros_like(found.value) if not density.known.all() else -found.value
-        return replace(
-            state,
-            energy=energies.to(state.x),
-            grad=-score,
-            slopes=found.slopes,
-            potential=(found.curvatures * gram).sum((1, 2)) + squares,
-            seen=seen,
-            widening=widening,
-            value=found.value + widening,
-        )
+        potential = (found.curvatures * gram).sum((1, 2)) + squares
+        own = {"seen": seen, "widening": widening, "value": found.value + widening}
+        return replace(state, energy=energies.to(state.x), grad=-score, slopes=found.slopes, potential=potential, **own)
 
     def _warn(self, state: WeightedParticles, energy: Energy) -> None:
         few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1

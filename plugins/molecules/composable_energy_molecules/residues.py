@@ -169,11 +169,8 @@ def context_of(
     names = [residue] if isinstance(residue, str) else list(residue)
     angles = [torch.as_tensor(angle, dtype=torch.get_default_dtype()).reshape(-1) for angle in (phi, psi)]
     groups = [[None] if side is None else [side] if isinstance(side, str) else list(side) for side in (before, after)]
-    columns = [
-        *angles,
-        torch.tensor([index_of(name) for name in names]).to(angles[0]),
-        *(torch.tensor([group_of(name) for name in side]).to(angles[0]) for side in groups),
-    ]
+    kinds = [[index_of(name) for name in names], *([group_of(name) for name in side] for side in groups)]
+    columns = [*angles, *(torch.tensor(kind).to(angles[0]) for kind in kinds)]
     rows = max(map(len, columns))
     if any(len(column) not in (1, rows) for column in columns):
         raise ShapeError(f"Residues, phi, psi, before and after need one or {rows} rows, got {', '.join(str(len(c)) for c in columns)}.")

@@ -134,15 +134,7 @@ class FlowNoise(NoiseDistribution):
 
     @classmethod
     def fit(
-        cls,
-        x: Tensor,
-        *,
-        layers: int = 6,
-        hidden: int = 64,
-        steps: int = 1000,
-        batch_size: int = 128,
-        rate: float = 1e-3,
-        seed: int = 0,
+        cls, x: Tensor, *, layers: int = 6, hidden: int = 64, steps: int = 1000, batch_size: int = 128, rate: float = 1e-3, seed: int = 0
     ) -> FlowNoise:
         """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out tenth of them.
 

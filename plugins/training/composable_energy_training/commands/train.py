@@ -32,14 +32,8 @@ class Train(Command):
         parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="the pictures, in any supported format")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the folder for checkpoints and the energy")
         parser.add_argument("--steps", type=whole_number(1), metavar="N", help="the number of steps (default: that of the recipe)")
-        parser.add_argument(
-            "--set",
-            type=_parse_setting,
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="change a setting, such as optimizer.rate=1e-4; may be repeated",
-        )
+        about = "change a setting, such as optimizer.rate=1e-4; may be repeated"
+        parser.add_argument("--set", type=_parse_setting, action="append", default=[], metavar="KEY=VALUE", help=about)
         parser.add_argument("--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: that in the folder)")
         parser.add_argument("--limit", type=whole_number(1), metavar="N", help="the largest number of pictures (default: all)")
         parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: that of the recipe)")
