@@ -106,15 +106,10 @@ def faces(found: Attributes) -> list[dict[str, Any]]:
         for name in SAMPLERS:
             points, _, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
             pictures = decode(found.base, points)
-            result = {
-                "expression": text,
-                "sampler": name,
-                "accuracy": fulfils(text, seen(judge(pictures))).float().mean().item(),
-                "seconds": seconds,
-                "frechet": frechet_distance(features(pictures), real),
-            }
-            rows.append(result)
-            print({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}, flush=True)
+            share = fulfils(text, seen(judge(pictures))).float().mean().item()
+            figures = {"accuracy": share, "seconds": seconds, "frechet": frechet_distance(features(pictures), real)}
+            rows.append({"expression": text, "sampler": name, **figures})
+            print(text, name, {key: round(value, 3) for key, value in figures.items()}, flush=True)
     return rows
 
 
@@ -128,15 +123,10 @@ def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
         verdict = judge(session.images)
         old = list(EDITS[: len(rows)])
         others = [i for i, other in enumerate(ATTRIBUTES) if other != name and other not in old]
-        rows.append(
-            {
-                "edit": name,
-                "new": verdict[name].float().mean().item(),
-                "earlier": min((verdict[other].float().mean().item() for other in old), default=1.0),
-                "untouched": (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0,
-                "distance": session.last.distance.mean().item(),
-            }
-        )
+        row = {"edit": name, "new": verdict[name].float().mean().item(), "distance": session.last.distance.mean().item()}
+        row["earlier"] = min((verdict[other].float().mean().item() for other in old), default=1.0)
+        row["untouched"] = (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0
+        rows.append(row)
         print(rows[-1], flush=True)
     return {"pictures": n, "rows": rows}
 

@@ -118,9 +118,8 @@ def accuracy() -> str:
     """Returns the accuracies over radii of both norms."""
     found = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"]
     keys = ["clean", *_radii(found)]
-    return markdown_table(
-        ["", *map(_radius, keys)], [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
-    )
+    lines = [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
+    return markdown_table(["", *map(_radius, keys)], lines)
 
 
 def attacks() -> str:
