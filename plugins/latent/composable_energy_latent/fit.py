@@ -211,9 +211,7 @@ def _checked_width(name: str, width: float) -> float:
     """Returns the width of a Gaussian head, within the range that heads have."""
     low, high = WIDTHS
     if width >= high:
-        raise LabelError(
-            f"Values of {name} are known within {width:.3g}, and heads have widths below 2.7: divide them by {10 * width:.0f}."
-        )
+        raise LabelError(f"Values of {name} are known within {width:.3g}; heads have widths below 2.7: divide them by {10 * width:.0f}.")
     return max(width, low * 1.01)
 
 

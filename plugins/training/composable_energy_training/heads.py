@@ -216,9 +216,5 @@ class LabelContrast(Objective):
         if self.l2:
             value = value + self.l2 * own.square().mean()
         found, low = energies.detach(), own.detach()
-        scalars = {
-            "accuracy": (found.argmin(1) == place).to(found).mean(),
-            "margin": ((found.sum(1) - low) / max(count - 1, 1) - low).mean(),
-            "magnitude": found.abs().mean(),
-        }
-        return Loss(value, scalars)
+        accuracy, margin = (found.argmin(1) == place).to(found).mean(), ((found.sum(1) - low) / max(count - 1, 1) - low).mean()
+        return Loss(value, {"accuracy": accuracy, "margin": margin, "magnitude": found.abs().mean()})

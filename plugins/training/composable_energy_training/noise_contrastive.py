@@ -240,13 +240,10 @@ class NoiseContrastive(Objective):
         value = F.softplus(real + real_noise + offset).mean()
         for low, (_, log_prob) in zip(fake, drawn, strict=True):
             value = value + F.softplus(-low - log_prob - offset).mean()
-        right = (-real.detach() > real_noise).float().mean() + (-fake[0].detach() < drawn[0][1]).float().mean()
-        scalars = {
-            "accuracy": right / 2,
-            "margin": fake[0].detach().mean() - real.detach().mean(),
-            "magnitude": (real.detach().abs().mean() + fake[0].detach().abs().mean()) / 2,
-        }
-        return Loss(value, scalars)
+        at_data, at_noise = real.detach(), fake[0].detach()
+        right = (-at_data > real_noise).float().mean() + (-at_noise < drawn[0][1]).float().mean()
+        margin, magnitude = at_noise.mean() - at_data.mean(), (at_data.abs().mean() + at_noise.abs().mean()) / 2
+        return Loss(value, {"accuracy": right / 2, "margin": margin, "magnitude": magnitude})
 
 
 class EnergyDiscrepancy(Objective):

@@ -202,9 +202,7 @@ def _read(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 def _replace_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with the text `none` in place of None, for a file."""
-    return {
-        key: _replace_none(value) if isinstance(value, Mapping) else NONE if value is None else value for key, value in settings.items()
-    }
+    return {key: _replace_none(some) if isinstance(some, Mapping) else NONE if some is None else some for key, some in settings.items()}
 
 
 def _suggest(key: str, known: Mapping[str, Any]) -> str:

@@ -101,11 +101,8 @@ def open_scenes(folder: str | Path) -> Scenes:
         state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
         raise FileFormatError(f"The folder {folder} {state}: render them with `composable-energy render WORLD -n N -o {folder}`.")
     n, size = metadata["n"], metadata["size"]
-    found = Scenes(
-        _open_array(folder / _IMAGES, (n, None, size, size)),
-        _read_labels(folder),
-        _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None,
-    )
+    images, labels = _open_array(folder / _IMAGES, (n, None, size, size)), _read_labels(folder)
+    found = Scenes(images, labels, _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None)
     if wrong := [name for name, array in found.labels.items() if len(array) != n]:
         raise FileFormatError(f"{folder / _LABELS} does not have {n} values of {', '.join(wrong)}. {_ADVICE}")
     return found
