@@ -88,13 +88,8 @@ class Curve(Callback):
             return
         chains = trainer.objective.state()["slots"]
         some = chains[torch.linspace(0, len(chains) - 1, EVALUATED).long()].float()
-        row = {
-            "step": trainer.step,
-            "seconds": round(seconds, 1),
-            "frechet": frechet_distance(features(enlarged(some)), self.reference),
-            "attempt": trainer.attempt,
-        }
-        self.rows.append(row)
+        distance = frechet_distance(features(enlarged(some)), self.reference)
+        self.rows.append({"step": trainer.step, "seconds": round(seconds, 1), "frechet": distance, "attempt": trainer.attempt})
         write_json(self.path, self.rows)
         write_grid(self.path.parent / "chains.png", some[:: EVALUATED // 64][:64], (0, 1), {"step": trainer.step})
         self.began += time.process_time() - self.began - (seconds - self.before)  # evaluation does not count as training
@@ -115,16 +110,10 @@ def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) 
     while not done:
         done = curve.seconds >= 60 * minutes  # then only the weights are read
         steps = (int(curve.rows[-1]["step"]) if curve.rows else 0) + (0 if done else every)
-        trainer = Trainer(
-            model,
-            objective(run),
-            Prepared(data, Preparation(dequantize="uniform")),
-            steps=steps,
-            batch_size=64,
-            optimizer=Optimizer(rate=3e-4 if careful(run) else 1e-2, betas=(0.0, 0.999), ema=0.999, precision="bfloat16"),
-            callbacks=[Checkpoints(folder, every), Monitor(None) if run == "careless-unmonitored" else Monitor(), curve],
-        )
-        trainer.fit()
+        optimizer = Optimizer(rate=3e-4 if careful(run) else 1e-2, betas=(0.0, 0.999), ema=0.999, precision="bfloat16")
+        callbacks = [Checkpoints(folder, every), Monitor(None) if run == "careless-unmonitored" else Monitor(), curve]
+        prepared = Prepared(data, Preparation(dequantize="uniform"))
+        Trainer(model, objective(run), prepared, steps=steps, batch_size=64, optimizer=optimizer, callbacks=callbacks).fit()
         row = curve.rows[-1]
         print(f"{run}: step {row['step']:,}, {row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}", flush=True)
 

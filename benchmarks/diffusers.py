@@ -21,22 +21,19 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.faces import literals, seen
 from benchmarks.harness import RESULTS, environment, replace_rows, run_benchmark
+from benchmarks.real.judges import fulfils
+from composable_energy_cli.parsing import parse
 from composable_energy_faces import draw
 from composable_energy_faces.judge import features, frechet_distance
-from composable_energy_faces.scores import Criterion
 from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of, judge_small, load_small_judge, shrink
 
 PATH = RESULTS / "diffusers.json"
 LEVELS, WEIGHT, SEED = 20, 3.0, 0
 CHUNK = 20  # pictures that are evaluated together, with all concepts: larger batches do not fit into the cache
 
-ROWS = (
-    Criterion("male & ~smiling", ((("male", True), ("smiling", False)),), 0.95),
-    Criterion("male & smiling", ((("male", True), ("smiling", True)),), 0.95),
-    Criterion("~male & glasses", ((("male", False), ("glasses", True)),), 0.95),
-    Criterion("male & ~smiling & glasses & hat", ((("male", True), ("smiling", False), ("glasses", True), ("hat", True)),), 0.90),
-)
+ROWS = ("male & ~smiling", "male & smiling", "~male & glasses", "male & ~smiling & glasses & hat")
 Drawn = tuple[Tensor, float]  # pictures in [0, 1], and the evaluations of the network, or of the energy, for each
 
 
@@ -46,20 +43,20 @@ def pipeline() -> Any:
     return faces.to(memory_format=torch.channels_last)
 
 
-def by_classes(row: Criterion, count: int) -> Drawn:
+def by_classes(row: str, count: int) -> Drawn:
     faces = pipeline()
-    terms = [faces.concept(class_label=class_of(name, wanted)) for name, wanted in row.branches[0]]
+    terms = [faces.concept(class_label=class_of(name, wanted)) for name, wanted in literals(row).items()]
     return by_levels(ce.all_of(*terms).sharpened(WEIGHT), count)
 
 
-def signed(row: Criterion, negate: Callable[[ce.Energy], ce.Energy]) -> ce.Energy:
+def signed(row: str, negate: Callable[[ce.Energy], ce.Energy]) -> ce.Energy:
     """Returns the conjunction of a row, with a negation for what it denies."""
     faces = pipeline()
-    terms = [(faces.concept(class_label=class_of(name)), wanted) for name, wanted in row.branches[0]]
+    terms = [(faces.concept(class_label=class_of(name)), wanted) for name, wanted in literals(row).items()]
     return ce.all_of(*(term if wanted else negate(term) for term, wanted in terms))
 
 
-def by_negation(row: Criterion, count: int) -> Drawn:
+def by_negation(row: str, count: int) -> Drawn:
     return by_levels(signed(row, lambda term: ce.negate(term, mode="power", weight=1.0)).sharpened(WEIGHT), count)
 
 
@@ -68,21 +65,21 @@ def by_levels(energy: ce.Energy, count: int) -> Drawn:
     return images, trace.scalars["evaluations"][-1]
 
 
-def bounded(row: Criterion, count: int) -> Drawn:
+def bounded(row: str, count: int) -> Drawn:
     options = {"levels": LEVELS, "sigma_max": 50.0, "sigma_min": 0.03, "spread": 0.5}
     energy = signed(row, lambda term: ~term)
     return energy.sample(count, sampler="feynman-kac", seed=SEED, batch_size=CHUNK, **options), 2.0 * LEVELS
 
 
 @torch.no_grad()
-def published(row: Criterion, count: int) -> Drawn:
+def published(row: str, count: int) -> Drawn:
     """Adds predictions of the network, in chunks, as the published code does."""
     from diffusers import DDIMScheduler, DDPMPipeline
 
     own = DDPMPipeline.from_pretrained(PIPELINE, low_cpu_mem_usage=False)
     scheduler, unet = DDIMScheduler.from_config(own.scheduler.config), own.unet.to(memory_format=torch.channels_last)
-    weights = torch.tensor([WEIGHT if wanted else -WEIGHT for _, wanted in row.branches[0]])[:, None, None, None, None]
-    labels = torch.tensor([ANY_FACE, *(class_of(name) for name, _ in row.branches[0])])
+    weights = torch.tensor([WEIGHT if wanted else -WEIGHT for wanted in literals(row).values()])[:, None, None, None, None]
+    labels = torch.tensor([ANY_FACE, *(class_of(name) for name in literals(row))])
     generator, parts = torch.Generator().manual_seed(SEED), []
     for start in range(0, count, CHUNK):
         n = min(CHUNK, count - start)
@@ -96,49 +93,34 @@ def published(row: Criterion, count: int) -> Drawn:
     return torch.cat(parts), float(LEVELS)
 
 
-def our_faces(row: Criterion, count: int) -> Drawn:
-    terms = [ce.load(f"faces/{name}") if wanted else ~ce.load(f"faces/{name}") for name, wanted in row.branches[0]]
-    energy = ce.all_of(*terms)
+def our_faces(row: str, count: int) -> Drawn:
+    energy = parse(row).build({name: ce.load(f"faces/{name}") for name in literals(row)})
     options: Any = energy.recommended.options if energy.recommended else {}
     return shrink(energy.sample(count, seed=SEED)), float(options["levels"] * (options["corrector_steps"] + 1))
 
 
-RULES: dict[str, Callable[[Criterion, int], Drawn]] = {
-    "classes": by_classes,
-    "negation": by_negation,
-    "bounded": bounded,
-    "published": published,
-    "our faces": our_faces,
-}
+RULES = {"classes": by_classes, "negation": by_negation, "bounded": bounded, "published": published, "our faces": our_faces}
 
 
-def measure(rule: str, row: Criterion, count: int) -> dict[str, Any]:
+def measure(rule: str, row: str, count: int) -> dict[str, Any]:
     """Returns the scores of a rule on a row."""
     started = time.process_time()
     images, evaluations = RULES[rule](row, count)
-    seconds = time.process_time() - started
-    return {
-        "rule": rule,
-        "row": row.text,
-        "joint": float(row.satisfied(judge_small(images)).float().mean()),
-        "frechet": round(distance(images, row), 2),
-        "evaluations": evaluations,
-        "seconds": round(seconds, 1),
-    }
+    found = {"rule": rule, "row": row, "evaluations": evaluations, "seconds": round(time.process_time() - started, 1)}
+    return found | {"joint": float(fulfils(row, seen(judge_small(images))).float().mean()), "frechet": round(distance(images, row), 2)}
 
 
-def distance(images: Tensor, row: Criterion) -> float:
+def distance(images: Tensor, row: str) -> float:
     """Returns the Frechet distance to drawn faces with the attributes of a row, in the features of the judge."""
-    given = {name: int(wanted) for name, wanted in row.branches[0]}
     network, doubled = load_small_judge(), torch.nn.functional.interpolate
-    drawn = shrink(draw(len(images), seed=4, given=given).images)
+    drawn = shrink(draw(len(images), seed=4, given=literals(row)).images)
     return frechet_distance(*(features(doubled(some, scale_factor=2), network) for some in (images, drawn)))
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:
     about = environment("diffusers", samples=args.samples, levels=LEVELS, weight=WEIGHT, seed=SEED)
     for rule, row in itertools.product(args.rules, (ROWS[index] for index in args.rows)):
-        if rule in ("negation", "bounded") and all(wanted for _, wanted in row.branches[0]):
+        if rule in ("negation", "bounded") and all(literals(row).values()):
             continue  # the same as by classes
         found = measure(rule, row, args.samples)
         print(found, flush=True)

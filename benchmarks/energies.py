@@ -84,9 +84,5 @@ def least_effective(values: Tensor) -> float:
 def cost_figures(points: Tensor, seconds: float, per_draw: float) -> dict[str, float]:
     """Returns the cost of draws with shape (draws, chains, k), of which each took some gradients."""
     samples = least_effective(points)
-    return {
-        "gradients_per_effective_sample": per_draw * len(points) * points.shape[1] / samples,
-        "effective_samples": samples,
-        "effective_samples_per_second": samples / seconds,
-        "gradients_per_draw": per_draw,
-    }
+    costs = {"gradients_per_effective_sample": per_draw * len(points) * points.shape[1] / samples, "gradients_per_draw": per_draw}
+    return {**costs, "effective_samples": samples, "effective_samples_per_second": samples / seconds}

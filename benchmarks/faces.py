@@ -27,15 +27,31 @@ import composable_energy as ce
 from benchmarks.faces_conditional import train_conditional
 from benchmarks.harness import RESULTS, environment, read_options, write_json
 from benchmarks.papers.experiment import arrange_grid, write_picture
+from benchmarks.real.judges import fulfils
+from composable_energy_cli.parsing import parse
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
-from composable_energy_faces.judge import accuracy, features, frechet_distance, judge, nearest_distances
+from composable_energy_faces.judge import Verdict, accuracy, features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.networks import SIGMA_MIN
-from composable_energy_faces.scores import CRITERIA, Criterion, build_expression, score
-from composable_energy_faces.training_run import TrainingRun
+from composable_energy_faces.train import TrainingRun
 from composable_energy_image import CodeEnergy
 from composable_energy_image.code_energy import CodeNetwork
 
-Rule = Callable[[Criterion], ce.Energy]
+NAMES = (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
+ROWS = (
+    *(*NAMES, "male & smiling", "male & ~smiling", "~male & glasses", "~male & ~hat"),
+    *("(male & smiling) | (~male & glasses)", "male & smiling & glasses & hat", "hair=red & old & ~glasses"),
+)
+Rule = Callable[[str], ce.Energy]
+
+
+def literals(text: str) -> dict[str, bool]:
+    """Returns whether each attribute of a conjunction must hold."""
+    return {name.strip(" ~()"): "~" not in name for name in text.split("&")}
+
+
+def seen(verdict: Verdict) -> dict[str, Tensor]:
+    """Returns whether each picture has each attribute, according to the judge."""
+    return {name: verdict[name] for name in NAMES}
 
 
 class Absolute(ce.Energy):
@@ -50,6 +66,9 @@ class Absolute(ce.Energy):
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
         return self.inner(x, sigma=sigma)
 
+    def __invert__(self) -> ce.Energy:
+        return Absolute(~self.inner)
+
 
 class Conditional(ce.Energy):
     """E(x | c) of the conditional network; E(x) without a condition."""
@@ -60,49 +79,52 @@ class Conditional(ce.Energy):
         super().__init__()
         self.net, self.decoder = net, faces.decoder
         self.event_shape, self.recommended, self.name = faces.event_shape, faces.recommended, f"E(x | {name})"
-        names = (*ATTRIBUTES, *(f"hair={color}" for color in HAIR_COLORS))
-        self.register_buffer("condition", torch.tensor([[float(name == other) for other in names]]))
+        self.register_buffer("condition", torch.tensor([[float(name == other) for other in NAMES]]))
 
     def forward(self, x: Tensor, sigma: Tensor | float = SIGMA_MIN) -> Tensor:
         return self.net(x, sigma=sigma, y=self.condition)
 
+    def __invert__(self) -> ce.Energy:
+        return ce.negate(self, "power", weight=0.01)
+
 
 def rules(cache: Path | None) -> dict[str, Rule]:
     """Returns the rules by name; the plain sums only if there is a cache for their network."""
-    names = {name for row in CRITERIA for branch in row.branches for name, _ in branch}
-    ours = {name: ce.get("energy", f"faces/{name}") for name in names}
-    literals = {name: Absolute(energy) for name, energy in ours.items()}
-    negated = {name: Absolute(~energy) for name, energy in ours.items()}
-    found: dict[str, Rule] = {
-        "library": lambda row: build_expression(row, ours),
-        "base per concept": lambda row: build_expression(row, literals, lambda energy: negated[energy.name]),
-    }
+    ours = {name: ce.get("energy", f"faces/{name}") for name in NAMES}
+    absolute = {name: Absolute(energy) for name, energy in ours.items()}
+    found: dict[str, Rule] = {"library": lambda text: parse(text).build(ours), "base per concept": lambda text: parse(text).build(absolute)}
     if cache is not None:
         net = train_conditional(TrainingRun(cache))
         faces = ce.get("energy", "faces")
-        plain = {name: Conditional(net, faces, name) for name in names}  # pyright: ignore[reportArgumentType]
+        plain = {name: Conditional(net, faces, name) for name in NAMES}  # pyright: ignore[reportArgumentType]
         ground = Conditional(net, faces)  # pyright: ignore[reportArgumentType]
 
-        def plain_sums(row: Criterion) -> ce.Energy:
-            energy = build_expression(row, plain, lambda term: ce.negate(term, "power", weight=0.01))  # pyright: ignore[reportArgumentType]
+        def plain_sums(text: str) -> ce.Energy:
+            energy = parse(text).build(plain)
             return energy if energy.grounded else energy & ground
 
         found["plain sums"] = plain_sums
     return found
 
 
-def compare(row: Criterion, found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
+def compare(text: str, found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Returns a row's scores under every rule with the diversity of the library's samples, and the library's pictures."""
     scores: dict[str, Any] = {}
     pictures = torch.empty(0)
     for name, rule in found.items():
         try:
-            scores[name], images = score(rule(row), row, samples=samples, seed=seed)
+            started = time.perf_counter()
+            images = rule(text).sample(samples, seed=seed)
+            seconds = time.perf_counter() - started
+            verdict = seen(judge(images))
+            joint, *branches = (fulfils(some, verdict).double().mean().item() for some in (text, *text.split(" | ")))
+            free = {other: verdict[other].double().mean().item() for other in ATTRIBUTES if other not in text}
+            scores[name] = {"joint": joint, "branches": branches, "free": free, "seconds": seconds}
         except ce.errors.SamplingDiverged as error:
             scores[name], images = {"joint": float("nan"), "error": str(error).partition(".")[0]}, torch.empty(0)
         if name == "library":
             pictures = images
-    sets = drawn_like(row, 4 * samples).split(samples)
+    sets = drawn_like(text, 4 * samples).split(samples)
     coded = [decoded(part) for part in sets]
     scores["diversity"] = {
         "frechet": frechet_distance(features(pictures), features(sets[0])),
@@ -115,12 +137,12 @@ def compare(row: Criterion, found: dict[str, Rule], samples: int, seed: int) -> 
     return scores, pictures
 
 
-def drawn_like(row: Criterion, count: int, seed: int = 4) -> Tensor:
+def drawn_like(text: str, count: int, seed: int = 4) -> Tensor:
     """Returns drawn faces with the attributes of a row; its alternatives take turns."""
-    share = -(-count // len(row.branches))
-    parts = []
-    for index, branch in enumerate(row.branches):
-        given = {"hair" if "=" in name else name: HAIR_COLORS.index(name[5:]) if "=" in name else int(wanted) for name, wanted in branch}
+    branches = text.split("|")
+    share, parts = -(-count // len(branches)), []
+    for index, branch in enumerate(branches):
+        given = dict(("hair", HAIR_COLORS.index(name[5:])) if "=" in name else (name, wanted) for name, wanted in literals(branch).items())
         parts.append(draw(share, seed=seed, start=index * share, given=given).images)
     return torch.stack(parts, 1).flatten(0, 1)[:count]
 
@@ -170,13 +192,13 @@ def _spin() -> None:
 def compare_rows(found: dict[str, Rule], samples: int, seed: int) -> tuple[dict[str, Any], Tensor]:
     """Prints a line for each row and returns the scores of all, and a picture of some."""
     rows, sheets = {}, []
-    for row in CRITERIA:
-        scores, images = compare(row, found, samples, seed)
-        rows[row.text] = {"target": row.target, **scores}
-        if row.text.count("&") or "|" in row.text:
+    for text in ROWS:
+        scores, images = compare(text, found, samples, seed)
+        rows[text] = scores
+        if "&" in text:
             sheets.append(images[:16])
         shares = "".join(f"{name} {scores[name]['joint']:.3f}, " for name in found)
-        print(f"{row.text:<38}{shares}{scores['diversity']}", flush=True)
+        print(f"{text:<38}{shares}{scores['diversity']}", flush=True)
     return rows, arrange_grid(torch.cat(sheets))
 
 

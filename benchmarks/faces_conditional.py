@@ -11,7 +11,7 @@ from composable_energy.sampling import Noise
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.networks import CODE, SIGMA_MAX, SIGMA_MIN
-from composable_energy_faces.training_run import TRAINING_FACES, TrainingRun
+from composable_energy_faces.train import TRAINING_FACES, TrainingRun
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.network_training import scaled, train_network
 from composable_energy_training import Batch, DenoisingScoreMatching, Loss, Objective

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
+from benchmarks.faces import seen
 from benchmarks.harness import RESULTS, environment, read_json, run_benchmark
+from benchmarks.real.judges import fulfils
 from composable_energy.sampling import Sampler
+from composable_energy_cli.parsing import parse
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.judge import Verdict, features, frechet_distance, judge
 from composable_energy_faces.mapping import GeneratedFaces
-from composable_energy_faces.scores import CRITERIA, Criterion, build_expression
 from composable_energy_latent import LACE, Attributes, Edits, attribute, edit, fit_attributes, latent
 from composable_energy_mcmc import ChEES, Langevin
 from plugins.latent.tests.closed_case import direction, moments
@@ -72,19 +74,18 @@ def attributes() -> Attributes:
     return fit_attributes(GeneratedFaces().base, labels, values={"hair": HAIR_COLORS}, on="w", progress=True, **FIT)
 
 
-def reference(row: Criterion) -> Tensor:
+def reference(text: str) -> Tensor:
     """Returns features of drawn faces that fulfil an expression."""
-    faces = draw(PICTURES * (20 if any(len(branch) > 2 for branch in row.branches) else 4), seed=3)
+    faces = draw(PICTURES * (20 if text.count("&") > 2 else 4), seed=3)
     verdict = {name: faces.attributes[:, i] > 0.5 for i, name in enumerate(ATTRIBUTES)}
-    kept = torch.stack([torch.stack([verdict[name] == wanted for name, wanted in branch]).all(0) for branch in row.branches]).any(0)
-    return features(faces.images[kept][:PICTURES])
+    return features(faces.images[fulfils(text, verdict)][:PICTURES])
 
 
-def posterior_accuracy(E: ce.Energy, row: Criterion, z: Tensor, verdict: Verdict) -> float:
+def posterior_accuracy(E: ce.Energy, text: str, z: Tensor, verdict: Verdict) -> float:
     """Returns the accuracy of an exact sampler: draws of the prior with the probability of the expression as their weights."""
     with torch.no_grad():
         weights = (-E.evidence(z)).double().exp()
-    return ((weights * row.satisfied(verdict)).sum() / weights.sum()).item()
+    return ((weights * fulfils(text, seen(verdict))).sum() / weights.sum()).item()
 
 
 def drawn_faces(found: Attributes) -> tuple[Tensor, Verdict]:
@@ -97,25 +98,18 @@ def drawn_faces(found: Attributes) -> tuple[Tensor, Verdict]:
 def faces(found: Attributes) -> list[dict[str, Any]]:
     """Returns figures of each expression by each sampler, and of an exact one."""
     rows = []
-    z, seen = drawn_faces(found)
-    for row in (row for text in ROWS for row in CRITERIA if row.text == text):
-        text = row.text
-        E, real = build_expression(row, found), reference(row)
-        rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, row, z, seen)})
+    z, drawn = drawn_faces(found)
+    for text in ROWS:
+        E, real = parse(text).build(found), reference(text)
+        rows.append({"expression": text, "sampler": "exact", "accuracy": posterior_accuracy(E, text, z, drawn)})
         print(rows[-1], flush=True)
         for name in SAMPLERS:
             points, _, seconds = sample(E, PICTURES, 0, *SAMPLERS[name])
             pictures = decode(found.base, points)
-            verdict = judge(pictures)
-            result = {
-                "expression": text,
-                "sampler": name,
-                "accuracy": row.satisfied(verdict).float().mean().item(),
-                "seconds": seconds,
-                "frechet": frechet_distance(features(pictures), real),
-            }
-            rows.append(result)
-            print({key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}, flush=True)
+            share = fulfils(text, seen(judge(pictures))).float().mean().item()
+            figures = {"accuracy": share, "seconds": seconds, "frechet": frechet_distance(features(pictures), real)}
+            rows.append({"expression": text, "sampler": name, **figures})
+            print(text, name, {key: round(value, 3) for key, value in figures.items()}, flush=True)
     return rows
 
 
@@ -129,15 +123,10 @@ def edits(found: Attributes, n: int = 500) -> dict[str, Any]:
         verdict = judge(session.images)
         old = list(EDITS[: len(rows)])
         others = [i for i, other in enumerate(ATTRIBUTES) if other != name and other not in old]
-        rows.append(
-            {
-                "edit": name,
-                "new": verdict[name].float().mean().item(),
-                "earlier": min((verdict[other].float().mean().item() for other in old), default=1.0),
-                "untouched": (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0,
-                "distance": session.last.distance.mean().item(),
-            }
-        )
+        row = {"edit": name, "new": verdict[name].float().mean().item(), "distance": session.last.distance.mean().item()}
+        row["earlier"] = min((verdict[other].float().mean().item() for other in old), default=1.0)
+        row["untouched"] = (verdict.attributes[:, others] == before[:, others]).float().mean().item() if others else 1.0
+        rows.append(row)
         print(rows[-1], flush=True)
     return {"pictures": n, "rows": rows}
 

@@ -93,17 +93,16 @@ class Plain(Network):
 
 def objectives(train: Tensor, seed: int) -> dict[str, Callable[[], Objective]]:
     """Returns functions that build the objectives; the time of a flow's training counts."""
+    chains: dict[str, Any] = {"steps": 20, "options": LANGEVIN, "buffer": 2000, "start": uniform, "l2": 0.01}
     return {
         "diffusion recovery likelihood": lambda: DiffusionRecoveryLikelihood(NOISE, HIGHEST),
         "energy discrepancy": lambda: EnergyDiscrepancy(0.1, particles=16),
         "energy matching": lambda: EnergyMatching(temperature=0.05, warm_up=300, weight=20.0, steps=40, step_size=0.04),
         "noise contrast, Gaussian": lambda: NoiseContrastive(GaussianNoise.fit(train), ratio=4),
         "noise contrast, flow": lambda: NoiseContrastive(FlowNoise.fit(train, layers=6, steps=200, seed=seed), ratio=4),
-        "contrastive divergence": lambda: ContrastiveDivergence(steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01),
+        "contrastive divergence": lambda: ContrastiveDivergence(**chains),
         "denoising score matching": lambda: DenoisingScoreMatching(NOISE, HIGHEST),
-        "improved contrastive divergence": lambda: ImprovedContrastiveDivergence(
-            steps=20, options=LANGEVIN, buffer=2000, start=uniform, l2=0.01
-        ),
+        "improved contrastive divergence": lambda: ImprovedContrastiveDivergence(**chains),
     }
 
 

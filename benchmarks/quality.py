@@ -87,11 +87,7 @@ def measure(target: Target, sampler: Any, draws: int, seed: int, fast: ce.Energy
 
 def ours(target: Target) -> Iterator[tuple[str, Callable[[int], Figures]]]:
     """Yields the samplers of this library by name, as functions of a seed."""
-    for name, sampler, draws in (
-        ("chees", ChEES(), target.draws),
-        ("hmc", HMC(), target.draws),
-        ("mala", MALA(), 2 * target.draws),
-    ):
+    for name, sampler, draws in (("chees", ChEES(), target.draws), ("hmc", HMC(), target.draws), ("mala", MALA(), 2 * target.draws)):
         yield name, lambda seed, s=sampler, n=draws: measure(target, s, n, seed)
     fast = ce.as_energy(target.formula, event_shape=(target.size,))
     yield "chees, compiled", lambda seed: measure(target, ChEES(), target.draws, seed, fast)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,7 @@ SHARED: dict[str, tuple[str, Callable[[], ce.Energy], int, dict[str, Any]]] = {
 def run(case: str, way: str, chains: int, steps: int, file: Path) -> None:
     """Draws chains by Langevin steps in one of the ways."""
     energy = CASES[case]().eval().requires_grad_(False)
-    ways: dict[str, dict[str, Any]] = {
-        "batches": {"batch_size": BATCH},
-        "trace": {"trace": True},
-        "checkpoint": {"observers": [Checkpoint(file)]},
-    }
+    ways = {"batches": {"batch_size": BATCH}, "trace": {"trace": True}, "checkpoint": {"observers": [Checkpoint(file)]}}
     if way == "checkpoint":
         file.unlink(missing_ok=True)
     sample(energy, chains, sampler=Langevin(STEP), steps=steps, seed=0, **ways.get(way, {}))
@@ -185,11 +182,8 @@ def main() -> None:
     if args.rank:
         write_rank(*args.rank)
         return
-    measures: dict[str, Callable[[], dict[str, Any]]] = {
-        "steps": lambda: measure_steps(args.rounds),
-        "memory": measure_memory,
-        "ranks": lambda: measure_ranks(args.rounds),
-    }
+    steps, ranks = (partial(some, args.rounds) for some in (measure_steps, measure_ranks))
+    measures = {"steps": steps, "memory": measure_memory, "ranks": ranks}
     for part in args.parts or measures:
         result = measures[part]()
         if args.write:  # after each part, so that an interruption loses one part only

@@ -70,17 +70,12 @@ def measure(target: Target, reference: Reference, seed: int, start: str) -> Figu
     counter, marks = Counter(target.energy), []
     energy = ce.as_energy(counter.lifted(), name=target.name, event_shape=(target.dimension,))
     row: Figures = {"row": target.name, "sampler": OURS, "seed": seed, "start": start}
+    watch, init = ce.sampling.Stop(lambda *_: marks.append(int(counter.points))), start_points(start, target, reference, seed)
     began = time.process_time()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            _, trace = energy.sample(
-                CHAINS,
-                seed=seed,
-                trace=1,
-                init=start_points(start, target, reference, seed),
-                observers=[ce.sampling.Stop(lambda *_: marks.append(int(counter.points)))],
-            )
+            _, trace = energy.sample(CHAINS, seed=seed, trace=1, init=init, observers=[watch])
         except ComposableEnergyError as error:
             failed = {"error": f"{type(error).__name__}: {str(error)[:300]}", "warnings": sorted({_kind(some.message) for some in caught})}
             return {**row, **failed, "gradients": int(counter.points), "seconds": time.process_time() - began}

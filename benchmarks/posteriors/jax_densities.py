@@ -102,12 +102,8 @@ def mixture() -> Density:
 
 
 def lotka_volterra() -> Density:
-    observed, center, spread, h = (
-        jnp.asarray(hierarchies.populations()),
-        jnp.log(jnp.array(hierarchies.CENTER)),
-        jnp.array(hierarchies.SPREAD),
-        hierarchies.SPAN / hierarchies.STEPS,
-    )
+    observed, h = jnp.asarray(hierarchies.populations()), hierarchies.SPAN / hierarchies.STEPS
+    center, spread = jnp.log(jnp.array(hierarchies.CENTER)), jnp.array(hierarchies.SPREAD)
 
     def log_density(x: Array) -> Array:
         birth, predation, death, growth, prey, predators = jnp.exp(center + spread * x[:6])

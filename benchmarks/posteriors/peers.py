@@ -33,9 +33,7 @@ def check_agreement(target: Target) -> float:
     offset = here[0] - there[0]  # a constant may differ
     difference = float(np.max(np.abs(here - there - offset) / np.maximum(np.abs(here), 1.0)))
     if not difference <= TOLERANCE:
-        raise ValueError(
-            f"The log densities of {target.name} in torch and in JAX differ by {difference:.2g}, relative; at most {TOLERANCE}."
-        )
+        raise ValueError(f"Log densities of {target.name} in torch and in JAX differ by {difference:.2g}, relative; at most {TOLERANCE}.")
     return difference
 
 

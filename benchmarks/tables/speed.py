@@ -75,11 +75,7 @@ def blocks() -> Blocks:
     }
 
 
-WAYS = {
-    "plain": "",
-    "batches": ", `batch_size`",
-    "returned": ", `batch_size`, blocks returned",
-}
+WAYS = {"plain": "", "batches": ", `batch_size`", "returned": ", `batch_size`, blocks returned"}
 
 
 def scaling() -> Blocks:

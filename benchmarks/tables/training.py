@@ -12,10 +12,7 @@ Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
-PAPERS = {
-    "energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies",
-    "VAE": "slides, Split MNIST: VAE",
-}
+PAPERS = {"energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies", "VAE": "slides, Split MNIST: VAE"}
 
 
 def training() -> Blocks:
@@ -121,9 +118,8 @@ def accuracy() -> str:
     """Returns the accuracies over radii of both norms."""
     found = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"]
     keys = ["clean", *_radii(found)]
-    return markdown_table(
-        ["", *map(_radius, keys)], [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
-    )
+    lines = [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
+    return markdown_table(["", *map(_radius, keys)], lines)
 
 
 def attacks() -> str:

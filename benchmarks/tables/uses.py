@@ -110,9 +110,8 @@ def observations() -> Blocks:
             covered = torch.tensor([row["coverage"] for row in rows])
             error = float(covered.std()) / len(rows) ** 0.5
             cells = [f"{format_number(float(covered.mean()))} ± {format_number(error)}", format_number(mean(rows, "coverage before"))]
-            lines.append(
-                [name, *cells, *(f"{mean(rows, key):.1f}" for key in keys), f"{mean(rows, 'misfit'):.2f}", f"{mean(rows, 'seconds'):.0f}"]
-            )
+            cells += [*(f"{mean(rows, key):.1f}" for key in keys), f"{mean(rows, 'misfit'):.2f}", f"{mean(rows, 'seconds'):.0f}"]
+            lines.append([name, *cells])
         head = ["", "coverage", "by `annealed` alone", "mean", "draw", "DPS", "projection", "misfit", "seconds"]
         return markdown_table(head, lines)
 
@@ -123,9 +122,8 @@ def observations() -> Blocks:
             for name in dict.fromkeys(row["operator"] for row in found["composed"])
             for wanted, text in texts.items()
         ]
-        return markdown_table(
-            ["", "expression", "smiling"], [[name, text, format_number(mean(some, "share"))] for name, text, some in rows]
-        )
+        lines = [[name, text, format_number(mean(some, "share"))] for name, text, some in rows]
+        return markdown_table(["", "expression", "smiling"], lines)
 
     return {"coverage": coverage, "composed": composed}
 
@@ -177,12 +175,9 @@ def score_expressions() -> Blocks:
     def dimensions() -> str:
         lines = []
         for name, sizes in found["dimensions"].items():
-            for label, variant, key, digits in (
-                ("error", "weighted", "error", 3),
-                ("error without weights", "unweighted", "error", 3),
-                ("lowest ESS", "weighted", "lowest_ess", 2),
-            ):
-                lines.append([code_cell(name), label, *(format_number(row[variant][key], digits) for row in sizes.values())])
+            for label, variant in (("error", "weighted"), ("error without weights", "unweighted")):
+                lines.append([code_cell(name), label, *(format_number(row[variant]["error"]) for row in sizes.values())])
+            lines.append([code_cell(name), "lowest ESS", *(format_number(row["weighted"]["lowest_ess"], 2) for row in sizes.values())])
         return markdown_table(["expression", "", *next(iter(found["dimensions"].values()))], lines)
 
     return {"plane": plane, "dimensions": dimensions}

@@ -117,13 +117,8 @@ COMPONENTS, LATENT, COARSE = 2, 32, 16
 
 ROWS: Mapping[str, tuple[int, ...]] = {
     "comet-coarse": (3600, 340),
-    "autoencoder-charbonnier": (5000,),
-    "beta-4": (5000,),
-    "beta-1": (5000,),
-    "beta-0.25": (5000,),
-    "beta-0.25-10": (5000,),
-    "pixels": (),
-    "untrained": (),
+    **dict.fromkeys(("autoencoder-charbonnier", "beta-4", "beta-1", "beta-0.25", "beta-0.25-10"), (5000,)),
+    **dict.fromkeys(("pixels", "untrained"), ()),
 }
 """The steps of each stage of the training of each row. The last number of `beta-0.25-10` is that of its codes; others have 64."""
 

@@ -77,14 +77,11 @@ def measure(common: CommonCode, judge: Judge, classifier: CropClassifier, scenes
     row, one = row_and_object
     middles = centers(scenes.masks[row] == one[:, None, None] + 1)
     versions = {"swapped": common.swap(x, y), "renders": relight(scenes)}
-    rows = [
-        {
-            "pictures": name,
-            "light of B": angle(judge_images(pictures, judge).light, other),
-            **classify(classifier, pictures, row, middles, scenes.shape[row_and_object], scenes.color[row_and_object]),
-        }
-        for name, pictures in versions.items()
-    ]
+    shapes, colors = scenes.shape[row_and_object], scenes.color[row_and_object]
+    rows: list[dict[str, Any]] = []
+    for name, pictures in versions.items():
+        light = angle(judge_images(pictures, judge).light, other)
+        rows.append({"pictures": name, "light of B": light, **classify(classifier, pictures, row, middles, shapes, colors)})
     return rows, [x, y, comet.decode(comet.encode(x)), *versions.values()]
 
 

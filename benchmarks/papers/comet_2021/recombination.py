@@ -40,17 +40,9 @@ class CropClassifier(nn.Module):
     def __init__(self, shapes: int, colors: int, margin: int = HALF) -> None:
         super().__init__()
         self.shapes, self.colors, self.margin = shapes, colors, margin
-        self.net = nn.Sequential(
-            *(
-                nn.Conv2d(3, 32, 3, 1 if margin == HALF else 2, 1),
-                nn.SiLU(),
-                nn.Conv2d(32, 48, 3, 2, 1),
-                nn.SiLU(),
-                nn.Conv2d(48, 64, 3, 2, 1),
-                nn.SiLU(),
-            ),
-            *(nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors)),
-        )
+        sizes = ((3, 32, 1 if margin == HALF else 2), (32, 48, 2), (48, 64, 2))
+        down = [layer for a, b, stride in sizes for layer in (nn.Conv2d(a, b, 3, stride, 1), nn.SiLU())]
+        self.net = nn.Sequential(*down, nn.Flatten(), nn.Linear(64 * 16, 128), nn.SiLU(), nn.Linear(128, shapes + 1 + colors))
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
         """Returns logits of shapes and of colors for crops with shape $(B, 3, 2 h + 1, 2 h + 1)$."""

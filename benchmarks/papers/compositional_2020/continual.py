@@ -52,11 +52,8 @@ CONCEPTS = ("position", "shape", "color")
 SEEDS = {"position": 51, "shape": 52, "color": 53}  # of the sets
 POOL_SEED, POOL = 1, 24_000  # the first pictures of the training set of autoencoder and base
 SETS = {"position": 6_000, "shape": 6_000, "color": 16_000}  # pictures
-FIXED = {
-    "position": {"shape": KINDS.index("box"), "color": COLORS.index("magenta")},
-    "shape": {"color": COLORS.index("magenta")},
-    "color": {},
-}
+_MAGENTA = COLORS.index("magenta")
+FIXED = {"position": {"shape": KINDS.index("box"), "color": _MAGENTA}, "shape": {"color": _MAGENTA}, "color": {}}
 WEIGHTS = {"position": 6.0, "shape": 16.0, "color": 6.0}  # of the evidence; chosen together with LEVELS on seeds 101 and 102
 LEVELS = 320  # noise levels, twice as many as elsewhere, because three heads act at once, one with a large weight
 STEPS = {"outlines": 700, "head": 3000, "one network": 400}
@@ -176,11 +173,8 @@ def concept_energy(concept: str, head: CodeHeads, base: Any, value: Tensor) -> c
 
 def scores(found: Attributes, wanted: dict[str, Tensor], concepts: Sequence[str]) -> dict[str, float]:
     """Returns the share of pictures with each concept, and with all of them."""
-    right = {
-        "position": near(found.position, wanted["position"]),
-        "shape": found.shape == wanted["shape"],
-        "color": found.color == wanted["color"],
-    }
+    right = {"position": near(found.position, wanted["position"])}
+    right |= {"shape": found.shape == wanted["shape"], "color": found.color == wanted["color"]}
     return {name: share(right[name]) for name in concepts} | {"joint": share(torch.stack([right[name] for name in concepts]).all(0))}
 
 

@@ -142,15 +142,7 @@ SEEDS = {"position": 31, "size": 32, "evaluator": 33}  # of lamps and floors
 PICTURES = {"position": 4_000, "size": 8_000, "evaluator": 10_000}
 LEVELS = (0.02, 4.0)  # of noise
 CACHE = COMPOSITIONAL.cache / "extrapolation"
-SAMPLER = {
-    "sampler": "annealed",
-    "levels": 40,
-    "sigma_max": 4.0,
-    "sigma_min": 0.02,
-    "corrector_steps": 3,
-    "delta": 0.1,
-    "max_gradient": 3.0,
-}
+SAMPLER = {"levels": 40, "sigma_max": 4.0, "sigma_min": 0.02, "corrector_steps": 3, "delta": 0.1, "max_gradient": 3.0}
 WEIGHT = 4.0
 
 
@@ -311,7 +303,7 @@ def rows(trainings: Trainings, options: Options, evaluator: Evaluator) -> Iterat
     position, size_energy = wanted[:, :2], trainings.size(wanted[:, 2:])
 
     def sampled(energy: ce.Energy) -> Tensor:
-        return energy.sample(n, seed=options.seed, **SAMPLER)
+        return energy.sample(n, sampler="annealed", seed=options.seed, **SAMPLER)
 
     pictures = {
         "position & size": sampled((trainings.position(position) & size_energy).sharpened(WEIGHT)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -51,9 +52,8 @@ class ConditionalEnergy(ce.Energy):
         self.event_shape = torch.Size([size])
         self.layers = nn.ModuleList([nn.Linear(size, HIDDEN), nn.Linear(HIDDEN, HIDDEN)])
         self.gates = nn.ModuleList(nn.Embedding(CLASSES, HIDDEN) for _ in range(3))
-        self.numbers = nn.ModuleDict(
-            {"level": nn.Embedding(CLASSES, 1), "mean": nn.Embedding(CLASSES, size), "width": nn.Embedding(CLASSES, size)}
-        )
+        widths = {"level": 1, "mean": size, "width": size}
+        self.numbers = nn.ModuleDict({name: nn.Embedding(CLASSES, width) for name, width in widths.items()})
         for table in self.numbers.values():
             nn.init.zeros_(table.weight)  # pyright: ignore[reportArgumentType]
         nn.init.normal_(self.gates[2].weight, std=HIDDEN**-0.5)  # pyright: ignore[reportArgumentType]
@@ -171,11 +171,8 @@ def contrast_of_both(size: int) -> Objective:
 
 def divergence(size: int, seed: int) -> Learner:
     """One conditional energy trained by contrastive divergence: chains under the classes of the batch, as in the slides."""
-    return Learner(
-        seed,
-        lambda: ConditionalEnergy(size),
-        lambda _: ContrastiveDivergence(steps=10, options=CHAINS, buffer=1000, l2=0.1, condition="digit"),
-    )
+    objective = partial(ContrastiveDivergence, steps=10, options=CHAINS, buffer=1000, l2=0.1, condition="digit")
+    return Learner(seed, lambda: ConditionalEnergy(size), lambda _: objective())
 
 
 CHAINS = {"step_size": 0.02, "temperature": 0.01, "clamp": (0.0, 1.0)}

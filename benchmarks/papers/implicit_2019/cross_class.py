@@ -54,11 +54,8 @@ def picture(energy: ce.Energy, digits: LabelledPixels) -> Tensor:
     """Returns rows of chains: the start, and the picture after each number of steps."""
     starts = torch.stack([digits.test[digits.test_labels == c][0] for c in FROM])
     frames = [starts, *(moved(energy, starts, torch.tensor(TO), steps) for steps in STEPS)]
-    return arrange_rows(
-        [torch.stack([1 - frame[i] for frame in frames]).view(-1, 1, SIDE, SIDE).expand(-1, 3, -1, -1) for i in range(len(FROM))],
-        scale=6,
-        gap=1,
-    )
+    rows = [torch.stack([1 - frame[i] for frame in frames]).view(-1, 1, SIDE, SIDE).expand(-1, 3, -1, -1) for i in range(len(FROM))]
+    return arrange_rows(rows, scale=6, gap=1)
 
 
 def run(args: Any) -> Iterator[dict[str, Any]]:

@@ -83,9 +83,8 @@ def measure(models: Mapping[str, DigitEnergy], x: Tensor, y: Tensor, seed: int) 
                 found[name][key] = share(right(plain[name], some, y))
             for name, classifier in refined.items():
                 unaware = right(classifier, pictures["JEM"], y)
-                adaptive = pgd(
-                    classifier, x, y, radius, norm=norm, steps=ADAPTIVE_STEPS, draws=DRAWS if classifier.random else 1, seed=seed
-                )
+                draws = DRAWS if classifier.random else 1
+                adaptive = pgd(classifier, x, y, radius, norm=norm, steps=ADAPTIVE_STEPS, draws=draws, seed=seed)
                 withstood = right(classifier, [adaptive], y)
                 found[name][key] = share(unaware & withstood)
                 found[name][f"{key} unaware"], found[name][f"{key} adaptive"] = share(unaware), share(withstood)

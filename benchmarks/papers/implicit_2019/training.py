@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -147,14 +148,7 @@ def joint(data: tuple[Tensor, Tensor], seed: int, settings: Joint) -> DigitEnerg
     def add_noise(x: Tensor, noise: Noise) -> Tensor:
         return x + settings.noise * noise.normal(x, 9)
 
-    Trainer(
-        model,
-        objective,
-        Prepared((data[0], {"class": data[1]}), add_noise),
-        steps=settings.steps,
-        batch_size=BATCH,
-        seed=seed,
-        optimizer=Optimizer(rate=RATE, warm_up=50, decay=0.5),
-        callbacks=[Monitor(None)],
-    ).fit()
+    noisy, optimizer = Prepared((data[0], {"class": data[1]}), add_noise), Optimizer(rate=RATE, warm_up=50, decay=0.5)
+    options: dict[str, Any] = {"batch_size": BATCH, "seed": seed, "optimizer": optimizer, "callbacks": [Monitor(None)]}
+    Trainer(model, objective, noisy, steps=settings.steps, **options).fit()
     return model.eval()

@@ -1,6 +1,7 @@
 """Calibration of class probabilities on held-out points: temperature, offsets, and the expected calibration error."""
 
 import warnings
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,13 +78,8 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     unit = known.std().clamp_min(1e-12) if len(known) > 1 else known.new_ones(())
     log_scale = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)  # of 1 / T, in units of the energies
     shifts = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=offsets)
-    optimizer = torch.optim.LBFGS(
-        [log_scale, shifts] if offsets else [log_scale],
-        max_iter=500,
-        tolerance_grad=1e-10,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
+    options: dict[str, Any] = {"tolerance_grad": 1e-10, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS([log_scale, shifts] if offsets else [log_scale], max_iter=500, **options)
 
     def loss() -> Tensor:
         optimizer.zero_grad()
@@ -99,11 +95,8 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     if separable or not _LEAST < temperature < _GREATEST:
         why = "all of them are classified right" if separable else "no class is more probable than by chance"
         temperature = min(max(temperature, _LEAST), _GREATEST) if offsets else 1.0
-        warnings.warn(
-            f"{len(y)} held-out points do not determine the temperature, as {why}; it is {temperature:.2g}. Take more points.",
-            CalibrationWarning,
-            stacklevel=3,
-        )
+        seen = f"{len(y)} held-out points do not determine the temperature, as {why}; it is {temperature:.2g}. Take more points."
+        warnings.warn(seen, CalibrationWarning, stacklevel=3)
     return temperature, (shifts - shifts.mean()) * temperature if offsets else None
 
 

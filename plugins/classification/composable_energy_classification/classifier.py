@@ -212,10 +212,7 @@ class Classifier(nn.Module):
         energies = self._energies(x)
         impossible = int((energies == torch.inf).all(1).sum())
         if impossible:
-            raise ExpressionError(
-                f"All classes are impossible at {impossible} of {len(x)} points, so they have no probabilities; with a `threshold`, "
-                "`predict` abstains there."
-            )
+            raise ExpressionError(f"All classes are impossible at {impossible} of {len(x)} points; with a `threshold`, `predict` abstains.")
         return torch.log_softmax(-energies / self.temperature, 1)
 
     def _changed(self, **changes: Any) -> Classifier:

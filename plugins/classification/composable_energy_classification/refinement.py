@@ -76,7 +76,5 @@ class Refinement:
                 point = point.clamp(*self.clamp)
         if not bool(point.isfinite().all()):
             count = int((~point.isfinite()).flatten(1).any(1).sum())
-            raise ExpressionError(
-                f"The refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}."
-            )
+            raise ExpressionError(f"Refinement of {count} of {len(x)} points diverged: take a smaller step_size than {self.step_size:g}.")
         return point

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_number
 from composable_energy_classification.classifier import Classifier
 
 
@@ -61,19 +60,18 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
     return float((below + up_to).double().mean() / (2 * len(inside)))
 
 
-def fpr_at_95(inside: Tensor, outside: Tensor, *, kept: float = 0.95) -> float:
+def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
     """Returns the share of points from outside that are accepted by a threshold that accepts 95 % of the points of the data.
 
     Args:
         inside: Scores of points of the data, with shape $(n,)$; higher is more unusual.
         outside: Scores of other points, with shape $(m,)$.
-        kept: The share of the data that is accepted, at least.
 
     Raises:
-        OptionError: A score is not a number, or `kept` is not between 0 and 1.
+        OptionError: A score is not a number.
     """
     inside, outside = _scores(inside), _scores(outside)
-    rank = math.ceil(check_number("kept", kept, above=0, below=1) * len(inside) - 1e-9)  # of the least threshold that keeps enough
+    rank = math.ceil(0.95 * len(inside) - 1e-9)  # of the least threshold that keeps enough
     return float((outside <= inside.sort().values[rank - 1]).double().mean())
 
 

@@ -111,12 +111,9 @@ def _add_command(commands: Any, name: str, common: Parser, *, whole: bool) -> No
 def _parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Returns the parser of one command; of all commands if the name is unknown."""
     debugging = Parser(add_help=False)
-    debugging.add_argument(
-        "--traceback",
-        action="store_true",
-        default=bool(os.environ.get("COMPOSABLE_ENERGY_TRACEBACK")),
-        help="show the traceback of an error; also with COMPOSABLE_ENERGY_TRACEBACK=1",
-    )
+    asked = bool(os.environ.get("COMPOSABLE_ENERGY_TRACEBACK"))
+    about = "show the traceback of an error; also with COMPOSABLE_ENERGY_TRACEBACK=1"
+    debugging.add_argument("--traceback", action="store_true", default=asked, help=about)
     parser = Parser(
         prog="composable-energy",
         description="Combine energy-based models with logic, and sample from the combination.",

@@ -32,8 +32,6 @@ class Energies(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        import composable_energy as ce
-
         with foreign_output():
             found = ce.installed()
         entries = list(found) if arguments.name is None else [found[arguments.name]]
@@ -69,8 +67,6 @@ class Plugins(Command):
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:
-        import composable_energy as ce
-
         with foreign_output():
             rows = ce.plugins(load=arguments.load)
         if arguments.json:

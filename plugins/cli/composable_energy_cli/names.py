@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files import ENERGY_FILE, expanded, is_directory, is_file
 from composable_energy.options import nearest_names
-from composable_energy.registry import get_factory
+from composable_energy.registry import get_factory, names
 from composable_energy_cli.foreign import LIBRARY
 from composable_energy_cli.parsing import Name, parse, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from composable_energy import Energy
 
 DEFAULT_FAMILY = "faces"
 
@@ -40,17 +36,11 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
         help=f"the family of the names (default: {DEFAULT_FAMILY}), or a folder with saved energies as sub-folders; FAMILY/NAME and saved "
         "folders always work",
     )
-    parser.add_argument(
-        "--given",
-        type=read_condition,
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="value of a condition of the energy, such as the label y=3 or the position y=0.2,0.5; may be repeated",
-    )
+    about = "value of a condition of the energy, such as the label y=3 or the position y=0.2,0.5; may be repeated"
+    parser.add_argument("--given", type=read_condition, action="append", default=[], metavar="NAME=VALUE", help=about)
 
 
-def read_expression(arguments: argparse.Namespace) -> Energy:
+def read_expression(arguments: argparse.Namespace) -> ce.Energy:
     """Returns the energy of the arguments of `add_expression`, with its conditions bound."""
     energy, given = build_energy(arguments.expression, arguments.family), dict(arguments.given)
     if unknown := sorted(given.keys() - energy.conditions):
@@ -62,11 +52,10 @@ def read_expression(arguments: argparse.Namespace) -> Energy:
     return energy.given(**given) if given else energy
 
 
-def build_energy(text: str, family: str | None) -> Energy:
+def build_energy(text: str, family: str | None) -> ce.Energy:
     """Returns the energy of an expression, with names of a family."""
-    import composable_energy as ce
 
-    def load(source: str | Path | Callable[[], Energy]) -> Energy:
+    def load(source: str | Path | Callable[[], ce.Energy]) -> ce.Energy:
         if isinstance(source, str):
             return ce.get("energy", source)
         return ce.load(source) if isinstance(source, Path) else source()
@@ -76,9 +65,6 @@ def build_energy(text: str, family: str | None) -> Energy:
 
 def check_trained(text: str, family: str | None, advice: str) -> None:
     """Raises OptionError, with advice how to sample it all the same, if an expression names a network with random weights of a plug-in."""
-    import composable_energy as ce
-    from composable_energy.registry import names
-
     asked = {source.partition("/")[0] for source in _locate(text, family).values() if isinstance(source, str)}
     for energy in ce.installed(row for row in ce.plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
@@ -108,8 +94,6 @@ class Names:
     """The known names; members of a family, or of a folder of saved energies, need no prefix. None takes `DEFAULT_FAMILY` if it exists."""
 
     def __init__(self, family: str | None = None) -> None:
-        import composable_energy as ce
-
         self.entries = {form for row in ce.plugins() if row.group == "composable_energy.energies" for form in (row.name, row.qualified)}
         self.family = family or DEFAULT_FAMILY
         self.members: tuple[str, ...] = ()
@@ -120,7 +104,7 @@ class Names:
             return
         try:
             if family is not None or self.family in self.entries:
-                self.members = _members(self.family)
+                self.members = ce.registry.members_of(self.family)
         except ComposableEnergyError as error:
             if family is not None and isinstance(error, PluginNotFound):
                 raise PluginNotFound(f"--in: there is no folder {family!r}. {error}") from error
@@ -128,10 +112,8 @@ class Names:
                 raise
             self._default_error = error  # raised only if an expression needs the default family
 
-    def locate(self, leaf: Name) -> str | Path | Callable[..., Energy]:
+    def locate(self, leaf: Name) -> str | Path | Callable[..., ce.Energy]:
         """Returns the full name, the folder or the location of a name."""
-        import composable_energy as ce
-
         name = leaf.name
         folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
@@ -146,7 +128,7 @@ class Names:
             return name
         entry, slash, member = name.partition("/")
         with contextlib.suppress(PluginNotFound):  # a single energy, without members
-            if slash and entry in self.entries and member in _members(entry):
+            if slash and entry in self.entries and member in ce.registry.members_of(entry):
                 return name
         if is_file(folder / ENERGY_FILE):
             return folder
@@ -173,8 +155,6 @@ class Names:
 
     def _candidates(self, name: str) -> list[str]:
         """Returns names to suggest, with the members of entries near to the one of the unknown name, or of all own families."""
-        import composable_energy as ce
-
         known = [*self.members, *self.entries]
         entry, slash, _ = name.partition("/")
         if not slash and not nearest_names(name, known):
@@ -183,14 +163,8 @@ class Names:
         if slash:
             for near in nearest_names(entry, self.entries, 2):
                 with contextlib.suppress(ComposableEnergyError):
-                    known += [f"{near}/{member}" for member in _members(near)]
+                    known += [f"{near}/{member}" for member in ce.registry.members_of(near)]
         return known
-
-
-def _members(family: str) -> tuple[str, ...]:
-    from composable_energy.registry import members_of
-
-    return members_of(family)
 
 
 def _folder(family: str) -> Path | None:
@@ -206,10 +180,10 @@ def _folder(family: str) -> Path | None:
     return None
 
 
-def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., Energy]]:
+def _locate(text: str, family: str | None) -> dict[str, str | Path | Callable[..., ce.Energy]]:
     """Returns what each name of an expression stands for."""
-    names = Names(family)
-    return {leaf.name: names.locate(leaf) for leaf in parse(text).names}
+    known = Names(family)
+    return {leaf.name: known.locate(leaf) for leaf in parse(text).names}
 
 
 def _sibling_folders(name: str, folder: Path) -> list[str]:

@@ -80,9 +80,7 @@ def _check_name(name: str, kind: str) -> None:
     if not _NAME.fullmatch(name):
         near = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-0123456789")
         hint = f" Perhaps {near}?" if _NAME.fullmatch(near) else ""
-        raise OptionError(
-            f"NAME must begin with a letter and have a-z, 0-9 and single hyphens alone, such as soft-ring; got {name!r}.{hint}"
-        )
+        raise OptionError(f"NAME must begin with a letter and have only a-z, 0-9 and single hyphens, as in soft-ring; got {name!r}.{hint}")
     if keyword.iskeyword(package) or package in sys.stdlib_module_names:
         raise OptionError(f"NAME {name!r} is a word or a module of Python; choose another.")
     if name in names(kind):

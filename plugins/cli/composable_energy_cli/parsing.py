@@ -24,13 +24,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import invert, mul, rshift, xor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, ExpressionError
 from composable_energy.options import nearest_names
-
-if TYPE_CHECKING:
-    from composable_energy import Energy
 
 MAX_LENGTH = 10_000
 MAX_DEPTH = 64
@@ -114,7 +112,7 @@ class Expression:
     terms: tuple[str, ...]
     _root: _Node = field(repr=False, compare=False)
 
-    def build(self, energies: Mapping[str, Energy]) -> Energy:
+    def build(self, energies: Mapping[str, ce.Energy]) -> ce.Energy:
         """Returns the energy of the expression.
 
         Args:
@@ -279,15 +277,13 @@ def _check_energy(part: _Node, otherwise: str) -> None:
         raise ParseError(f"{otherwise}, and this is a number; a number is a weight, as in `2 * smiling`.", part.place)
 
 
-def _evaluate(node: _Node, energies: Mapping[str, Energy]) -> Any:
+def _evaluate(node: _Node, energies: Mapping[str, ce.Energy]) -> Any:
     """Returns the energy of a node, or the number. A chain is built at once: term by term takes quadratic time."""
-    from composable_energy import all_of, any_of
-
     if not isinstance(node.value, str):
         return energies[node.value.name] if isinstance(node.value, Name) else node.value
     parts = [_evaluate(part, energies) for part in node.parts]
     try:
-        return {"~": invert, "&": all_of, "|": any_of, "^": xor, ">>": rshift, "*": mul}[node.value](*parts)
+        return {"~": invert, "&": ce.all_of, "|": ce.any_of, "^": xor, ">>": rshift, "*": mul}[node.value](*parts)
     except ComposableEnergyError as error:
         error.args = (f"{error}\n{node.place}", *error.args[1:])
         raise

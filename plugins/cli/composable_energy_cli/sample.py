@@ -34,27 +34,18 @@ class Sample(Command):
         add_expression(parser)
         parser.add_argument("-n", type=whole_number(1), default=16, metavar="N", help="number of draws (default: 16)")
         parser.add_argument("--seed", type=whole_number(-(2**63), 2**64 - 1), help="the seed (default: a new one, which is printed)")
-        parser.add_argument(
-            "-o",
-            "--output",
-            type=Path,
-            metavar="FILE",
-            help="a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png for images, else samples.npy)",
-        )
+        about = "a grid of images (.png, .jpg, .webp) or an array (.npy, .npz) (default: samples.png for images, else samples.npy)"
+        parser.add_argument("-o", "--output", type=Path, metavar="FILE", help=about)
         parser.add_argument("--sampler", metavar="NAME", help="the sampler (default: the one that the energy recommends)")
         parser.add_argument("--steps", type=whole_number(1), metavar="N", help="number of steps (default: that of the sampler)")
         add_options(parser, "an option of the sampler, such as step-size=0.1, also written --step-size 0.1")
         parser.add_argument("--batch-size", type=whole_number(1), metavar="N", help="number of chains that run together (default: all)")
-        parser.add_argument(
-            "--checkpoint", type=Path, metavar="FILE", help="file for the state of a long run; the same command resumes from it"
-        )
+        parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="file for the state of a long run; the same command resumes it")
         parser.add_argument("--sharpen", type=float, metavar="W", help="weight of the evidence (guidance); less diverse for W above 1")
         parser.add_argument("--untrained", action="store_true", help="also sample networks with random weights, which `energies` lists")
         add_range(parser)
         add_sigma(parser)
-        parser.add_argument(
-            "--progress", action=argparse.BooleanOptionalAction, help="show how far tuning and sampling are (default: on a terminal)"
-        )
+        parser.add_argument("--progress", action=argparse.BooleanOptionalAction, help="show how far sampling is (default: on a terminal)")
         parser.add_argument("--json", action="store_true", help="print JSON")
 
     def run(self, arguments: argparse.Namespace) -> int:

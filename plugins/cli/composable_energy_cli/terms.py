@@ -44,24 +44,14 @@ def _replace_nonfinite(value: Any) -> Any:
 
 def add_sigma(parser: argparse.ArgumentParser) -> None:
     """Adds the option for the noise level of the energies that are shown."""
-    parser.add_argument(
-        "--sigma",
-        type=float,
-        metavar="S",
-        help=f"noise level of the energies that are shown (default: that of the energy, else the lowest of its sampler, else {_LOWEST})",
-    )
+    about = f"noise level of the energies that are shown (default: that of the energy, else the lowest of its sampler, else {_LOWEST})"
+    parser.add_argument("--sigma", type=float, metavar="S", help=about)
 
 
 def add_range(parser: argparse.ArgumentParser) -> None:
     """Adds the option for the values of black and white."""
-    parser.add_argument(
-        "--range",
-        type=float,
-        nargs=2,
-        default=(0.0, 1.0),
-        metavar=("LOW", "HIGH"),
-        help="the values of black and white in images (default: 0 1)",
-    )
+    about = "the values of black and white in images (default: 0 1)"
+    parser.add_argument("--range", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"), help=about)
 
 
 def value_range(arguments: argparse.Namespace) -> tuple[float, float]:

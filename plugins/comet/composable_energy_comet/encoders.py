@@ -146,9 +146,8 @@ class VectorEncoder(nn.Module):
         self.size, self.channels, self.network, self.filters = size, channels, network, filters
         numbers = self.components * self.latent
         if check_choice("network", network, ("plain", "residual")) == "plain":
-            self.net = nn.Sequential(
-                *halving_layers(channels, filters, 64, 64), nn.Linear(64 * (size // 8) ** 2, 256), nn.SiLU(), nn.Linear(256, numbers)
-            )
+            down = halving_layers(channels, filters, 64, 64)
+            self.net = nn.Sequential(*down, nn.Linear(64 * (size // 8) ** 2, 256), nn.SiLU(), nn.Linear(256, numbers))
         else:
             blocks = [nn.Conv2d(channels, filters, 3, 1, 1), nn.ReLU(), *(_Halving(filters) for _ in range(3))]
             mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())

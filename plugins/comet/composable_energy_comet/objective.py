@@ -97,7 +97,8 @@ class Decomposition(Objective):
             z = model.encoder(batch.x)
             if isinstance(model.energy, TargetEnergy):
                 pictures, weights = model.energy.decode_targets(z)
-                value = error = self._error(joint_minimum(pictures, weights), F.adaptive_avg_pool2d(batch.x, model.energy.size))
+                averaged = F.adaptive_avg_pool2d(batch.x, model.energy.size)
+                value = error = self.reconstruction(joint_minimum(pictures, weights), averaged).mean()
                 if self.cover:
                     value = error + self.cover * (1 - weights.softmax(1)[:, 0]).mean()
             elif self.cover:
@@ -125,8 +126,5 @@ class Decomposition(Objective):
             reached = before[first]
             for n in range(first, end):
                 reached = descent_step(energy, z, reached if n == first else reached.clamp(0, 1), graph=True)
-            errors.append(self._error(reached, x))
+            errors.append(self.reconstruction(reached, x).mean())
         return torch.stack(errors).mean()
-
-    def _error(self, reached: Tensor, x: Tensor) -> Tensor:
-        return self.reconstruction(reached, x).mean()

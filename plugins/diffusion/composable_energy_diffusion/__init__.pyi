@@ -3,7 +3,6 @@ from composable_energy_diffusion.likelihood import LogLikelihood as LogLikelihoo
 from composable_energy_diffusion.likelihood import log_likelihood as log_likelihood
 from composable_energy_diffusion.parametrisations import PARAMETRISATIONS as PARAMETRISATIONS
 from composable_energy_diffusion.parametrisations import noise_of as noise_of
-from composable_energy_diffusion.parametrisations import output_of as output_of
 from composable_energy_diffusion.samplers import ODE as ODE
 from composable_energy_diffusion.samplers import SDE as SDE
 from composable_energy_diffusion.schedules import EDM as EDM

@@ -170,15 +170,9 @@ class DiffusionEnergy(Energy):
         return self.schedule.sigma_range
 
     def config(self) -> dict[str, Any]:
-        return {
-            "model": self.model,
-            "schedule": self.schedule.config(),
-            "parametrisation": self.parametrisation,
-            "unconditional": self.unconditional,
-            "name": self.name,
-            "event_shape": None if self.event_shape is None else tuple(self.event_shape),
-            "decoder": self.decoder,
-        }
+        shape = None if self.event_shape is None else tuple(self.event_shape)
+        own = {"model": self.model, "schedule": self.schedule.config(), "parametrisation": self.parametrisation}
+        return {**own, "unconditional": self.unconditional, "name": self.name, "event_shape": shape, "decoder": self.decoder}
 
     def concept(self, **conditions: Any) -> Energy:
         """Returns the energy with conditions bound, such as `y=3`, relative to the unconditional model.

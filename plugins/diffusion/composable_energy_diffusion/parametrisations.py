@@ -51,27 +51,10 @@ def noise_of(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, sch
     Raises:
         OptionError: The parametrisation is unknown, or does not fit the schedule.
     """
-    p, q = _mixture(output, x, sigma, parametrisation, schedule)
-    scale = 1 / (q - sigma * p)  # the equations divided by a: y = x0 + sigma epsilon
-    return unsqueeze_to(scale, x) * output - unsqueeze_to(scale * p, x) * x
-
-
-def output_of(clean: Tensor, noise: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> Tensor:
-    r"""Returns the output of a model that predicts these clean points and noises, with shape $(B, *)$; the target of its training.
-
-    The clean points $x_0$ and the noises $\epsilon$ have that shape, too; see `noise_of` for the other arguments and errors.
-    """
-    p, q = _mixture(noise, clean, sigma, parametrisation, schedule)
-    return unsqueeze_to(p, clean) * clean + unsqueeze_to(q, clean) * noise
-
-
-def _mixture(output: Tensor, x: Tensor, sigma: Tensor, parametrisation: str, schedule: Schedule) -> tuple[Tensor, Tensor]:
-    """Returns $p$ and $q$; raises if the output does not have the shape of the points."""
-    found = PARAMETRISATIONS[check_choice("parametrisation", parametrisation, PARAMETRISATIONS)](schedule, sigma)
+    p, q = PARAMETRISATIONS[check_choice("parametrisation", parametrisation, PARAMETRISATIONS)](schedule, sigma)
     if output.shape != x.shape:
         twice = output.ndim == x.ndim > 1 and output.shape[1] == 2 * x.shape[1] and output.shape[2:] == x.shape[2:]
         hint = " If the second half of its channels is a variance, return the first half alone." if twice else ""
-        raise ShapeError(
-            f"The model gave {tuple(output.shape)} for points of shape {tuple(x.shape)}; expected the shape of the points.{hint}"
-        )
-    return found
+        raise ShapeError(f"The model gave {tuple(output.shape)} for points of shape {tuple(x.shape)}; expected the same.{hint}")
+    scale = 1 / (q - sigma * p)  # the equations divided by a: y = x0 + sigma epsilon
+    return unsqueeze_to(scale, x) * output - unsqueeze_to(scale * p, x) * x

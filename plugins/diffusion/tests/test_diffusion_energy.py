@@ -45,13 +45,14 @@ def test_every_parametrisation_and_schedule_gives_the_gradient_of_the_noised_den
 @pytest.mark.parametrize(("parametrisation", "process"), PAIRS)
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=10, deadline=None)
-def test_outputs_and_predictions_convert_into_each_other(parametrisation, process, seed):
+def test_outputs_have_the_noise_that_they_are_made_of(parametrisation, process, seed):
     schedule, _, _ = PROCESSES[process]
     g = torch.Generator().manual_seed(seed)
     clean, noise = torch.randn(2, 5, 3, 2, generator=g, dtype=F64)
     sigma = sigmas(schedule, torch.rand(5, generator=g, dtype=F64))
     x = clean + sigma.view(-1, 1, 1) * noise
-    output = diffusion.output_of(clean, noise, sigma, parametrisation, schedule)
+    p, q = (factor.view(-1, 1, 1) for factor in diffusion.PARAMETRISATIONS[parametrisation](schedule, sigma))
+    output = p * clean + q * noise
     torch.testing.assert_close(diffusion.noise_of(output, x, sigma, parametrisation, schedule), noise, rtol=1e-7, atol=1e-7)
 
 

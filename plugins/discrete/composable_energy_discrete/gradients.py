@@ -14,6 +14,7 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits
 from composable_energy_discrete.neighbours import choose_values, distances, has_gradients, slopes
+from composable_energy_mcmc.batch import judge, select
 
 _FAR = 3.0  # a squared distance: that of neighbouring numbers is 1, of one-hot rows 2
 _FIRST, _LEAST, _MOST = 0.5, 1e-3, 1e3  # of step sizes
@@ -21,12 +22,8 @@ _FIRST, _LEAST, _MOST = 0.5, 1e-3, 1e3  # of step sizes
 
 def _judge(state: State, proposal: State, log_ratio: Tensor, uniform: Tensor) -> tuple[State, Info]:
     """Accepts proposals with probability min(1, e^r); those without density are rejected."""
-    known = torch.where(proposal.energy < torch.inf, log_ratio, -torch.inf)
-    rates = known.clamp(max=0).exp().nan_to_num(0.0).masked_fill(proposal.energy.isnan(), torch.nan)
-    accepted = uniform.log() < known
-    rows = accepted.view(-1, *[1] * (state.x.ndim - 1))
-    x, grad = torch.where(rows, proposal.x, state.x), torch.where(rows, proposal.grad, state.grad)
-    return State(x, torch.where(accepted, proposal.energy, state.energy), grad), Info(rates)
+    accepted, rates = judge(proposal.energy, log_ratio, uniform.log())
+    return select(accepted, proposal, state), Info(rates)
 
 
 def _slopes(energy: Energy, state: State) -> Tensor:

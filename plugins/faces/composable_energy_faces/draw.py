@@ -21,6 +21,9 @@ ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
 HAIR_COLORS = ("black", "brown", "blond", "red")
 """The values of the attribute hair, each with probability 1/4."""
 
+VALUES = {**dict.fromkeys(ATTRIBUTES, 2), "hair": len(HAIR_COLORS)}
+"""The number of values of each attribute."""
+
 _CHUNK = 64  # faces painted together, so that their maps fit into a core's cache
 
 
@@ -66,10 +69,9 @@ def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mappin
     if n < 0 or start < 0 or size < 8:
         raise ValueError(f"Expected n >= 0, start >= 0 and size >= 8, got n={n}, start={start}, size={size}.")
     given = dict(given or {})
-    values = {**dict.fromkeys(ATTRIBUTES, 2), "hair": len(HAIR_COLORS)}
     for name, value in given.items():
-        if name not in values or value not in range(values[name]):
-            allowed = ", ".join(f"{key} in 0..{count - 1}" for key, count in values.items())
+        if name not in VALUES or value not in range(VALUES[name]):
+            allowed = ", ".join(f"{key} in 0..{count - 1}" for key, count in VALUES.items())
             raise ValueError(f"Cannot fix {name}={value!r}; the attributes are {allowed}.")
     people = torch.arange(start, start + n).split(_CHUNK) if n else ()
     chunks = [_paint(HashedRandom(seed, some), size, given) for some in people]
@@ -79,12 +81,8 @@ def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mappin
 
 
 def _paint(numbers: HashedRandom, size: int, given: Mapping[str, int]) -> DrawnFaces:
-    coins = [numbers.integer(name, 2) for name in ATTRIBUTES]
-    for index, name in enumerate(ATTRIBUTES):
-        if name in given:
-            coins[index] = torch.full_like(coins[index], given[name])
-    hair = numbers.integer("hair", len(HAIR_COLORS))
-    if "hair" in given:
-        hair = torch.full_like(hair, given["hair"])
-    attributes = torch.stack(coins, 1).float()
+    drawn = {name: numbers.integer(name, count) for name, count in VALUES.items()}
+    drawn |= {name: torch.full_like(drawn[name], value) for name, value in given.items()}
+    hair = drawn.pop("hair")
+    attributes = torch.stack([*drawn.values()], 1).float()
     return DrawnFaces(paint_face(numbers, attributes, hair, size), attributes, hair)

@@ -16,7 +16,7 @@ from torch import Tensor
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, one_thread
 from composable_energy_faces.networks import SIZE, Judge
-from composable_energy_faces.weights import read
+from composable_energy_faces.weights import FOLDER, read
 from composable_energy_image.metrics import features_of, frechet_distance
 
 __all__ = ["Verdict", "accuracy", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
@@ -52,7 +52,7 @@ class Verdict:
 @cache
 def load_judge() -> Judge:
     """Returns the trained judge, which is loaded once."""
-    return read(Judge(), "judge")
+    return read(Judge(), "judge", FOLDER)
 
 
 @one_thread()

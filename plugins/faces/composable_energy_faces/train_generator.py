@@ -70,9 +70,7 @@ def train(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command."""
-    parser = argparse.ArgumentParser(
-        prog="python -m composable_energy_faces.train_generator", description=(__doc__ or "").partition("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m composable_energy_faces.train_generator", description=str(__doc__).partition("\n")[0])
     parser.add_argument("--out", type=Path, default=weights.FOLDER, metavar="FOLDER", help="the folder of `mapping.safetensors`")
     parser.add_argument("--pairs", type=int, default=85_000, help="pairs of noise and code (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=9_000, help="training steps (default: %(default)s)")

@@ -137,10 +137,7 @@ def push(
             (saved / _CARD).write_text(card, encoding="utf-8")
             if place.revision is not None:
                 api.create_branch(place.repository, branch=place.revision, exist_ok=True)
-            commit = api.create_commit(
-                place.repository,
-                [hub.CommitOperationAdd(file, saved / file) for file in (ENERGY_FILE, _CARD)],
-                commit_message=message or f"Upload {energy}"[:200],
-                revision=place.revision,
-            )
+            files = [hub.CommitOperationAdd(file, saved / file) for file in (ENERGY_FILE, _CARD)]
+            text = message or f"Upload {energy}"[:200]
+            commit = api.create_commit(place.repository, files, commit_message=text, revision=place.revision)
     return f"{SCHEME}:{place.repository}@{commit.oid}"

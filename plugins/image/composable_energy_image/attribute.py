@@ -41,9 +41,8 @@ class Attribute(Recipe):
         labels = select_attributes(train, table["attributes"])
         joint = find_joint_labels(labels)
         pipeline.ranks.call_on_first(lambda: self.save(out))
-        heads = pipeline.train_heads(
-            base, pipeline.encode(coder, train, mirrored=table["flip"]), labels, joint, self.settings["model"]["heads_width"]
-        )
+        codes = pipeline.encode(coder, train, mirrored=table["flip"])
+        heads = pipeline.train_heads(base, codes, labels, joint, self.settings["model"]["heads_width"])
         energies = list(attribute_energies(base, heads, labels, joint))
         measured = AttributeReader(coder, heads, labels, joint).measure(pipeline.encode(coder, test), test.labels)
         pipeline.ranks.call_on_first(lambda: export_run(out, energies, pipeline.costs(), measured))

@@ -164,11 +164,6 @@ def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Ma
         energy.save(out / energy.name)
     pictures, draws = draw_events(energies, DRAWS)
     write_grid(out / "samples.png", torch.cat([some[:_COLUMNS] for some in pictures[:_ROWS]]), (0.0, 1.0), {}, columns=_COLUMNS)
-    report = {
-        "energies": [energy.name for energy in energies],
-        "stages": stages,
-        "cpu_seconds": sum(stage["cpu_seconds"] for stage in stages.values()),
-        **measured,
-        "draws": draws,
-    }
+    names, seconds = [energy.name for energy in energies], sum(stage["cpu_seconds"] for stage in stages.values())
+    report = {"energies": names, "stages": stages, "cpu_seconds": seconds, **measured, "draws": draws}
     replace_file(out / "report.json", f"{json.dumps(report, indent=1)}\n".encode())

@@ -136,12 +136,8 @@ class CodeHeads(nn.Module):
     def __init__(self, outputs: int, *, code: int = 64, width: int = 256, blocks: int = 2, sigma_min: float = 0.05) -> None:
         super().__init__()
         self.sigma_min = sigma_min
-        self.net = NoiseConditionedMLP(
-            check_integer("code", code),
-            check_integer("outputs", outputs),
-            width=check_integer("width", width),
-            blocks=check_integer("blocks", blocks, 0),
-        )
+        sizes = {"width": check_integer("width", width), "blocks": check_integer("blocks", blocks, 0)}
+        self.net = NoiseConditionedMLP(check_integer("code", code), check_integer("outputs", outputs), **sizes)
 
     def forward(self, z: Tensor, sigma: Tensor | float | None = None) -> Tensor:
         """Returns logits with shape $(B, outputs)$ of codes with shape $(B, D)$ at levels with shape $()$ or $(B,)$."""

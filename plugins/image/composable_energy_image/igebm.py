@@ -160,10 +160,8 @@ class ResidualEnergy(ImageEnergy):
         self.read = convolution(options.channels, widths[0], spectral=options.spectral)
         self.activation = activation_of(options.activation)
         self.last = activation_of("relu" if options.activation == "leaky-relu" else options.activation)
-        self.blocks = nn.ModuleList(
-            _Residual(inputs, outputs, "d" in block, self.rows, options)
-            for block, (inputs, outputs) in zip(net.layers.split(), itertools.pairwise(widths), strict=True)
-        )
+        blocks = zip(net.layers.split(), itertools.pairwise(widths), strict=True)
+        self.blocks = nn.ModuleList(_Residual(a, b, "d" in block, self.rows, options) for block, (a, b) in blocks)
         self.head = nn.Linear(widths[-1], 1)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:

@@ -80,9 +80,8 @@ class ImprovedCDEnergy(ImageEnergy):
         super().__init__("improved-cd", size=size, channels=channels, labels=labels, numbers=numbers)
         options: dict[str, Any] = {"rows": self.rows, "activation": activation, "spectral": spectral_norm}
         after = [native.attention_after if attention else None, None, None]  # the first tower alone has attention
-        self.towers = nn.ModuleList(
-            _Tower(plan, channels, width, attention_after=at, **options) for plan, at in zip(towers, after, strict=False)
-        )
+        pairs = zip(towers, after, strict=False)
+        self.towers = nn.ModuleList(_Tower(plan, channels, width, attention_after=at, **options) for plan, at in pairs)
         self.recommended = recommend_langevin(native.step, 0.001)
 
     def energies(self, x: Tensor, y: Tensor | None) -> Tensor:

@@ -11,32 +11,32 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_integer
 
 __all__ = ["Fidelity", "features_of", "fidelity", "frechet_distance", "psnr", "ssim"]
 
 Network = Callable[[Tensor], Tensor]
 
 
-def psnr(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
-    r"""Returns the peak signal-to-noise ratio $10 \log_{10}(\text{peak}^2 / \text{MSE})$ in decibels, with shape $(B,)$.
+def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
+    r"""Returns the peak signal-to-noise ratio $-10 \log_{10} \text{MSE}$ of pictures in [0, 1] in decibels, with shape $(B,)$.
 
     Raises:
         ShapeError: The shapes differ, or are not those of pictures.
     """
     pictures, truth = _check_pair(pictures, truth)
-    return 20 * torch.tensor(check_number("peak", peak, above=0)).log10() - 10 * (pictures - truth).square().flatten(1).mean(1).log10()
+    return -10 * (pictures - truth).square().flatten(1).mean(1).log10()
 
 
-def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
-    r"""Returns the structural similarity, with shape $(B,)$; 1 for equal pictures, of at least 11 pixels a side.
+def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
+    r"""Returns the structural similarity of pictures in [0, 1], with shape $(B,)$; 1 for equal ones, of at least 11 pixels a side.
 
     With moments $\mu$, $\sigma$ in Gaussian windows of 11 pixels with standard deviation 1.5, it is the mean over channels and over the
     windows inside of the picture of
 
     $$\frac{(2 \mu_a \mu_b + c_1)(2 \sigma_{ab} + c_2)}{(\mu_a^2 + \mu_b^2 + c_1)(\sigma_a^2 + \sigma_b^2 + c_2)},$$
 
-    where $c_1 = (.01\, \text{peak})^2$ and $c_2 = (.03\, \text{peak})^2$ with the largest value of a pixel, 1 or 255.
+    where $c_1 = .01^2$ and $c_2 = .03^2$.
 
     Raises:
         ShapeError: The shapes differ, or are not those of pictures of this size.
@@ -53,10 +53,9 @@ def ssim(pictures: Tensor, truth: Tensor, *, peak: float = 1.0) -> Tensor:
     def mean(x: Tensor) -> Tensor:
         return F.conv2d(x, window.expand(x.shape[1], 1, 11, 11), groups=x.shape[1])
 
-    one, two = (0.01 * check_number("peak", peak, above=0)) ** 2, (0.03 * peak) ** 2
     ma, mb = mean(a), mean(b)
     va, vb, both = mean(a * a) - ma * ma, mean(b * b) - mb * mb, mean(a * b) - ma * mb
-    return ((2 * ma * mb + one) * (2 * both + two) / ((ma * ma + mb * mb + one) * (va + vb + two))).flatten(1).mean(1)
+    return ((2 * ma * mb + 1e-4) * (2 * both + 9e-4) / ((ma * ma + mb * mb + 1e-4) * (va + vb + 9e-4))).flatten(1).mean(1)
 
 
 @torch.no_grad()

@@ -124,9 +124,7 @@ class UNetEnergy(ImageEnergy):
         check_multiple("size", size, 2 ** (check_integer("levels", levels) - 1), "the U-Net halves it between its levels")
         super().__init__("energy-unet", size=size, channels=channels, labels=labels, numbers=numbers)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < data_std < math.inf:
-            raise OptionError(
-                f"Levels must satisfy 0 < sigma_min < sigma_max, and data_std > 0; got {sigma_min!r}, {sigma_max!r}, {data_std!r}."
-            )
+            raise OptionError(f"Levels need 0 < sigma_min < sigma_max, and data_std > 0; got {sigma_min!r}, {sigma_max!r}, {data_std!r}.")
         self.sigma_min, self.sigma_max, self.data_std = float(sigma_min), float(sigma_max), float(data_std)
         self.net = UNet(channels, self.rows, width=width, levels=levels, blocks=blocks, activation=activation, dropout=dropout)
         options = {"levels": 40, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min, "corrector_steps": 1, "delta": 0.1}

@@ -164,9 +164,8 @@ class AttributePipeline:
         `rows` are the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown.
         """
         began = time.process_time()
-        mixture = fit_mixture(
-            codes, rows.repeat(len(codes) // len(rows)).to(codes.device), joint.table, total, self.settings["training"]["seed"]
-        )
+        rows = rows.repeat(len(codes) // len(rows)).to(codes.device)
+        mixture = fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])
         if mixture is None:
             return None
         loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()

@@ -3,7 +3,7 @@ r"""Training of the autoencoder: reconstruction from noisy codes, first the whol
 The noise makes nearby codes decode to similar pictures. In the second stage codes are fixed and have less noise, so pictures get sharper.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from typing import Any
 
@@ -101,8 +101,8 @@ def outline_weights(images: Tensor) -> Tensor:
     edge = F.pad(edge, (_REACH, _REACH + 1, _REACH, _REACH + 1))
     height, width = images.shape[-2:]
     shifts = range(2 * _REACH + 1)
-    edge = _any(edge[..., i : i + height, :] for i in shifts)
-    near = _any(edge[..., i : i + width] for i in shifts).to(images.dtype)
+    edge = reduce(torch.logical_or, (edge[..., i : i + height, :] for i in shifts))
+    near = reduce(torch.logical_or, (edge[..., i : i + width] for i in shifts)).to(images.dtype)
     return 0.3 + 0.7 * near / (near.mean((1, 2, 3), keepdim=True) + 0.02)
 
 
@@ -137,7 +137,3 @@ class _PictureLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
         return ctx.saved_tensors[0] * grad_outputs[0], None
-
-
-def _any(maps: Iterable[Tensor]) -> Tensor:
-    return reduce(torch.logical_or, maps)

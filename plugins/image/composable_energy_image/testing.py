@@ -7,6 +7,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from composable_energy.errors import ExtraNotInstalled, OptionError
+from composable_energy.registry import get
 from composable_energy.testing import Check, SkipCheck, build_subject, named_checks, run_checks
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_image.encoder_checks import check_encoder, encoder_checks
@@ -53,8 +54,6 @@ class _Subject:
 
     @cached_property
     def world(self) -> World:
-        from composable_energy.registry import get
-
         return build_subject(self.source, World, partial(get, "world"))
 
     @cached_property

@@ -1,6 +1,5 @@
 """Reads and writes trained weights: safetensors, half precision or less on disk, single precision in memory."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,15 +21,13 @@ def write_weights(network: nn.Module, part: str, folder: Path, dtype: torch.dtyp
     replace_file(folder / f"{part}.safetensors", save(tensors, {"part": part}))
 
 
-def read_weights(network: Network, part: str, folder: Path, *, renamed: Mapping[str, str] | None = None) -> Network:
-    """Loads PART.safetensors into a network, in single precision, frozen, in eval mode; `renamed` has layers by their names in the file."""
+def read_weights(network: Network, part: str, folder: Path) -> Network:
+    """Loads PART.safetensors into a network, in single precision, frozen, in eval mode."""
     path = folder / f"{part}.safetensors"
     try:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise FileFormatError(f"Cannot read the weights {path}: {error}. Install the package again, or train again.") from error
-    for old, new in (renamed or {}).items():
-        tensors = {new + name.removeprefix(old) if name.startswith(f"{old}.") else name: value for name, value in tensors.items()}
     expected = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     if {name: value.shape for name, value in tensors.items()} != {name: value.shape for name, value in expected.items()}:
         differing = sorted(name for name in tensors.keys() | expected.keys() if name not in tensors or name not in expected)

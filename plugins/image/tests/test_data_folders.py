@@ -251,9 +251,9 @@ class TestIdx:
         plain = gzip.decompress(data) if pack else data
         again = gzip.compress if pack else bytes
         for wrong, message in (
-            (again(plain[:-5]), r"expected 184 bytes for 4 x 7 x 6, found 179"),
+            (again(plain[:-5]), r"expected 184 bytes for 4 x 7 x 6, got 179"),
             (again(plain[:9]), "truncated"),
-            (data[: len(data) // 2], "cannot be decompressed" if pack else "found 92"),
+            (data[: len(data) // 2], "cannot be decompressed" if pack else "got 92"),
             (b"", "cannot be decompressed|truncated"),
         ):
             images.write_bytes(wrong)

@@ -152,15 +152,13 @@ def test_parameters_come_back_rounded_to_half_precision_and_statistics_as_they_w
     assert {path.name for path in tmp_path.iterdir()} == {"net.safetensors"}
 
 
-def test_layers_are_found_by_what_they_were_called(tmp_path):
+def test_layers_with_other_names_are_reported(tmp_path):
     write_weights(network(0), "net", tmp_path)
     new = load_file(tmp_path / "net.safetensors")
     old = {f"former.{name[2:]}" if name.startswith("2.") else name: value for name, value in new.items()}
     save_file(old, tmp_path / "old.safetensors")
     with pytest.raises(FileFormatError, match=r"differing: \['2.bias', '2.weight', 'former.bias', 'former.weight'\]"):
         read_weights(network(1), "old", tmp_path)
-    found = read_weights(network(1), "old", tmp_path, renamed={"former": "2"})
-    assert torch.equal(found.get_parameter("2.weight"), network(0).get_parameter("2.weight").half().float())
 
 
 def test_a_file_that_cannot_be_read_is_reported(tmp_path):
@@ -183,8 +181,6 @@ def test_similarity_and_noise_are_those_of_scikit_image():
     a, b = pictures()
     assert ssim(a, b).item() == pytest.approx(0.7228616161295007, rel=1e-9)
     assert psnr(a, b).item() == pytest.approx(21.026221731713374, rel=1e-9)
-    assert ssim(255 * a, 255 * b, peak=255).item() == pytest.approx(ssim(a, b).item(), rel=1e-9)
-    assert psnr(255 * a, 255 * b, peak=255).item() == pytest.approx(psnr(a, b).item(), rel=1e-6)
     assert ssim(a, a).item() == 1
     assert psnr(a, a).item() == math.inf
 
@@ -228,7 +224,6 @@ def test_draws_of_one_mode_are_precise_and_miss_the_other():
 
 test_bad_input_is_refused = refusals(
     (lambda: psnr(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 5)), ShapeError, "two batches"),
-    (lambda: psnr(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), peak=0), OptionError, "positive"),
     (lambda: ssim(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)), ShapeError, "11 pixels"),
     (lambda: frechet_distance(torch.rand(5, 2), torch.rand(5, 3)), ShapeError, "\\(N, D\\)"),
     (lambda: frechet_distance(torch.full((5, 2), math.nan), torch.rand(5, 2)), ExpressionError, "not finite"),

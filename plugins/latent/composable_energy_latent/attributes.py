@@ -69,9 +69,7 @@ class FixedWidth(nn.Module):
         self.network, self.column = network, column
         self.log_width = math.log(check_number("width", width, above=0))
         if not WIDTHS[0] <= width <= WIDTHS[1]:
-            raise OptionError(
-                f"width must be between {WIDTHS[0]:.2g} and {WIDTHS[1]:.3g}, got {width}; scale the value to about unit spread."
-            )
+            raise OptionError(f"width must be between {WIDTHS[0]:.2g} and {WIDTHS[1]:.3g}, got {width}; scale values to about unit spread.")
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         output = ce.shared(self.network)(z)

@@ -211,10 +211,7 @@ def _checked_width(name: str, width: float) -> float:
     """Returns the width of a Gaussian head, within the range that heads have."""
     low, high = WIDTHS
     if width >= high:
-        raise LabelError(
-            f"The values of {name} are known within {width:.3g}, and a Gaussian head has a width below 2.7: divide them by "
-            f"{10 * width:.0f}."
-        )
+        raise LabelError(f"Values of {name} are known within {width:.3g}; heads have widths below 2.7: divide them by {10 * width:.0f}.")
     return max(width, low * 1.01)
 
 
@@ -248,9 +245,8 @@ def _attributes(
     network = network_on(on, heads, base.decoder)
     for column, width in zip(columns, widths, strict=True):
         if not column.labels:
-            found[column.name] = GaussianHead(
-                FixedWidth(network, width, column.start, column.centre, column.scale), base, dims=1, name=column.name
-            )
+            head = FixedWidth(network, width, column.start, column.centre, column.scale)
+            found[column.name] = GaussianHead(head, base, dims=1, name=column.name)
         elif column.labels == 2:
             found[column.name] = attribute(base, network, column.name, columns=column.columns)
         else:

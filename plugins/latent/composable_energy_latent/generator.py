@@ -169,9 +169,7 @@ def latent(
     if not isinstance(generator, Generator):
         generator = Generator(generator, shape, mapping=mapping)
     if generator.latent_shape != shape:
-        raise GeneratorError(
-            f"The generator takes latent points of shape ({_text(generator.latent_shape)}), the prior has ({_text(shape)})."
-        )
+        raise GeneratorError(f"The generator takes points of shape ({_text(generator.latent_shape)}), the prior has ({_text(shape)}).")
     base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else options))
     base.name = name
     return base

@@ -63,9 +63,7 @@ def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[
                 found.setdefault(name, []).append(labels.detach())
     uneven = [name for name, chunks in found.items() if len(chunks) != len(parts)]
     if not found or uneven:
-        raise LabelError(
-            f"The labeller gave {', '.join(uneven) or 'no attribute'} for some of the batches only; return all names each time."
-        )
+        raise LabelError(f"The labeller gave {', '.join(uneven) or 'no attribute'} for some batches only; return all names each time.")
     return {name: torch.cat(chunks) for name, chunks in found.items()}
 
 

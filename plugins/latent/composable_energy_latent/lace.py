@@ -1,7 +1,6 @@
 """Integration of flows with a step size for each chain, flows down a potential, and a sampler of latent points by them."""
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast
@@ -220,7 +219,7 @@ class LACE(Sampler):
         if not arrived.all():
             seen = f"{int((~arrived).sum())} of {len(u)} chains did not reach the end of the flow to {energy} in {_ROUNDS} tried steps."
             advice = "Its evidence is too sharp for a flow: take `chees`, or wider values, or raise `tolerance`."
-            warnings.warn(SamplingWarning("flow", seen, advice), stacklevel=2)
+            SamplingWarning("flow", seen, advice).emit()
         return found, count * points
 
     def _evidence(self, energy: Energy, u: Tensor, rows: Tensor, chains: int) -> tuple[Tensor, Tensor]:
@@ -245,14 +244,9 @@ class LACE(Sampler):
         log_c, _ = self._evidence(energy, draws[rows], rows, len(x))
         effective = (2 * log_c.logsumexp(1) - (2 * log_c).logsumexp(1)).exp().mean().item()
         if effective < _FEW:
-            warnings.warn(
-                SamplingWarning(
-                    "draws",
-                    f"Of {self.draws} draws of the prior only {effective:.1f} count for {energy}.",
-                    "The first levels then have no direction, and chains may miss branches: raise `draws`, or take `chees` or `smc`.",
-                ),
-                stacklevel=2,
-            )
+            seen = f"Of {self.draws} draws of the prior only {effective:.1f} count for {energy}."
+            advice = "The first levels then have no direction, and chains may miss branches: raise `draws`, or take `chees` or `smc`."
+            SamplingWarning("draws", seen, advice).emit()
 
     def _prior(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, scale = (self.mean, self.scale) if self.mean is not None and self.scale is not None else _normal_prior(energy, x)

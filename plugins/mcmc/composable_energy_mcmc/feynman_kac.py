@@ -175,10 +175,9 @@ class FeynmanKac(NoiseLevels):
 
     def _first(self, like: Tensor) -> Gaussian:
         """The Gaussian from which chains start, in float64."""
-        like = like.double()
-        return (
-            Gaussian.from_options(0.0, math.hypot(self.sigma_range[1], self._spread), like) if self.first is None else self.first.to(like)
-        )
+        if self.first is not None:
+            return self.first.to(like.double())
+        return Gaussian.from_options(0.0, math.hypot(self.sigma_range[1], self._spread), like.double())
 
     def step(self, energy: Energy, state: WeightedParticles, noise: Noise) -> tuple[WeightedParticles, Info]:
         density, step = ComposedDensity(energy), noise.step
@@ -260,9 +259,8 @@ class FeynmanKac(NoiseLevels):
             pull = score - combine(state.slopes, state.scores)
             old = density.value(after.log_density, state.x, s, state.seen) + state.widening
             log_weight = log_weight + rise(old, after.value) - rho * products(pull[:, None], change[:, None])[:, 0]
-        residual = torch.where(
-            density.known.to(log_weight.device), after.log_density - state.log_density - rho * rises - common[:, None], 0.0
-        )
+        left = after.log_density - state.log_density - rho * rises - common[:, None]
+        residual = torch.where(density.known.to(log_weight.device), left, 0.0)
         return replace(after, log_weight=log_weight, residual=residual) if self._weighs else after
 
     def _move(
@@ -289,16 +287,9 @@ class FeynmanKac(NoiseLevels):
         gram = flat @ flat.mT
         squares = sum_of_each(score.double().square()) - (found.slopes * gram.diagonal(dim1=1, dim2=2)).sum(1)
         energies = torch.zeros_like(found.value) if not density.known.all() else -found.value
-        return replace(
-            state,
-            energy=energies.to(state.x),
-            grad=-score,
-            slopes=found.slopes,
-            potential=(found.curvatures * gram).sum((1, 2)) + squares,
-            seen=seen,
-            widening=widening,
-            value=found.value + widening,
-        )
+        potential = (found.curvatures * gram).sum((1, 2)) + squares
+        own = {"seen": seen, "widening": widening, "value": found.value + widening}
+        return replace(state, energy=energies.to(state.x), grad=-score, slopes=found.slopes, potential=potential, **own)
 
     def _warn(self, state: WeightedParticles, energy: Energy) -> None:
         few = len(state.x) < _FEWEST and len(ComposedDensity(energy).leaves) + ComposedDensity(energy).has_others > 1

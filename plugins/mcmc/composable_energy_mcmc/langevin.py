@@ -215,6 +215,9 @@ class MomentumState(State):
     momentum: Tensor
 
 
+_CLAMPED = {"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."}
+
+
 @dataclass(frozen=True)
 class Underdamped(Sampler):
     r"""Underdamped Langevin in the splitting BAOAB (Leimkuhler & Matthews, 2013): points have a momentum that friction slowly renews.
@@ -253,13 +256,7 @@ class Underdamped(Sampler):
             return None
         return state.momentum.reshape(len(state.x), -1).double().square().mean(1) / self.temperature - 1
 
-    traits: ClassVar[Traits] = Traits(
-        gradients=1,
-        values=False,
-        bias=bias,
-        binds={_MINIBATCH: Langevin.minibatches},
-        refused={"clamp": "a point that is clamped keeps a momentum that points out of the box; use langevin."},
-    )
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, bias=bias, binds={_MINIBATCH: Langevin.minibatches}, refused=_CLAMPED)
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, above=0, optional=True)

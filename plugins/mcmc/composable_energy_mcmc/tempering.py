@@ -123,9 +123,7 @@ class Tempering(Scheduled):
             log_uniform.flatten(),
         )
         pairs = (first.x, rest.x), (first.energy, rest.energy), (first.grad, rest.grad)
-        points, energies, grads = (
-            torch.cat([one[:, None], rearrange(others, "(b k) ... -> b k ...", b=chains)], 1) for one, others in pairs
-        )
+        points, energies, grads = (torch.cat([one[:, None], rearrange(more, "(b k) ... -> b k ...", b=chains)], 1) for one, more in pairs)
         born = torch.cat([torch.full_like(state.born[:, :1], noise.step), state.born[:, 1:]], 1)
         return Replicas(rest.x, rest.energy, rest.grad, points, energies, grads, born), rates.view(chains, count - 1)
 

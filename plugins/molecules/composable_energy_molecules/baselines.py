@@ -179,8 +179,6 @@ def _maximise(angles: Tensor, groups: Tensor, shares: Tensor) -> _Components:
     length = (cosine.square() + sine.square()).sqrt().clamp(max=0.9999)
     strengths = (length * (2 - length.square()) / (1 - length.square())).clamp(0.01, _STRONGEST)  # Banerjee et al. (2005)
     hot = torch.nn.functional.one_hot(groups, len(GROUPS)).to(shares)
-    neighbours = torch.einsum("nk,nsg->ksg", shares, hot) + 1.0
+    beside = torch.einsum("nk,nsg->ksg", shares, hot) + 1.0
     totals = shares.sum(0) + 1e-3
-    return _Components(
-        (totals / totals.sum()).log(), torch.atan2(sine, cosine), strengths, (neighbours / neighbours.sum(2, keepdim=True)).log()
-    )
+    return _Components((totals / totals.sum()).log(), torch.atan2(sine, cosine), strengths, (beside / beside.sum(2, keepdim=True)).log())

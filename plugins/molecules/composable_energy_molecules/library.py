@@ -31,13 +31,12 @@ class AngleLibrary(nn.Module):
         self.bins = check_integer("bins", bins)
         self.register_buffer("shares", torch.full((len(RESIDUES), ANGLES, bins), 1 / bins))
 
-    def fit(self, data: SideChains, uniform: float = 0.1) -> AngleLibrary:
-        """Counts the angles of complete side chains, and mixes in a share of a uniform density; returns itself.
+    def fit(self, data: SideChains) -> AngleLibrary:
+        """Counts the angles of complete side chains, and mixes in a tenth of a uniform density; returns itself.
 
         Raises:
-            OptionError: An angle is unknown, or the share is not in (0, 1).
+            OptionError: An angle is unknown.
         """
-        check_number("uniform", uniform, above=0, below=1)
         if not bool(data.chi.isfinite().all()):
             raise OptionError("A library needs complete side chains: use `data.complete()`.")
         self.shares.fill_(1 / self.bins)
@@ -45,7 +44,7 @@ class AngleLibrary(nn.Module):
             angles = data.chi[data.context[:, 2] == residue]
             for angle in range(RESIDUES[residue].angles):
                 counts = torch.bincount(self._bins(angles[:, angle]), minlength=self.bins)
-                self.shares[residue, angle] = (1 - uniform) * counts / len(angles) + uniform / self.bins
+                self.shares[residue, angle] = 0.9 * counts / len(angles) + 0.1 / self.bins
         return self
 
     def log_prob(self, chi: Tensor, context: Tensor) -> Tensor:

@@ -28,19 +28,16 @@ def wrap(angles: Tensor, period: Tensor | float = 2 * math.pi) -> Tensor:
     return torch.remainder(angles + period / 2, period) - period / 2
 
 
-def recovered(predicted: Tensor, truth: Tensor, periods: Tensor, within: float = math.radians(20)) -> Tensor:
+def recovered(predicted: Tensor, truth: Tensor, periods: Tensor) -> Tensor:
     r"""Returns which predicted angles, with shape $(N, 4)$, are within 20 degrees of the truth, up to a period.
 
     Args:
         periods: The period of each angle, with shape $(N, 4)$: $\pi$ where a half turn changes only the names of atoms.
-        within: The largest difference, in radians.
     """
     if not predicted.shape == truth.shape == periods.shape:
-        raise ShapeError(
-            f"Predicted and true angles and their periods need one shape, got {tuple(predicted.shape)}, {tuple(truth.shape)} and "
-            f"{tuple(periods.shape)}."
-        )
-    return wrap(predicted - truth, periods).abs() <= within
+        shapes = ", ".join(str(tuple(part.shape)) for part in (predicted, truth, periods))
+        raise ShapeError(f"Predicted and true angles and their periods need one shape, got {shapes}.")
+    return wrap(predicted - truth, periods).abs() <= math.radians(20)
 
 
 def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
@@ -172,11 +169,8 @@ def context_of(
     names = [residue] if isinstance(residue, str) else list(residue)
     angles = [torch.as_tensor(angle, dtype=torch.get_default_dtype()).reshape(-1) for angle in (phi, psi)]
     groups = [[None] if side is None else [side] if isinstance(side, str) else list(side) for side in (before, after)]
-    columns = [
-        *angles,
-        torch.tensor([index_of(name) for name in names]).to(angles[0]),
-        *(torch.tensor([group_of(name) for name in side]).to(angles[0]) for side in groups),
-    ]
+    kinds = [[index_of(name) for name in names], *([group_of(name) for name in side] for side in groups)]
+    columns = [*angles, *(torch.tensor(kind).to(angles[0]) for kind in kinds)]
     rows = max(map(len, columns))
     if any(len(column) not in (1, rows) for column in columns):
         raise ShapeError(f"Residues, phi, psi, before and after need one or {rows} rows, got {', '.join(str(len(c)) for c in columns)}.")
@@ -187,8 +181,7 @@ def kinds_of(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
     r"""Returns the indices of the amino acids of angles of a shape, with shape $(B,)$, and of the groups before and after, $(B, 2)$."""
     if tuple(shape) != (len(context), ANGLES) or context.shape != (len(context), CONTEXT):
         raise ShapeError(
-            f"Angles of shape (B, {ANGLES}) need a context of shape (B, {CONTEXT}), got {tuple(shape)} and {tuple(context.shape)}; "
-            "`context_of` makes a context."
+            f"Angles (B, {ANGLES}) need a context of shape (B, {CONTEXT}), see `context_of`; got {tuple(shape)} and {tuple(context.shape)}."
         )
     kinds = context.detach()[..., 2:]
     limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)

@@ -98,15 +98,9 @@ class ObservedEnergy(Energy):
             _check_operator(twin(self), torch.Generator().manual_seed(0))
 
     def config(self) -> dict[str, Any]:
-        return {
-            "y": self.y,
-            "operator": description_of(self.operator),
-            "noise": {"name": self.noise.name, **self.noise.config()},
-            "event_shape": None if self.event_shape is None else tuple(self.event_shape),
-            "name": self.name,
-            "spread": self.spread,
-            "check": False,
-        }
+        noise, shape = {"name": self.noise.name, **self.noise.config()}, None if self.event_shape is None else tuple(self.event_shape)
+        measured = {"y": self.y, "operator": description_of(self.operator), "noise": noise}
+        return {**measured, "event_shape": shape, "name": self.name, "spread": self.spread, "check": False}
 
     def known_level(self, quantile: float) -> float | None:
         return self.noise.level(self.y, quantile)
@@ -238,13 +232,9 @@ class RewardEnergy(Energy):
             self.recommended = Recommendation("smc", precedence=2)
 
     def config(self) -> dict[str, Any]:
-        return {
-            "function": self.function,
-            "beta": self.beta,
-            "differentiable": self.has_gradient,
-            "event_shape": None if self.event_shape is None else tuple(self.event_shape),
-            "name": self.name,
-        }
+        shape = None if self.event_shape is None else tuple(self.event_shape)
+        own = {"function": self.function, "beta": self.beta, "differentiable": self.has_gradient}
+        return {**own, "event_shape": shape, "name": self.name}
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
         if not self.has_gradient:

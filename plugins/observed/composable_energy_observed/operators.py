@@ -25,7 +25,8 @@ class Described(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, as numbers, texts and tensors."""
         found = {name: getattr(self, name) for name in signature(type(self)).parameters}
-        return {name: value.item() if isinstance(value, Tensor) and not value.ndim else value for name, value in found.items()}
+        single = {name for name, value in found.items() if isinstance(value, Tensor) and not value.ndim and value.is_floating_point()}
+        return {name: value.item() if name in single else value for name, value in found.items()}
 
 
 class Operator(Described):
@@ -134,9 +135,6 @@ class Mask(Operator):
 
     def point_shape(self, measured: Size) -> Size:
         return self.mask.shape
-
-    def config(self) -> dict[str, Any]:
-        return {"mask": self.mask}
 
     def _whole(self, shape: Size) -> Tensor:
         """Returns the mask with the shape of a point."""
@@ -324,9 +322,7 @@ def operator_of(operator: Operator | str | Mapping[str, Any] | Tensor | Callable
         return Identity()
     if isinstance(operator, Tensor):
         if operator.dtype != torch.bool:
-            raise OptionError(
-                f"A tensor of {operator.dtype} may be a mask or a matrix: write `mask.bool()`, `Mask(mask)` or `Linear(matrix)`."
-            )
+            raise OptionError(f"A tensor of {operator.dtype} may be mask or matrix: write `mask.bool()`, `Mask(mask)` or `Linear(matrix)`.")
         return Mask(operator)
     if isinstance(operator, str | Mapping):
         return build("operator", OPERATORS, operator)

@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from composable_energy.errors import OptionError
 from composable_energy_planning.zones import Box, Disc
 
 _ROUNDING = 1e-6
 _LOOKAHEAD = 0.05  # beside a move, in which the car steers back to its plan
+_SLIP = 0.005  # of the car, a standard deviation
 _PARTS = 8  # of a move, at whose ends it is checked for hits
 
 
@@ -137,8 +137,8 @@ class Arm(World):
     name = "arm"
     _discs = ((0.55, 0.45, 0.15), (-0.5, 0.5, 0.12), (-0.1, -0.6, 0.18))
 
-    def __init__(self, lengths: tuple[float, float] = (0.5, 0.4), discs: Sequence[tuple[float, float, float]] | None = None) -> None:
-        self.lengths = lengths
+    def __init__(self, discs: Sequence[tuple[float, float, float]] | None = None) -> None:
+        self.lengths = 0.5, 0.4
         self.discs = tuple(Disc(disc[:2], disc[2]) for disc in (self._discs if discs is None else discs))
         self.high = torch.tensor([3.0, 2.6])
         self.low, self.reach = -self.high, torch.full((2,), 0.2)
@@ -167,17 +167,13 @@ class Car(World):
 
     Args:
         blocks: The obstacles as boxes `(x, y, half width, half height)`; None for the standard ones.
-        slip: The standard deviation of the slip.
     """
 
     name = "car"
     _blocks = ((-0.4, 0.35, 0.12, 0.3), (0.35, -0.3, 0.3, 0.12), (0.4, 0.5, 0.15, 0.15), (-0.4, -0.5, 0.15, 0.15))
 
-    def __init__(self, blocks: Sequence[tuple[float, float, float, float]] | None = None, slip: float = 0.005) -> None:
-        if not slip > 0:
-            raise OptionError(f"slip must be positive, got {slip}: without slip the density of moves is degenerate.")
+    def __init__(self, blocks: Sequence[tuple[float, float, float, float]] | None = None) -> None:
         self.blocks = tuple(Box(block[:2], block[2:]) for block in (self._blocks if blocks is None else blocks))
-        self.slip = slip
         self.low, self.high = torch.tensor([-1.0, -1.0, -math.inf, 0.0]), torch.tensor([1.0, 1.0, math.inf, 0.12])
         self.reach = torch.tensor([0.4, 0.03])
         self.horizon, self.tolerance = 40, 0.1
@@ -187,7 +183,7 @@ class Car(World):
 
     def moved(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None) -> Tensor:
         theta, speed = states[:, 2:3], states[:, 3:]
-        slip = 0.0 if generator is None else self.slip * torch.randn(len(states), 2, generator=generator)
+        slip = 0.0 if generator is None else _SLIP * torch.randn(len(states), 2, generator=generator)
         place = states[:, :2] + speed * torch.cat([theta.cos(), theta.sin()], 1) + slip
         faster = (speed + actions[:, 1:]).clamp(self.low[3], self.high[3])
         return torch.cat([place, theta + actions[:, :1], faster], 1)

@@ -74,10 +74,8 @@ class Augmentation:
 
     def _apply_jitter(self, x: Tensor, noise: Noise) -> Tensor:
         low, high = self.box
-        brightness, contrast, saturation = (
-            unsqueeze_to(1 + 0.8 * self.jitter * (2 * noise.uniform(x, i) - 1), x).to(x.dtype) for i in range(3)
-        )
-        x = (x - low) / (high - low) * brightness
+        light, contrast, saturation = (unsqueeze_to(1 + 0.8 * self.jitter * (2 * noise.uniform(x, i) - 1), x).to(x.dtype) for i in range(3))
+        x = (x - low) / (high - low) * light
         x = torch.lerp(luma(x).mean((2, 3), keepdim=True), x, contrast)
         if x.shape[1] == 3:
             angle = 2 * math.pi * 0.2 * self.jitter * (2 * noise.uniform(x, 3) - 1)

@@ -102,9 +102,7 @@ class BatchLoader:
                 f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float() / 255`, "
                 "`Pictures` of composable_energy_image.data, or `Prepared` data that converts them."
             )
-        labels = {
-            name: values.to(self.device, self.dtype if values.is_floating_point() else torch.int64) for name, values in labels.items()
-        }
+        labels = {name: y.to(self.device, self.dtype if y.is_floating_point() else torch.int64) for name, y in labels.items()}
         return Batch(x.to(self.dtype), labels, noise.child("objective"))
 
 

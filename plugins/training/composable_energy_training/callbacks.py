@@ -147,9 +147,7 @@ class TensorBoard(Callback):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ExtraNotInstalled(
-                "TensorBoard is not installed: `pip install 'composable-energy[tensorboard]'`, or use `CSVLog`."
-            ) from error
+            raise ExtraNotInstalled("TensorBoard is missing: `pip install 'composable-energy[tensorboard]'`, or use `CSVLog`.") from error
         self._writer = SummaryWriter(str(_folder(trainer, "curves") / "tensorboard"), purge_step=trainer.step + 1)
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:

@@ -79,9 +79,7 @@ class ContrastiveDivergence(Objective):
         persistent: bool = True,
     ) -> None:
         if start == "data" and persistent:
-            raise OptionError(
-                "Persistent chains cannot start at data: set start to 'uniform', 'normal' or a function; or persistent=False."
-            )
+            raise OptionError("Persistent chains cannot start at data: set start='uniform', 'normal' or a function; or persistent=False.")
         self.steps, self.slots, self.l2 = check_integer("steps", steps), check_integer("buffer", buffer), check_number("l2", l2, least=0)
         self.condition, self.persistent = condition, persistent
         self._start = None if start == "data" else resolve_start(start)
@@ -185,17 +183,8 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
         raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
         warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
-        x, trace = energy.latents.sample(
-            tuple(x.shape),
-            sampler=sampler,
-            steps=steps - moves,
-            init=x,
-            seed=noise.seed,
-            first_chain=chains[0],
-            allow_improper=True,
-            on_divergence="keep",
-            trace=True,
-        )
+        options: Any = {"seed": noise.seed, "first_chain": chains[0], "allow_improper": True, "on_divergence": "keep"}
+        x, trace = energy.latents.sample(tuple(x.shape), sampler=sampler, steps=steps - moves, init=x, trace=True, **options)
     noise = Noise(noise.seed, range(chains[0], chains[0] + len(x)), steps, trace.noise)
     points = sampler.traits.move(sampler, trace.state, noise) if moves and sampler.traits.move is not None else None
     return x if points is None else points, trace

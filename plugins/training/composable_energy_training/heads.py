@@ -48,10 +48,7 @@ class AttributeHeads(Objective):
         widths = [1 if values == 2 else values for values in self.variables.values()]
         if logits.shape != (len(x), sum(widths)):
             variables = ", ".join(f"{name} ({values})" for name, values in self.variables.items())
-            raise ShapeError(
-                f"The variables {variables} need logits of shape {(len(x), sum(widths))}, one column for two values; "
-                f"got {tuple(logits.shape)}."
-            )
+            raise ShapeError(f"{variables} need logits of shape {(len(x), sum(widths))}, one for two values; got {tuple(logits.shape)}.")
         total, correct, known = logits.new_zeros(()), logits.new_zeros(()), logits.new_zeros(())
         for name, columns in zip(self.variables, logits.split(widths, 1), strict=True):
             both = columns if columns.shape[1] > 1 else F.pad(columns, (1, 0))  # logits 0 and l have the odds of one logit l
@@ -92,9 +89,7 @@ class ValueHeads(Objective):
         values = values[:, None] if values.ndim == 1 else values
         for subject, tensor, columns in ((f"{self.name} has", values, self.dims), ("The model returned", predictions, 2 * self.dims)):
             if tensor.shape != (len(x), columns):
-                raise ShapeError(
-                    f"{subject} shape {tuple(tensor.shape)}; expected {(len(x), columns)} for {self.dims} numbers of each point."
-                )
+                raise ShapeError(f"{subject} shape {tuple(tensor.shape)}; expected {(len(x), columns)} for {self.dims} numbers each.")
         known = values.isfinite().all(1, keepdim=True)
         error = (values - predictions[:, : self.dims]).masked_fill(~known, 0.0)
         log_widths = predictions[:, self.dims :].clamp(*_LOG_WIDTHS) * known
@@ -110,10 +105,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Te
     """
     values = logits.shape[1]
     if bool(((labels < -1) | (labels >= values)).any()):
-        raise OptionError(
-            f"Attribute {name} has {values} values, from 0 to {values - 1}, or -1 where unknown; got labels from {int(labels.min())} to "
-            f"{int(labels.max())}."
-        )
+        raise OptionError(f"{name} has values from 0 to {values - 1}, or -1 where unknown; got {int(labels.min())} to {int(labels.max())}.")
     hits = (logits.detach().argmax(1) == labels).sum()
     return F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum"), hits, (labels >= 0).sum()
 
@@ -224,9 +216,5 @@ class LabelContrast(Objective):
         if self.l2:
             value = value + self.l2 * own.square().mean()
         found, low = energies.detach(), own.detach()
-        scalars = {
-            "accuracy": (found.argmin(1) == place).to(found).mean(),
-            "margin": ((found.sum(1) - low) / max(count - 1, 1) - low).mean(),
-            "magnitude": found.abs().mean(),
-        }
-        return Loss(value, scalars)
+        accuracy, margin = (found.argmin(1) == place).to(found).mean(), ((found.sum(1) - low) / max(count - 1, 1) - low).mean()
+        return Loss(value, {"accuracy": accuracy, "margin": margin, "magnitude": found.abs().mean()})

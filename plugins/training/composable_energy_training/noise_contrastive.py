@@ -134,27 +134,17 @@ class FlowNoise(NoiseDistribution):
 
     @classmethod
     def fit(
-        cls,
-        x: Tensor,
-        *,
-        layers: int = 6,
-        hidden: int = 64,
-        steps: int = 1000,
-        batch_size: int = 128,
-        rate: float = 1e-3,
-        held_out: float = 0.1,
-        seed: int = 0,
+        cls, x: Tensor, *, layers: int = 6, hidden: int = 64, steps: int = 1000, batch_size: int = 128, rate: float = 1e-3, seed: int = 0
     ) -> FlowNoise:
-        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out share of them.
+        """Returns a flow that is trained on points by maximum likelihood, with the weights that are best on a held-out tenth of them.
 
         Raises:
             OptionError: There are too few points, or they are constant.
         """
-        check_number("held_out", held_out, above=0, below=1)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             x = x[torch.randperm(len(x))]
-            count = max(2, round(held_out * len(x)))
+            count = max(2, round(len(x) / 10))
             test, train = x[:count], x[count:]
             flow = cls(GaussianNoise.fit(train), layers=layers, hidden=hidden)
             flow._train(train, test, check_integer("steps", steps), batch_size, rate)
@@ -250,13 +240,10 @@ class NoiseContrastive(Objective):
         value = F.softplus(real + real_noise + offset).mean()
         for low, (_, log_prob) in zip(fake, drawn, strict=True):
             value = value + F.softplus(-low - log_prob - offset).mean()
-        right = (-real.detach() > real_noise).float().mean() + (-fake[0].detach() < drawn[0][1]).float().mean()
-        scalars = {
-            "accuracy": right / 2,
-            "margin": fake[0].detach().mean() - real.detach().mean(),
-            "magnitude": (real.detach().abs().mean() + fake[0].detach().abs().mean()) / 2,
-        }
-        return Loss(value, scalars)
+        at_data, at_noise = real.detach(), fake[0].detach()
+        right = (-at_data > real_noise).float().mean() + (-at_noise < drawn[0][1]).float().mean()
+        margin, magnitude = at_noise.mean() - at_data.mean(), (at_data.abs().mean() + at_noise.abs().mean()) / 2
+        return Loss(value, {"accuracy": right / 2, "margin": margin, "magnitude": magnitude})
 
 
 class EnergyDiscrepancy(Objective):

@@ -138,9 +138,7 @@ def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[
             raise OptionError(f"{energy} depends on y: give the objective `condition=`, an attribute of the data, which have {known}.")
         return {}
     if "y" not in energy.conditions:
-        raise OptionError(
-            f"{energy} does not depend on y, so it cannot take {attribute}: give its `forward` a parameter y, or no condition."
-        )
+        raise OptionError(f"{energy} does not depend on y and cannot take {attribute}: give its `forward` a parameter y, or no condition.")
     y = get_labels(batch, attribute)
     if bool((y.isnan() if y.is_floating_point() else y < 0).any()):
         unknown = "NaN" if y.is_floating_point() else "-1"

@@ -83,10 +83,8 @@ class Optimizer:
         for start, _ in self.slow:
             if not any(name.startswith(start) for name in named):
                 raise OptionError(f"slow names {start!r}, but no trained parameter has a name that begins so.")
-        groups = [
-            {"params": [named[name] for name, own in shares.items() if own == share], "share": share}
-            for share in sorted(set(shares.values()), reverse=True)
-        ]
+        falling = sorted(set(shares.values()), reverse=True)
+        groups = [{"params": [named[name] for name, own in shares.items() if own == share], "share": share} for share in falling]
         if self.weight_decay:
             return torch.optim.AdamW(groups, self.rate, self.betas, weight_decay=self.weight_decay, foreach=True)
         return torch.optim.Adam(groups, self.rate, self.betas, foreach=True)

@@ -80,10 +80,7 @@ class Ranks:
             OptionError: The batch cannot be divided evenly.
         """
         if batch_size < 1 or accumulate < 1 or batch_size % (self.size * accumulate):
-            raise OptionError(
-                f"batch_size must be a multiple of the number of processes, {self.size}, times `accumulate`, {accumulate}; "
-                f"got {batch_size}."
-            )
+            raise OptionError(f"batch_size must be a multiple of {self.size} processes times accumulate={accumulate}, got {batch_size}.")
         share = batch_size // self.size
         return range(self.rank * share, (self.rank + 1) * share)
 

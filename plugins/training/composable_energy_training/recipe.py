@@ -23,7 +23,7 @@ _DEFAULT = "energy"  # the recipe whose class reads a file without `extends`
 _OPTIONAL: Mapping[str, Any] = {"data.labels": str | None, "data.limit": int | None, "training.device": str | None}
 # Settings that may change when a run resumes: its length, its device, its logs.
 _FREE = frozenset(
-    {f"training.{name}" for name in ("steps", "device", "keep", "checkpoint_every")} | {"log.every", "sheets.every", "sheets.n"}
+    [*(f"training.{key}" for key in ("steps", "device", "keep", "checkpoint_every")), "log.every", "sheets.every", "sheets.n"]
 )
 
 
@@ -202,9 +202,7 @@ def _read(path: Path) -> tuple[str, dict[str, str], dict[str, Any]]:
 
 def _replace_none(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns settings with the text `none` in place of None, for a file."""
-    return {
-        key: _replace_none(value) if isinstance(value, Mapping) else NONE if value is None else value for key, value in settings.items()
-    }
+    return {key: _replace_none(some) if isinstance(some, Mapping) else NONE if some is None else some for key, some in settings.items()}
 
 
 def _suggest(key: str, known: Mapping[str, Any]) -> str:

@@ -47,9 +47,7 @@ class ReplayBuffer:
         augment: Callable[[Tensor, Noise], Tensor] | None = None,
     ) -> None:
         if capacity < context.batch_size:
-            raise OptionError(
-                f"A buffer needs a slot for each row of a batch: its capacity is {capacity}, the batch size {context.batch_size}."
-            )
+            raise OptionError(f"A buffer needs a slot for each row of a batch: capacity is {capacity}, batch size {context.batch_size}.")
         if not 0 <= fresh <= 1:
             raise OptionError(f"fresh is a probability and must be in [0, 1], got {fresh}.")
         self.capacity, self.context, self.fresh, self.augment = capacity, context, fresh, augment
@@ -96,8 +94,7 @@ class ReplayBuffer:
         others = -(-self.capacity // self.context.batch_size) - 1
         if self.capacity < 2 * self.context.batch_size:
             raise OptionError(
-                f"Chains are compared with others of their lane: the buffer needs two slots for each row, has {self.capacity} slots for "
-                f"{self.context.batch_size} rows."
+                f"To compare chains a buffer needs two slots for each row, has {self.capacity} for {self.context.batch_size} rows."
             )
         x = x.detach()
         first = (noise.child("neighbors").uniform(self._slots.new_empty(len(low))) * (size - 1)).long()

@@ -97,9 +97,8 @@ def _changes(subject: _Subject) -> None:
     recipe = subject.recipe
     before = flatten(recipe.settings)
     again = recipe.with_changes({key: value for key, value in before.items() if value != {}})
-    differing = [
-        key for key, value in flatten(again.settings).items() if before.get(key) != value and before.get(key) not in (None, "none")
-    ]
+    after = flatten(again.settings)
+    differing = [key for key in after if before.get(key) != after[key] and before.get(key) not in (None, "none")]
     assert not differing, f"`with_changes` with its own values changes {', '.join(differing)}"
     seed = _seed(recipe) + 1
     changed = recipe.with_changes({"training.seed": seed})
@@ -156,9 +155,7 @@ def _repeat(subject: _Subject) -> None:
         first, second = weights
         assert first.keys() == second.keys(), "two runs write different files"
         differing = [str(name) for name in first if first[name] != second[name]]
-        assert not differing, (
-            f"two runs with one seed write different weights: {', '.join(differing)}; seed what is random with training.seed"
-        )
+        assert not differing, f"two runs with one seed write different weights: {', '.join(differing)}; use training.seed for all draws"
 
 
 def _seed(recipe: Recipe) -> int:

@@ -406,7 +406,7 @@ def test_a_lost_process_is_reported_and_the_run_resumes(trained, tmp_path):
 def test_each_process_has_its_rows_of_a_batch_that_is_divided_evenly_and_one_alone_joins_nobody(monkeypatch):
     assert [training.Ranks(rank, 3).select_rows(12, 2) for rank in range(3)] == [range(4), range(4, 8), range(8, 12)]
     for batch_size, size, accumulate in ((9, 2, 1), (8, 2, 3), (0, 1, 1)):
-        with pytest.raises(OptionError, match=f"number of processes, {size}, times `accumulate`, {accumulate}; got {batch_size}"):
+        with pytest.raises(OptionError, match=f"of {size} processes times accumulate={accumulate}, got {batch_size}"):
             training.Ranks(0, size).select_rows(batch_size, accumulate)
     monkeypatch.delenv("RANK", raising=False)
     assert training.join() == training.Ranks(0, 1) and not torch.distributed.is_initialized()

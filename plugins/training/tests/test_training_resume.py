@@ -121,7 +121,7 @@ buffer_of = training.ReplayBuffer
 LARGE = buffer_of(15, context(8), "uniform")
 
 test_bad_settings_states_and_shapes_are_reported = refusals(
-    (lambda: buffer_of(7, context(8), "uniform"), OptionError, "capacity is 7, the batch size 8"),
+    (lambda: buffer_of(7, context(8), "uniform"), OptionError, "capacity is 7, batch size 8"),
     (lambda: buffer_of(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
     (lambda: buffer_of(8, context(8), bad), OptionError, "got 'gaussian'"),
     (lambda: buffer_of(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),

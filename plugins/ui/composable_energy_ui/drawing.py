@@ -6,12 +6,13 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.sampling import Observer, twin
 from composable_energy_cli.names import build_energy, check_trained
@@ -19,9 +20,6 @@ from composable_energy_cli.terms import at_level, json_rows
 from composable_energy_ui.orders import Order
 from composable_energy_ui.results import density_image, grid_image, kind_of, numbers, spread, summary_of, traces_of
 from composable_energy_ui.scripts import command_line, python_lines
-
-if TYPE_CHECKING:
-    from composable_energy import Energy
 
 Report = Callable[[dict[str, Any]], None]
 _PAUSE = {"pictures": 0.25, "plane": 0.04, "numbers": 0.25}
@@ -87,10 +85,7 @@ def _build(order: Order, report: Report) -> tuple[Order, Energy]:
 def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:
     """Returns the starts of the chains: the point with noise of the order's strength, where the energy has noise levels."""
     if energy.event_shape is not None and point.shape != energy.event_shape:
-        raise ShapeError(
-            f"The image has points of shape {tuple(point.shape)}, and {energy} takes {tuple(energy.event_shape)}: edit it with names of "
-            "its own family."
-        )
+        raise ShapeError(f"{energy} takes {tuple(energy.event_shape)}, the image has {tuple(point.shape)}: edit it by names of its family.")
     start = point.expand(order.n, *point.shape)
     if order.edit is None or "sigma" not in energy.conditions:
         return start.clone()

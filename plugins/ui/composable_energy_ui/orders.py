@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import composable_energy as ce
 from composable_energy.errors import OptionError
 from composable_energy.options import check_choice, check_flag, check_integer, check_number
 from composable_energy.registry import names
 from composable_energy_cli.names import Names, read_condition
 from composable_energy_cli.parsing import Name, parse, unknown_name
-
-if TYPE_CHECKING:
-    from composable_energy import Energy
 
 
 @dataclass(frozen=True)
@@ -103,7 +101,7 @@ class Order:
         except argparse.ArgumentTypeError as error:
             raise OptionError(f"Conditions take a number, or several as 0.2, 0.5: {error}.") from error
 
-    def options(self, energy: Energy) -> dict[str, Any]:
+    def options(self, energy: ce.Energy) -> dict[str, Any]:
         """Returns the options of `energy.sample`; the recommended sampler along noise levels takes `levels` instead of `steps`."""
         options: dict[str, Any] = {} if self.sampler is None else {"sampler": self.sampler}
         if self.steps is not None:
@@ -112,7 +110,7 @@ class Order:
             options["sigma_max"] = self.edit.strength
         return options
 
-    def levels(self, energy: Energy) -> int | None:
+    def levels(self, energy: ce.Energy) -> int | None:
         """Returns the noise levels, one for each step, of the recommended sampler; None for a sampler without them."""
         recommended = energy.recommended if self.sampler is None else None
         return None if recommended is None else recommended.options.get("levels")

@@ -8,16 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from composable_energy import Energy
+from composable_energy.sampling import Trace
 from composable_energy_viz.files import is_picture, layout, write_grid
-
-if TYPE_CHECKING:
-    from composable_energy import Energy
-    from composable_energy.sampling import Trace
 
 EXTENT = 3.6
 _PIXELS = 240

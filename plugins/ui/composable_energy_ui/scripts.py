@@ -6,19 +6,16 @@ import keyword
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
+import composable_energy as ce
 from composable_energy_cli.names import DEFAULT_FAMILY, Names
 from composable_energy_cli.parsing import Name, parse
 from composable_energy_ui.orders import Order
 
-if TYPE_CHECKING:
-    from composable_energy import Energy
-
 _TAKEN = {"ce", "torch", "E", "start", "noise", "points", "samples"}
 
 
-def command_line(order: Order, energy: Energy, pictures: bool) -> str:
+def command_line(order: Order, energy: ce.Energy, pictures: bool) -> str:
     """Returns the command that draws the same; empty for an edited image, which the command line cannot start from."""
     if order.edit is not None:
         return ""
@@ -35,7 +32,7 @@ def command_line(order: Order, energy: Energy, pictures: bool) -> str:
     return shlex.join([*words, "-o", "samples.png" if pictures else "samples.npy"])
 
 
-def python_lines(orders: Sequence[Order], energies: Sequence[Energy]) -> str:
+def python_lines(orders: Sequence[Order], energies: Sequence[ce.Energy]) -> str:
     """Returns the lines of Python that draw the same, for an order after those whose images it starts from."""
     names, lines = _identifiers(orders), []
     for order, energy in zip(orders, energies, strict=True):
@@ -46,7 +43,7 @@ def python_lines(orders: Sequence[Order], energies: Sequence[Energy]) -> str:
     return "\n".join([*head, "", *loads, *lines])
 
 
-def _sample_lines(order: Order, energy: Energy, names: Mapping[str, str], result: str) -> list[str]:
+def _sample_lines(order: Order, energy: ce.Energy, names: Mapping[str, str], result: str) -> list[str]:
     """Returns the lines of one order; a result that another order starts from is kept in the space of the chains."""
     lines, options = [], [f"{order.n}", f"seed={order.seed}"]
     if order.edit is not None:

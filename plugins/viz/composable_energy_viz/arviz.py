@@ -54,9 +54,7 @@ def to_arviz(
         wrong = {axis: len(labels) for axis, labels in own.items() if len(labels) != sizes.get(axis)}
         each = all(len(named[name]) == len({*named[name]}) == len(shape) for name, shape in shapes.items())
         if not each or {"chain", "draw"} & sizes.keys() or {*pairs} != {*sizes.items()} or given.keys() - shapes.keys() or wrong:
-            points = (
-                ", ".join(f"{name} {shape}" for name, shape in shapes.items()) if trace.variables else f"points of shape {shapes[name]}"
-            )
+            points = ", ".join(f"{key} {shape}" for key, shape in shapes.items()) if trace.variables else f"points of shape {shapes[name]}"
             raise ShapeError(
                 f"`dims` names each axis of {points}, and `coords` labels each index of some of them; got dims={dims}"
                 + (f" and, for {', '.join(wrong)}, {list(wrong.values())} labels." if wrong else ".")
@@ -75,9 +73,7 @@ def to_arviz(
     if log_likelihood is not None:
         found = trace.predict(log_likelihood)
         if found.ndim != 3:
-            raise ShapeError(
-                f"log_likelihood must return shape (B, N) for N observations, got (B, {', '.join(map(str, found.shape[2:]))})."
-            )
+            raise ShapeError(f"log_likelihood returns shape (B, N) for N observations, got (B, {', '.join(map(str, found.shape[2:]))}).")
         groups["log_likelihood"] = xarray.Dataset({"y": (("chain", "draw", "observation"), found.transpose(0, 1).cpu().numpy())}, axes)
     tree = xarray.DataTree.from_dict(groups)
     for group in (tree, *tree.children.values()):

@@ -245,19 +245,15 @@ def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, f
         x = torch.cartesian_prod(line, line).to(like)
     if not isinstance(x, Tensor) or not len(x) or not (x.shape[1:] == (2,) or is_picture(tuple(x.shape[1:]))):
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(
-            f"`forces` draws points of shape (n, 2) or pictures of shape (n, C, H, W) with C = 1 or 3, at least one, got {got}."
-        )
+        raise ShapeError(f"`forces` draws points of shape (n, 2) or pictures of shape (n, C, H, W), C = 1 or 3, at least one, got {got}.")
     return x
 
 
 def _pull(part: ce.Energy, x: Tensor) -> Tensor:
     """Returns the force of a part, with the shape of x."""
     force = part.score(x).detach().cpu().double()
-    if not force.isfinite().all():
-        raise ExpressionError(
-            f"The force of {part} is not finite at {int((~force.isfinite()).flatten(1).any(1).sum())} of {len(x)} points."
-        )
+    if broken := int((~force.isfinite()).flatten(1).any(1).sum()):
+        raise ExpressionError(f"The force of {part} is not finite at {broken} of {len(x)} points.")
     return force
 
 

@@ -6,6 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import cast
 
+import torch
 from torch import Tensor
 
 import composable_energy as ce
@@ -82,8 +83,6 @@ class Concepts:
 
     def of_position(self, c: Sequence[float] | Tensor | None = None) -> ce.Energy:
         """Returns the conditional energy given the position: (2,) for all chains, (n, 2) for each. None leaves the condition `y` free."""
-        import torch
-
         energy = self._conditional("of_position", dims=2)
         if c is None:
             return energy

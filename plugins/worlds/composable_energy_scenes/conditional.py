@@ -22,20 +22,18 @@ class ConditionalEnergy(ce.Energy):
     Args:
         base: The base to copy; its decoder is shared.
         classes: Number of classes of `y`; 0 if `y` is numbers.
-        dims: Number of numbers in `y`.
-        center: Centre of the range of each number.
-        reach: Half width of the range.
+        dims: Number of numbers in `y`, each from -1 to 1.
     """
 
     comes_trained = False
 
-    def __init__(self, base: CodeEnergy, *, classes: int = 0, dims: int = 0, center: float = 0.0, reach: float = 1.0) -> None:
+    def __init__(self, base: CodeEnergy, *, classes: int = 0, dims: int = 0) -> None:
         super().__init__()
         if (classes > 0) == (dims > 0):
             raise OptionError(f"y has either classes or numbers: give exactly one, got classes={classes} and dims={dims}.")
         if not isinstance(base.net, CodeNetwork):
             raise OptionError(f"{base} is a mixture, which has no network to copy: train a base with model.components=0.")
-        self.classes, self.dims, self.center, self.reach, self.name = classes, dims, center, reach, "conditional"
+        self.classes, self.dims, self.name = classes, dims, "conditional"
         self.sigma_min, self.decoder, self.recommended = base.sigma_min, base.decoder, base.recommended
         self.event_shape = base.event_shape
         self.net = _add_conditions(base.net, classes or dims * (1 + 2 * len(_WAVES)))
@@ -58,7 +56,7 @@ class ConditionalEnergy(ce.Energy):
             if len(y) and not (0 <= label.min() <= label.max() < self.classes and (label == y.reshape(-1)).all()):
                 raise OptionError(f"{self} takes classes from 0 to {self.classes - 1} as y, got {y.unique().tolist()}.")
             return F.one_hot(label, self.classes)
-        numbers = (y.reshape(len(y), self.dims) - self.center) / self.reach
+        numbers = y.reshape(len(y), self.dims)
         angles = [numbers * (math.pi / 2 * wave) for wave in _WAVES]
         return torch.cat([numbers, *(f(angle) for angle in angles for f in (torch.sin, torch.cos))], 1)
 

@@ -50,9 +50,7 @@ def count_visible_pixels(view: CameraView, kinds: np.ndarray, where: np.ndarray,
     The classes of the solids in `KINDS` and the half widths, also half heights, have shape $(K,)$; the centres have shape $(K, 2)$.
     """
     rays = view.rays(size)
-    entries = np.stack(
-        [_entry(rays, view, KINDS[kind], (*middle, half), half) for kind, middle, half in zip(kinds, where, halves, strict=True)]
-    )
+    entries = np.stack([_entry(rays, view, KINDS[i], (*middle, half), half) for i, middle, half in zip(kinds, where, halves, strict=True)])
     nearest = np.where(entries.min(0) < _FAR, entries.argmin(0), -1)
     return (nearest == np.arange(len(kinds))[:, None]).sum(1)
 

@@ -20,7 +20,7 @@ from composable_energy.files import replace_file
 from composable_energy.options import import_extra
 from composable_energy.sampling import Noise
 from composable_energy_faces.data import SEEDS, draw_to
-from composable_energy_faces.draw import ATTRIBUTES, draw
+from composable_energy_faces.draw import ATTRIBUTES, VALUES, draw
 from composable_energy_faces.judge import accuracy, load_judge
 from composable_energy_faces.networks import Judge
 from composable_energy_image.data import Pictures
@@ -89,7 +89,7 @@ class _SmallAttributes(Objective):
         level = 0.06 * batch.noise.child("level").uniform(batch.x)
         x = batch.x + level[:, None, None, None] * batch.noise.child("noise").normal(batch.x)
         logits = model(nn.functional.interpolate(x.clamp(0, 1), scale_factor=2))
-        return Loss(label_loss(logits.float(), batch.labels, {**dict.fromkeys(ATTRIBUTES, 2), "hair": 4}))
+        return Loss(label_loss(logits.float(), batch.labels, VALUES))
 
 
 def draw_small(folder: Path, use: str, count: int) -> Pictures:

@@ -4,16 +4,13 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_choice, check_integer, import_extra
+from composable_energy.options import check_integer, import_extra
 from composable_energy_comet.metrics.inputs import Array, check_codes_and_factors
 
-_TRIES = 1000
 _ITERATIONS = 10_000  # of L-BFGS, far above what it needs
 
 
-def beta_vae_score(
-    codes: Array, factors: Array, *, pairs: int = 64, train: int = 200, test: int = 200, exactly_one: bool = False, seed: int = 0
-) -> float:
+def beta_vae_score(codes: Array, factors: Array, *, pairs: int = 64, train: int = 200, test: int = 200, seed: int = 0) -> float:
     r"""Returns the accuracy of a linear classifier that identifies the factor that pairs of pictures share (Higgins et al., 2017).
 
     A point belongs to a factor $f$. It is a mean over pairs $(a, b)$ of pictures with the same level of $f$:
@@ -28,10 +25,9 @@ def beta_vae_score(
         codes: Codes with shape $(N, D)$, of a full grid of factors or any other pictures.
         factors: Whole numbers with shape $(N, F)$, used as names of levels; at least two factors.
         pairs: Number $n$ of pairs per point. With fewer pairs the score falls, and models may change their order: report it.
-        exactly_one: Whether pairs differ in all other factors. In the paper these are free, and may agree by chance.
 
     Raises:
-        OptionError: A number is not finite, a factor is constant or the only one, an option is out of range, or no pair is `exactly_one`.
+        OptionError: A number is not finite, a factor is constant or the only one, or an option is out of range.
 
     Example:
         >>> factors = torch.cartesian_prod(*[torch.arange(4)] * 3)
@@ -50,32 +46,17 @@ def beta_vae_score(
     varies = rows.amax(0) > rows.amin(0)
     rows = torch.where(varies, (rows - rows.mean(0)) / torch.where(varies, rows.std(0), 1.0), 0.0)
     generator = torch.Generator().manual_seed(seed)
-    points = torch.stack([_points(rows, levels, factor, train + test, pairs, exactly_one, generator) for factor in range(count)])
+    points = torch.stack([_points(rows, levels, factor, train + test, pairs, generator) for factor in range(count)])
     shared = torch.arange(count)[:, None].expand(count, train + test)
     regression.fit(points[:, :train].flatten(0, 1).numpy(), shared[:, :train].flatten().numpy())
     return float(regression.score(points[:, train:].flatten(0, 1).numpy(), shared[:, train:].flatten().numpy()))
 
 
-def _points(rows: Tensor, levels: Tensor, factor: int, count: int, pairs: int, exactly_one: bool, generator: torch.Generator) -> Tensor:
+def _points(rows: Tensor, levels: Tensor, factor: int, count: int, pairs: int, generator: torch.Generator) -> Tensor:
     """Returns points of one factor, with shape $(count, D)$."""
     first = torch.randint(len(rows), (count * pairs,), generator=generator)
     second = _draw_partners(levels[:, factor], first, generator)
-    if exactly_one:
-        _redraw(levels, factor, first, second, generator)
     return (rows[first] - rows[second]).abs_().reshape(count, pairs, -1).mean(1)
-
-
-def _redraw(levels: Tensor, factor: int, first: Tensor, second: Tensor, generator: torch.Generator) -> None:
-    """Redraws partners, in place, until they share no other factor."""
-    for _ in range(_TRIES):
-        wrong = ((levels[first] == levels[second]).sum(1) > 1).nonzero().squeeze(1)
-        if not len(wrong):
-            return
-        second[wrong] = _draw_partners(levels[:, factor], first[wrong], generator)
-    raise OptionError(
-        f"No row that shares only factor {factor} with some row of `factors` was drawn in {_TRIES} tries; leave `exactly_one` out, or give "
-        "the codes of a full grid."
-    )
 
 
 def _draw_partners(levels: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
@@ -144,7 +125,7 @@ def _entropy(counts: Tensor) -> Tensor:
     return torch.special.entr(shares).sum(-1)
 
 
-def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> float:
+def mean_correlation(codes: Array, factors: Array) -> float:
     r"""Returns the mean correlation coefficient (MCC) of dimensions and factors, matched one to one (Hyvarinen & Morioka, 2016).
 
     $$\mathrm{MCC} = \frac1F \max_\pi \sum_f |\rho(z_{\pi(f)}, v_f)|,$$
@@ -152,11 +133,8 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
     over all injective assignments $\pi$ of dimensions to factors (the Hungarian method). With fewer dimensions, unmatched factors count 0,
     as does a constant dimension. (Published code pads with noise, whose correlation is of order $1 / \sqrt N$; zeros need no seed.)
 
-    Args:
-        kind: `"pearson"`, or `"spearman"` for rank correlation, which is invariant to increasing functions.
-
     Raises:
-        OptionError: A number is not finite, a factor is constant, or the kind is unknown.
+        OptionError: A number is not finite, or a factor is constant.
 
     Example:
         >>> factors = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))
@@ -167,11 +145,7 @@ def mean_correlation(codes: Array, factors: Array, kind: str = "pearson") -> flo
         Unsupervised feature extraction by time-contrastive learning (Hyvarinen & Morioka, 2016), https://arxiv.org/abs/1605.06336
     """
     rows, values = check_codes_and_factors(codes, factors, levels=False)
-    check_choice("kind", kind, ("pearson", "spearman"))
     optimize = import_extra("scipy.optimize", "metrics")
-    if kind == "spearman":
-        rank = import_extra("scipy.stats", "metrics").rankdata  # ties share their mean rank
-        rows, values = (torch.from_numpy(rank(numbers.numpy(), axis=0)) for numbers in (rows, values))
     strength = (_standard(rows).T @ _standard(values)).abs()
     matched = optimize.linear_sum_assignment(strength.numpy(), maximize=True)
     return min(1.0, strength[matched].sum().item() / values.shape[1])
@@ -206,9 +180,7 @@ def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_
     new_codes, new_factors = check_codes_and_factors(test_codes, test_factors, levels=False)
     for name, one, other in (("codes", codes, new_codes), ("factors", factors, new_factors)):
         if one.shape[1] != other.shape[1]:
-            raise ShapeError(
-                f"`train_{name}` and `test_{name}` must have the same columns, got {tuple(one.shape)} and {tuple(other.shape)}."
-            )
+            raise ShapeError(f"`train_{name}` and `test_{name}` need the same columns, got {tuple(one.shape)} and {tuple(other.shape)}.")
     varies = codes.amax(0) > codes.amin(0)
     mean, scale, base = codes.mean(0), torch.where(varies, codes.std(0), torch.inf), factors.mean(0)
     weights = torch.linalg.lstsq((codes - mean) / scale, factors - base, driver="gelsd").solution  # works for any rank

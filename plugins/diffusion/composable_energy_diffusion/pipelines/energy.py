@@ -56,15 +56,9 @@ class PipelineEnergy(DiffusionEnergy):
             null = {} if label is None else {"class_label": _check_class(network, label)}
         elif unconditional is not None:
             raise OptionError(f"{location} takes no conditions, so there is no unconditional={unconditional!r}.")
-        super().__init__(
-            network,
-            schedule,
-            parametrisation,
-            unconditional=null,
-            name=str(location).rstrip("/").rpartition("/")[2],
-            event_shape=network.event_shape,
-            decoder=decoder_of(pipeline, network),
-        )
+        name, decoder = str(location).rstrip("/").rpartition("/")[2], decoder_of(pipeline, network)
+        about: dict[str, Any] = {"name": name, "event_shape": network.event_shape, "decoder": decoder}
+        super().__init__(network, schedule, parametrisation, unconditional=null, **about)
         self.recommended = Recommendation("sde", {"levels": 40})
         self.labels: dict[str, int] = dict(getattr(pipeline, "labels", None) or {})
         self._pipeline: Any = pipeline if isinstance(network, PromptNetwork) else None

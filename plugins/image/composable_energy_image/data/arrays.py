@@ -6,19 +6,16 @@ import math
 import struct
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 
 from composable_energy.errors import ComposableEnergyError, DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data.folders import read_labels
 from composable_energy_image.data.pictures import CHANNELS, Labels, labels_from_numbers, labels_from_words, to_bytes
 from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, read_text, to_image
 from composable_energy_viz.files import LARGEST_PICTURE, check_archive, read_gzip
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _DSPRITES = ("color", "shape", "scale", "orientation", "x", "y")
 _OTHER_PART = " (open that of another part by its own path)"
@@ -129,9 +126,7 @@ def _channels_first(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _damaged(path: Path, error: Exception) -> FileFormatError:
     if "allow_pickle" in str(error) or "Python objects" in str(error):
-        return FileFormatError(
-            f"{path} holds Python objects, which are never unpickled because that could run code: save plain numbers or words."
-        )
+        return FileFormatError(f"{path} holds Python objects, never unpickled since that could run code: save plain numbers or words.")
     return FileFormatError(f"{path} cannot be read ({error}): it is damaged or truncated. Write it again.")
 
 
@@ -244,9 +239,7 @@ def _read_idx_values(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     data = _read(path, expected + 1)  # one more shows that the header is not right
     if len(data) != expected or 0 in shape:
         lengths, more = " x ".join(map(str, shape)), "more" if len(data) > expected else f"{len(data):,}"
-        raise FileFormatError(
-            f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, found {more}. Download it again."
-        )
+        raise FileFormatError(f"{path} is damaged or truncated: expected {expected:,} bytes for {lengths}, got {more}. Download it again.")
     return data[head:].reshape(shape)
 
 

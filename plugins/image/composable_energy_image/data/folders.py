@@ -7,18 +7,16 @@ import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
+from PIL import Image
+from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
 from composable_energy_image.data.pictures import BINARY, Labels, labels_from_words
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
 from composable_energy_viz.files import crop_centre, read_picture
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 _CELEBA = "img_align_celeba"
 _PARTS = ("train", "valid", "test")
@@ -102,9 +100,7 @@ def _read_attributes(path: Path) -> tuple[tuple[str, ...], dict[str, bytes]]:
         if not row:
             continue
         if len(row) != len(columns) + 1 or not set(row[1:]) <= {"1", "-1"}:
-            raise FileFormatError(
-                f"{path}, line {number}: expected a file name and {len(columns)} values of 1 or -1, found {len(row) - 1}."
-            )
+            raise FileFormatError(f"{path}, line {number}: expected a file name and {len(columns)} values of 1 or -1, got {len(row) - 1}.")
         if row[0] in rows:
             raise FileFormatError(f"{path}, line {number}: {row[0]} is listed twice; keep one of the lines.")
         rows[row[0]] = bytes(value == "1" for value in row[1:])
@@ -125,15 +121,11 @@ def _read_partition(path: Path, rows: dict[str, bytes]) -> dict[str, list[str]]:
         listed.add(row[0])
     if listed != rows.keys():
         differ = join_names(sorted(listed ^ rows.keys()))
-        raise FileFormatError(
-            f"{path} lists {len(listed):,} pictures, the list of attributes {len(rows):,}: only one of them has {differ}."
-        )
+        raise FileFormatError(f"{path} lists {len(listed):,} pictures, that of attributes {len(rows):,}: only one of them has {differ}.")
     return parts
 
 
 def _list_files(request: ReadRequest) -> list[Path]:
-    from tqdm import tqdm
-
     return list(tqdm(_files(request.path, set()), desc=f"listing {request.path.name}", unit="file", disable=not request.progress))
 
 
@@ -182,10 +174,7 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     try:
         first, *columns = [name.strip() for name in next(reader, [])] or [""]
         if not columns or "" in columns or len(set(columns)) < len(columns) or first.lower().endswith(ENDINGS):
-            raise FileFormatError(
-                f"{path}: the first line must name the columns, the file first and then each attribute once, as in "
-                f"'file,smiling,male', got {head[:80]!r}."
-            )
+            raise FileFormatError(f"{path}: the first line must name the columns, each once, as in 'file,smiling,male', got {head[:80]!r}.")
         for row in reader:
             if not any(cell.strip() for cell in row):
                 continue

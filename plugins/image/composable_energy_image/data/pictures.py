@@ -54,10 +54,7 @@ class Labels:
         wrong = (self.values < -1) | (self.values >= len(self.names))
         if wrong.any():
             row = int(wrong.nonzero()[0])
-            raise OptionError(
-                f"Labels with {len(self.names)} names must be 0 to {len(self.names) - 1}, or -1 where unknown, "
-                f"got {int(self.values[row])} for picture {row}."
-            )
+            raise OptionError(f"Labels are 0 to {len(self.names) - 1}, or -1 where unknown, got {int(self.values[row])} for picture {row}.")
 
     @property
     def binary(self) -> bool:

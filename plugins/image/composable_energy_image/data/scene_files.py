@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import exists, expanded, read_bytes, replace_file
@@ -39,8 +40,6 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
         StorageError: The disk is full or not writable, or has no space for the pictures.
         ExtraNotInstalled: The world needs a package that is not installed. Nothing is written.
     """
-    from tqdm import tqdm
-
     folder = expanded(folder)
     check_integer("n", n, least=0)
     options = json.loads(json.dumps(world.options, default=str))
@@ -102,11 +101,8 @@ def open_scenes(folder: str | Path) -> Scenes:
         state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
         raise FileFormatError(f"The folder {folder} {state}: render them with `composable-energy render WORLD -n N -o {folder}`.")
     n, size = metadata["n"], metadata["size"]
-    found = Scenes(
-        _open_array(folder / _IMAGES, (n, None, size, size)),
-        _read_labels(folder),
-        _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None,
-    )
+    images, labels = _open_array(folder / _IMAGES, (n, None, size, size)), _read_labels(folder)
+    found = Scenes(images, labels, _open_array(folder / _MASKS, (n, size, size)) if metadata["masks"] else None)
     if wrong := [name for name, array in found.labels.items() if len(array) != n]:
         raise FileFormatError(f"{folder / _LABELS} does not have {n} values of {', '.join(wrong)}. {_ADVICE}")
     return found
@@ -155,9 +151,7 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
         same = labels.keys() == first.keys() and all(a.shape == b.shape and np.allclose(a, b, atol=1e-5) for a, b in pairs)
         differences = [] if same else ["the labels differ, so the world is another"]
     if differences:
-        raise FileFormatError(
-            f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder, or delete this one."
-        )
+        raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder or delete this one.")
     return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
 
 

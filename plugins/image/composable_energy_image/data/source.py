@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
+from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import read_bytes
 from composable_energy.options import printable
 from composable_energy_image.data.pictures import Labels
 from composable_energy_viz.files import fitted
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 _MODES = {1: "L", 3: "RGB"}
@@ -80,8 +78,6 @@ def read_text(path: Path) -> str:
 
 def to_image(pixels: np.ndarray) -> Image.Image:
     """Returns bytes of shape $(C, H, W)$ as an image."""
-    from PIL import Image
-
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
@@ -89,8 +85,6 @@ def decode_pictures(
     source: PictureSource, rows: Sequence[int], size: int | None, channels: int | None, progress: bool
 ) -> Iterator[np.ndarray]:
     """Yields pictures by index as bytes, all of one shape $(C, H, W)$; by default with the files' size and the first one's channels."""
-    from tqdm import tqdm
-
     first: tuple[str, tuple[int, int], int] | None = None
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,

@@ -108,17 +108,14 @@ class World(ABC):
             DtypeError: An array cannot be converted to the dtype of its field.
         """
         if differing := sorted(labels.keys() ^ self.fields.keys()):
-            raise OptionError(
-                f"The world {self.name!r} has the labels {', '.join(self.fields)}; missing or unknown: {', '.join(differing)}."
-            )
+            raise OptionError(f"The world {self.name!r} has labels {', '.join(self.fields)}; missing or unknown: {', '.join(differing)}.")
         found = {name: np.asarray(labels[name]) for name in self.fields}
         n = next((len(array) for array in found.values() if array.ndim), 0)
         for name, field in self.fields.items():
             array = found[name]
             if array.shape != (n, *field.shape):
-                raise ShapeError(
-                    f"The label {name!r} must have shape ({', '.join(map(str, ('N', *field.shape)))}), N = {n}; got {array.shape}."
-                )
+                wanted = ", ".join(map(str, ("N", *field.shape)))
+                raise ShapeError(f"The label {name!r} must have shape ({wanted}), N = {n}; got {array.shape}.")
             if not np.can_cast(array.dtype, field.dtype, "same_kind"):
                 raise DtypeError(f"The label {name!r} must be {field.dtype}, got {array.dtype}.")
             found[name] = array.astype(field.dtype, copy=False)

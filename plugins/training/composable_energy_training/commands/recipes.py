@@ -2,6 +2,7 @@ import argparse
 import textwrap
 from typing import Any
 
+import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.options import printable
 from composable_energy_cli import Command, json_text
@@ -49,8 +50,6 @@ def _show(arguments: argparse.Namespace) -> int:
 
 
 def _rows() -> list[dict[str, Any]]:
-    import composable_energy as ce
-
     rows = []
     for record in ce.plugins():
         if record.group != "composable_energy.recipes":

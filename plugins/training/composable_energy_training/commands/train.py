@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import composable_energy as ce
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, expanded, is_directory, is_file
 from composable_energy.options import printable
@@ -31,17 +32,9 @@ class Train(Command):
         parser.add_argument("--data", required=True, type=Path, metavar="FOLDER", help="the pictures, in any supported format")
         parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="the folder for checkpoints and the energy")
         parser.add_argument("--steps", type=whole_number(1), metavar="N", help="the number of steps (default: that of the recipe)")
-        parser.add_argument(
-            "--set",
-            type=_parse_setting,
-            action="append",
-            default=[],
-            metavar="KEY=VALUE",
-            help="change a setting, such as optimizer.rate=1e-4; may be repeated",
-        )
-        parser.add_argument(
-            "--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: the one in the folder)"
-        )
+        about = "change a setting, such as optimizer.rate=1e-4; may be repeated"
+        parser.add_argument("--set", type=_parse_setting, action="append", default=[], metavar="KEY=VALUE", help=about)
+        parser.add_argument("--labels", metavar="CSV", help="a table of attributes, for a folder of pictures (default: that in the folder)")
         parser.add_argument("--limit", type=whole_number(1), metavar="N", help="the largest number of pictures (default: all)")
         parser.add_argument("--seed", type=int, metavar="SEED", help="the seed (default: that of the recipe)")
         parser.add_argument("--device", metavar="D", help="cpu, cuda or cuda:1 (default: a GPU if there is one)")
@@ -126,8 +119,6 @@ def _check_device(device: Any) -> None:
 
 def _sample_command(folder: Path) -> str:
     """Returns the command that samples the energies in a folder."""
-    import composable_energy as ce
-
     names = saved_in(folder)
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
     if names:
