@@ -28,7 +28,7 @@ LIMITS = {
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_667,
+    "plug-ins: lines without tests": 32_760,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_923,
     "tests: lines": 28_752,

@@ -296,7 +296,7 @@ class Independent(ce.Energy):
         return -x @ self.log_odds
 
 
-@pytest.mark.parametrize("options", [{}, {"sites": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"sites": 1}, {"squared": True}], ids=str)
 def test_pseudo_likelihood_finds_the_shares_of_data(options):
     shares = torch.tensor([0.2, 0.7, 0.5])
     x = torch.bernoulli(shares.expand(4000, 3), generator=torch.Generator().manual_seed(0))
