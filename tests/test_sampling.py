@@ -360,6 +360,7 @@ test_what_does_not_fit_is_reported_with_what_was_got = refusals(
     ({"init": torch.zeros(())}, ShapeError, r"init has points of shape \(\)"),
     ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
     ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
+    ({"shape": (10**9, 1000)}, OptionError, "points of shape .* need at least 8 TB of memory"),
     ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
     ({"shape": ()}, ShapeError, "positive number of points"),
     ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),
