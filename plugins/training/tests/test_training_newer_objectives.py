@@ -339,10 +339,10 @@ def assert_same(function: Any, x: Tensor, parameters: Any, tolerance: float = 1e
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_derivatives_of_weights_are_those_of_torch(kind):
+@pytest.mark.parametrize(("kind", "again"), [*((kind, False) for kind in KINDS), ("pooled", True), ("spectral", True)])
+def test_derivatives_of_weights_are_those_of_torch_also_where_layers_are_computed_again(kind, again):
     net = Convolutions(kind).double().eval()
-    assert_same(net, points(kind), list(net.parameters()))
+    assert_same((lambda x: checkpoint(net, x, use_reentrant=False)) if again else net, points(kind), list(net.parameters()))
 
 
 def test_channels_last_and_points_with_a_graph_make_no_difference():
@@ -365,12 +365,6 @@ def test_weights_that_depend_on_the_points_count():
         return F.silu(F.conv2d(x, weight, padding=1)).flatten(1).sum(1)
 
     assert_same(energy, points("plain"), list(net.parameters()))
-
-
-@pytest.mark.parametrize("kind", ["pooled", "spectral"])
-def test_layers_that_are_computed_again_have_the_same_derivatives(kind):
-    net = Convolutions(kind).double().eval()
-    assert_same(lambda x: checkpoint(net, x, use_reentrant=False), points(kind), list(net.parameters()))
 
 
 def test_autocast_rounds_as_torch_does():
