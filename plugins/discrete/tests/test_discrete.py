@@ -221,25 +221,15 @@ def test_an_energy_with_an_attribute_of_that_name_is_no_distribution():
     assert abs((drawn[:, 0] == drawn[:, 1]).double().mean() - expected) < 4 * math.sqrt(expected * (1 - expected) / CHAINS)
 
 
-class Independent(ce.Energy):
-    """Numbers that are 0 or 1, each with a share that is learnt."""
-
-    def __init__(self):
-        super().__init__()
-        self.log_odds = torch.nn.Parameter(torch.zeros(3))
-        self.event_shape, self.support = (3,), constraints.boolean
-
-    def forward(self, x):
-        return -x @ self.log_odds
-
-
 @pytest.mark.parametrize("options", [{}, {"sites": 1}, {"squared": True}], ids=str)
 def test_pseudo_likelihood_finds_the_shares_of_data(options):
     shares = torch.tensor([0.2, 0.7, 0.5])
     x = torch.bernoulli(shares.expand(4000, 3), generator=torch.Generator().manual_seed(0))
-    model, adam = Independent(), cet.Optimizer(rate=0.05, betas=(0.9, 0.99), decay=0.7)
+    slope = torch.nn.Linear(3, 1, bias=False)
+    model = ce.as_energy(torch.nn.Sequential(slope, torch.nn.Flatten(0)), event_shape=(3,), support=constraints.boolean)
+    adam = cet.Optimizer(rate=0.05, betas=(0.9, 0.99), decay=0.7)
     cet.Trainer(model, PseudoLikelihood(**options), x, steps=300, batch_size=512, optimizer=adam).fit()
-    torch.testing.assert_close(model.log_odds.sigmoid(), x.mean(0), atol=0.03, rtol=0)
+    torch.testing.assert_close((-slope.weight[0]).sigmoid(), x.mean(0), atol=0.03, rtol=0)
     with pytest.raises(OptionError, match="are not discrete"):
         cet.Trainer(cet.MLPEnergy(3), PseudoLikelihood(), x, steps=1).fit()
 
