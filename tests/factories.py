@@ -1,5 +1,6 @@
 """Energies of every kind on the plane, in float64, and random expressions of them."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import composable_energy as ce
 
@@ -44,13 +46,13 @@ class Network(nn.Module):
 class Ring(ce.Energy):
     """An energy of a user-defined class."""
 
-    def __init__(self, radius: float) -> None:
+    def __init__(self, radius: float, size: int = 2, weight: float = 1.0) -> None:
         super().__init__()
-        self.event_shape = torch.Size([2])
-        self.radius = radius
+        self.event_shape = torch.Size([size])
+        self.radius, self.weight = radius, weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x.square().sum(1) + 0.1).sqrt().sub(self.radius).square()
+        return self.weight * (x.square().sum(1) + 0.1).sqrt().sub(self.radius).square()
 
 
 class Noisy(ce.Energy):
@@ -70,6 +72,18 @@ class Tilt(ce.energies.RelativeEnergy):
 
     def forward_evidence(self, x: Tensor) -> Tensor:
         return self.slope * x[:, 0].sin()
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that compute, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func._schema.name] += not func.is_view
+        return func(*args, **(kwargs or {}))
 
 
 def normal(mean: float, scale: float) -> MultivariateNormal:
@@ -161,6 +175,13 @@ def t(*values: float) -> Tensor:
 def base() -> ce.Energy:
     """A wide normal as the base of relative energies."""
     return ce.as_energy(normal(0.0, 2.0), name="base")
+
+
+def network(seed: int = 0, width: int = 8) -> nn.Sequential:
+    """Returns a network with one output, in float32."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(2, width), nn.Tanh(), nn.Linear(width, 1), nn.Flatten(0))
 
 
 def quadratic(x: Tensor) -> Tensor:

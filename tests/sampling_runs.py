@@ -46,16 +46,6 @@ class Decoder(nn.Module):
         return self.net(z).view(-1, 3, 2, 2)
 
 
-class Latent(ce.Energy):
-    def __init__(self, decoder: nn.Module) -> None:
-        super().__init__()
-        self.event_shape = torch.Size([4])
-        self.decoder = decoder
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z.square().sum(1) / 2
-
-
 BOWL = ce.as_energy(torch.distributions.Normal(torch.zeros(3, dtype=torch.float64), 1.0))
 FIELDS = ("energies", "acceptance", "points", "diverged_at")
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Normal
 from torch.nn.functional import softplus
 
 import composable_energy as ce
@@ -192,22 +191,13 @@ def test_log_prob_where_the_normaliser_is_known():
             energy.log_prob(X)
 
 
-class Learnt(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(2))
-
-    def forward(self, x):
-        return -Normal(self.mean, 1.0).log_prob(x).sum(1)
-
-
 def test_scores_are_gradients_of_the_log_density_from_which_parameters_learn():
     torch.testing.assert_close((U | V).score(X), torch.func.vmap(torch.func.grad(lambda x: -(U | V)(x[None])[0]))(X))
     torch.testing.assert_close((ce.ScoreEnergy(lambda x: 3 - x, event_shape=(2,)) & NEAR).score(X), 3 - X - 2.0 - X)
-    module, x = Learnt(), torch.ones(3, 2)
-    energy = ce.as_energy(module)
+    module, x = nn.Linear(2, 1), torch.ones(3, 2)
+    energy = ce.as_energy(nn.Sequential(module, nn.Flatten(0)))
     for value in (energy.log_prob(x, log_z=0.0), energy.score(x, create_graph=True)):
-        torch.testing.assert_close(torch.autograd.grad(value.sum(), module.mean)[0], torch.full((2,), 3.0))
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), module.weight)[0], torch.full((1, 2), -3.0))
     assert not energy.score(x).requires_grad
     model = nn.Linear(2, 2)
     score = ce.ScoreEnergy(model, event_shape=(2,))

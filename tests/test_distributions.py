@@ -137,6 +137,7 @@ test_what_a_decoder_cannot_do_is_an_error = refusals(
     (lambda: latent(DECODER).shown_by(DECODER), ExpressionError, "already an energy of latent points, of the decoder Doubler"),
     (lambda: ce.as_energy(PRIOR, decoder=DECODER, name="x"), OptionError, "a `decoder` alone"),
     (lambda: PRIOR.shown_by(lambda z: z), OptionError, "decoder must be a Module"),
+    (lambda: ce.as_energy(quadratic, decoder="x"), OptionError, "decoder must be a Module"),
     (lambda: latent(nn.Linear(2, 4)).explain(torch.zeros(2, 4)), ExpressionError, "has no `encode`"),
     (
         lambda: latent(Linears()).explain(torch.zeros(2, 5)),

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.events import ClassifierEnergy, GaussianHead
 from composable_energy.sampling import energy_and_gradient
+from tests.factories import Operations
 
 BASE = ce.as_energy(lambda x: x.square().sum(1) / 2, name="Bowl")
 with torch.random.fork_rng():
@@ -128,18 +128,6 @@ def test_a_density_of_zero_has_no_inverse():
                 assert not isinstance(caught.value, ContradictionError)
 
 
-class Counting(TorchDispatchMode):
-    """Counts the operations that compute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += not func.is_view
-        return func(*args, **(kwargs or {}))
-
-
 def network(outputs: int) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, outputs)).double().requires_grad_(False)
@@ -167,9 +155,9 @@ def test_more_heads_take_no_more_operations():
         events = heads(net, count)
         whole = ce.all_of(*events[::2], *(~event for event in events[1::2])).eval()
         energy_and_gradient(whole, X)
-        with Counting() as operations:
+        with Operations() as operations:
             energy_and_gradient(whole, X)
-        counts.append(operations.count)
+        counts.append(operations.counts.total())
     assert counts == sorted(counts, reverse=True)  # a column that no head reads gets a gradient of zeros
 
 

@@ -17,7 +17,6 @@ import composable_energy_training
 from composable_energy.errors import OptionError, PluginNotFound
 from composable_energy.registry import get, members_of, names
 from composable_energy.sampling import Sampler, sample
-from composable_energy_cli import main
 from tests.processes import run_code
 from tests.refusals import refusals
 from tests.third_party import GOOD_SAMPLER, Noisy, Toys, install
@@ -206,24 +205,6 @@ def test_members_of_third_parties_are_not_imported_to_suggest_them(site):
     assert "third_party_shapes" not in sys.modules
     with pytest.raises(PluginNotFound, match="'shapes/helix'"):
         ce.load("shapes/helx")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "right"),
-    [
-        (["smple", "ring"], "Did you mean 'sample'"),
-        (["sample", "plane/rng"], "did you mean `plane/ring`"),
-        (["sample", "plane/ring", "--stps", "3"], "Did you mean --steps"),
-        (["new-plugin", "--kind", "samplr", "x"], "Did you mean 'sampler'"),
-    ],
-)
-def test_the_command_line(arguments, right, capsys):
-    try:
-        code = main(arguments)
-    except SystemExit as ended:
-        code = ended.code
-    out, err = capsys.readouterr()
-    assert code == 2 and right in err and not out
 
 
 @pytest.mark.full

@@ -204,15 +204,9 @@ def test_points_of_inference_mode_have_gradients_inside_and_outside():
 
 
 def test_a_constant_energy_with_weights_has_no_gradient():
-    class Constant(ce.Energy):
-        def __init__(self) -> None:
-            super().__init__()
-            self.level = nn.Parameter(torch.ones(()))
-
-        def forward(self, x):
-            return self.level.expand(len(x))
-
-    for energy in (Constant(), Constant() & Constant(), ce.as_energy(lambda x: x.detach().sum(1))):
+    level = nn.Parameter(torch.ones(()))
+    constant = ce.as_energy(lambda x: level.expand(len(x)))
+    for energy in (constant, constant & constant, ce.as_energy(lambda x: x.detach().sum(1))):
         with pytest.raises(ExpressionError, match="no gradient at its points"):
             energy.with_gradient(torch.ones(2, 2))
 
@@ -288,16 +282,9 @@ def test_records_and_callbacks_of_a_score_have_no_energies():
 
 
 def test_an_energy_that_hides_a_score_is_refused():
-    class Hiding(ce.Energy):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Score()
-
-        def forward(self, x):
-            return self.inner(x).exp()
-
+    inner = Score()
     with pytest.raises(ExpressionError, match=r"uses Score.*has_value = False"):
-        Hiding().with_gradient(torch.zeros(2, 1))
+        ce.as_energy(lambda x: inner(x).exp()).with_gradient(torch.zeros(2, 1))
 
 
 def test_a_relative_energy_may_have_no_value():

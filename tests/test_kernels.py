@@ -9,7 +9,6 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import composable_energy as ce
 from composable_energy.errors import OptionError, PluginNotFound, ShapeError
@@ -18,7 +17,7 @@ from composable_energy.testing import Gaussian
 from composable_energy_mcmc import HMC, MALA, ChEES, Langevin, Underdamped
 from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
-from tests.factories import quadratic
+from tests.factories import Operations, quadratic
 from tests.recorded_kernel import SWITCH, Recorded, points
 from tests.refusals import refusals
 
@@ -215,21 +214,9 @@ test_metrics_that_do_not_fit_are_reported = refusals(
 )
 
 
-class Reads(TorchDispatchMode):
-    """Counts reads."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.counts[func._schema.name] += 1
-        return func(*args, **(kwargs or {}))
-
-
 def count(steps: int, **call) -> Counter[str]:
     """Returns how often each operation ran in a call."""
-    with Reads() as counted:
+    with Operations() as counted:
         QUADRATIC.sample(32, init=torch.ones(32, 2), steps=steps, seed=0, **call)
     return counted.counts
 

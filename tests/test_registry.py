@@ -7,7 +7,6 @@ import textwrap
 import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from composable_energy.registry import members_of, names
 from composable_energy.sampling import Kernel, Sampler
 from composable_energy_cli import main
 from tests.refusals import refusals
-from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row, run
+from tests.third_party import GOOD_ENERGY, GOOD_SAMPLER, install, row
 
 DRAW = {"sampler": "langevin", "step_size": 0.1, "steps": 2, "seed": 0}
 OTHER = ({"energies": {"other": "third_party_b:Bowl"}}, {"third_party_b": GOOD_ENERGY})
@@ -54,6 +53,7 @@ test_what_is_asked_for_or_registered_wrongly_is_refused = pytest.mark.usefixture
         (lambda: members_of("bowl"), PluginNotFound, "is not a family"),
         (lambda: ce.load("bawl"), PluginNotFound, r"bowl.*no folder 'bawl' either"),
         (lambda: ce.get("energy", "bowl", depth=1), OptionError, r"scale: float = 1.0.*got \(depth\)"),
+        (lambda: ce.get("sampler", 3), OptionError, "is a text"),  # pyright: ignore[reportArgumentType]
         (lambda: ce.get("dataset", "rings"), OptionError, "Unknown kind of plug-in 'dataset'"),
         (lambda: ce.get("sampler", "langevin", step_size=1.0), OptionError, "takes no options here; got step_size"),
         (lambda: ce.get("estimator", "log-zed"), PluginNotFound, "No plug-in offers the estimator 'log-zed'"),
@@ -370,17 +370,3 @@ def test_a_publisher_is_found_by_its_scheme():
             energy.push("bok:here")
     with ce.register("publisher", "box", lambda energy, location: None), pytest.raises(PluginLoadError, match="should return a location"):
         energy.push("box:here")
-
-
-def test_the_command_line_takes_locations(bowls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    monkeypatch.chdir(tmp_path)
-    options = ["--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-n", "3", "-o", "x.npy"]
-    assert run("sample", "'bowl:owner/name@v1.0' & 2 * bowl:owner/other", *options) == 0
-    assert np.load("x.npy").shape == (3, 2)
-    assert "owner/name@v1.0*1.0" in capsys.readouterr().out
-    assert run("sample", "bowl:x & bowls:y", *options) == 2
-    err = capsys.readouterr().err
-    assert "Unknown name `bowls:y`: No plug-in offers the loader 'bowls'. Did you mean 'bowl'?" in err
-    assert "\n  bowl:x & bowls:y\n           ^^^^^^^\n" in err
-    assert run("plugins") == 0
-    assert any(line.split()[:2] == ["loaders", "bowl"] for line in capsys.readouterr().out.splitlines())

@@ -16,8 +16,9 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, DtypeError, ExpressionError, OptionError, ShapeError, UngroundedError
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
+from tests.factories import quadratic
 from tests.refusals import refusals
-from tests.sampling_runs import F64, Bowl, Decoder, Latent, Network
+from tests.sampling_runs import F64, Bowl, Decoder, Network
 
 BOWL, WHOLE = Bowl(), "must be a whole number of at least"
 NEEDS = ce.as_energy(lambda x, sigma, y: x.square().sum(1))
@@ -76,7 +77,7 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder = Decoder()
     decoder.seen.clear()
     decoder.train()
-    energy = Latent(decoder)
+    energy = ce.as_energy(quadratic, decoder=decoder, event_shape=(4,), name="latent")
     draw = functools.partial(energy.sample, sampler=Langevin(0.1), steps=3, seed=0)
     latent = functools.partial(energy.latents.sample, sampler=Langevin(0.1), steps=3, seed=0)
     x, z = draw(300), latent(300)
@@ -92,7 +93,7 @@ def test_latent_energies_are_decoded_at_the_end():
     wrong = r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
     with pytest.raises(ShapeError, match=wrong):
         draw((5, 3, 4, 4))
-    with pytest.raises(ShapeError, match=r"Latent has points of shape \(4,\)"):
+    with pytest.raises(ShapeError, match=r"latent has points of shape \(4,\)"):
         latent((5, 3, 2, 2))
     with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
         draw(5, init=torch.zeros(4, 4))
@@ -360,6 +361,7 @@ test_what_does_not_fit_is_reported_with_what_was_got = refusals(
     ({"init": torch.zeros(())}, ShapeError, r"init has points of shape \(\)"),
     ({"shape": (3, "2")}, ShapeError, r"shape is a number of points or .* got \(3, '2'\)"),
     ({"shape": torch.tensor([3, 2])}, ShapeError, "shape is a number of points or"),
+    ({"shape": (10**9, 1000)}, OptionError, "points of shape .* need at least 8 TB of memory"),
     ({"shape": (0, 2)}, ShapeError, r"all positive, got \(0, 2\)"),
     ({"shape": ()}, ShapeError, "positive number of points"),
     ({"shape": 3}, ShapeError, r"Bowl does not say the shape of its points: ask for \(n, \*shape\), got 3"),

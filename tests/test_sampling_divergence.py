@@ -279,13 +279,7 @@ class TestSummary:
     @pytest.mark.parametrize("sampler", [Underdamped(0.1), HMC(0.1, leapfrogs=3), ChEES(0.5, 1.5)])
     def test_gradients_are_counted_rightly(self, sampler):
         counts = []
-
-        class Counted(ce.Energy):
-            def forward(self, x):
-                counts.append(len(x) * x.requires_grad)
-                return x.square().sum(1) / 2
-
-        energy = Counted()
+        energy = ce.as_energy(lambda x: counts.append(len(x) * x.requires_grad) or x.square().sum(1) / 2)
         trace = run(energy, (5, 2), sampler, 7)
         assert trace.summary().facts["gradients"].split()[0] == str(sum(counts) // 5)
 

@@ -14,6 +14,7 @@ from torch import nn
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record
+from tests.factories import network
 from tests.processes import run_code
 from tests.saving_energies import WEIGHT, Attributes, Mean, Picture, Prior, Tempered, X, edit, nodes, normal, people, reloaded, together
 from tests.third_party import install
@@ -230,12 +231,6 @@ def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def net(seed: int) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0))
-
-
 def lines(error: Exception) -> list[str]:
     found = re.findall(r"^ {4}(.*)$", str(error), flags=re.MULTILINE)
     assert len(found) == 2
@@ -244,16 +239,16 @@ def lines(error: Exception) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["network", "function"])
 def test_the_two_lines_of_the_message_work(tmp_path, kind):
-    network = net(0) if kind != "function" else lambda x: x.square().sum(1) / 3
-    energy = ce.as_energy(network, event_shape=(2,))
+    function = network() if kind == "network" else lambda x: x.square().sum(1) / 3
+    energy = ce.as_energy(function, event_shape=(2,))
     with pytest.raises(ExpressionError, match="code is not data") as caught:
         (energy if kind == "network" else energy & normal()).save(tmp_path / "E")
     register, get = lines(caught.value)
-    names = {"composable_energy": ce, "network": network}
+    names = {"composable_energy": ce, "network": function}
     with eval(register, names):
         exec(get, names)
         (names["E"] & normal()).save(tmp_path / "E")
     if kind != "function":
-        names["network"] = net(1)  # another program builds it with other weights
+        names["network"] = network(1)  # another program builds it with other weights
     with eval(register, names):
         torch.testing.assert_close(ce.load(tmp_path / "E")(X), (energy & normal())(X))

@@ -199,17 +199,6 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     assert ((turned.mean(0) - t(*means)).abs() < 4 * errors).all()
 
 
-@unconverged
-@pytest.mark.full
-def test_directions_on_a_sphere_have_the_mean_of_their_density():
-    n, kappa = DRAWS, 2.0
-    energy = ce.as_energy(lambda x: -kappa * x[:, 2], support=sphere, event_shape=(3,))  # von Mises-Fisher
-    drawn = energy.sample(n, seed=0, dtype=F64, sampler="hmc", step_size=0.5, leapfrogs=5, steps=40)
-    torch.testing.assert_close(drawn.norm(dim=1), torch.ones(n, dtype=F64))
-    expected = t(0.0, 0.0, 1 / math.tanh(kappa) - 1 / kappa)
-    assert ((drawn.mean(0) - expected).abs() < 4 * drawn.std(0) / math.sqrt(n)).all()
-
-
 @pytest.mark.parametrize(("support", "size"), [(ordered, 3), (positive_ordered, 3), (zero_sum, 4)], ids=str)
 def test_coordinates_of_vectors_have_their_change_of_volume_and_an_inverse(support, size):
     coordinates = coordinates_of(support, (2, size), F64, torch.device("cpu"))
@@ -264,14 +253,17 @@ def test_all_samplers_stay_on_supports_of_vectors(sampler):
 @unconverged
 @pytest.mark.full
 def test_draws_of_vectors_have_the_moments_of_closed_forms():
-    """Order statistics of three normal and three exponential numbers; and four normal numbers whose sum is known to be 0."""
+    """Order statistics of three normal and three exponential numbers, normal ones whose sum is 0, and von Mises-Fisher directions."""
     n, third = DRAWS, 1 / 3
     cuts = ce.as_energy(Normal(torch.zeros(3, dtype=F64), 1.0)).on(ordered).over("cuts")
     waits = ce.as_energy(td.Exponential(torch.ones(3, dtype=F64))).on(ordered).over("waits")
     effects = ce.as_energy(lambda effects: effects.square().sum(1) / 2, variables={"effects": ((4,), zero_sum)})
-    drawn = (cuts & waits & effects).sample(n, seed=0, dtype=F64, sampler="hmc", step_size=0.3, leapfrogs=6, steps=60)
-    high = 1.5 / math.sqrt(math.pi)
-    for name, means in (("cuts", (-high, 0.0, high)), ("waits", (third, third + 0.5, third + 1.5)), ("effects", (0.0,) * 4)):
+    directions = ce.as_energy(lambda directions: -2 * directions[:, 2], variables={"directions": ((3,), sphere)})
+    drawn = (cuts & waits & effects & directions).sample(n, seed=0, dtype=F64, sampler="hmc", step_size=0.3, leapfrogs=6, steps=60)
+    torch.testing.assert_close(drawn["directions"].norm(dim=1), torch.ones(n, dtype=F64))
+    high, towards = 1.5 / math.sqrt(math.pi), 1 / math.tanh(2) - 0.5
+    expected = {"cuts": (-high, 0, high), "waits": (third, third + 0.5, third + 1.5), "effects": (0,) * 4, "directions": (0, 0, towards)}
+    for name, means in expected.items():
         assert ((drawn[name].mean(0) - t(*means)).abs() < 4 * drawn[name].std(0) / math.sqrt(n)).all()
     torch.testing.assert_close(drawn["effects"].T.cov(), torch.eye(4, dtype=F64) - 0.25, rtol=0, atol=4 * math.sqrt(2 / n) * 0.75)
     assert drawn["waits"][:, 2].var() == pytest.approx(1 + 0.25 + 1 / 9, rel=8 * math.sqrt(2 / n))  # of the largest of three

@@ -21,7 +21,9 @@ from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_g
 from composable_energy.testing.samplers import measure_deviations
 from composable_energy_image.testing import check_encoder, check_world
 from composable_energy_mcmc.metric import Metric
+from composable_energy_molecules import GeneratedRotamers, context_of
 from composable_energy_planning import Trajectories
+from composable_energy_scenes import load_concepts
 from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.factories import LEAVES
@@ -324,6 +326,10 @@ def points(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def members(x: torch.Tensor, *names: str) -> Callable[[], object]:
+    return lambda: [testing.check_energy(name, x) for name in names]
+
+
 def heads(name: str, **options: Any) -> Callable[[], None]:
     return lambda: check_encoder(lambda: ce.get("encoder", name, outputs=3, **options), points(5, 6))
 
@@ -338,15 +344,26 @@ def comet(name: str, options: Mapping[str, int] = MappingProxyType({}), **expect
     return lambda: check_encoder(build, x, **expected)
 
 
+PHENYLALANINE = context_of("PHE", -1.1, -0.8, "GLY", "LEU")
 HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
     "energy": {
         "effort": lambda: testing.check_energy(lambda: ce.load("effort", weight=2.0, order=2), points(4, 5, 2)),
-        "generated-faces": lambda: testing.check_energy("generated-faces", points(4, 64)),
-        "plane": lambda: [testing.check_energy(f"plane/{name}", points(4, 2)) for name in ce.installed()["plane"].members],
+        "faces": members(points(6, 64), "faces", "faces/male", "faces/hair=red"),
+        "fashion": members(points(5, 64), "fashion", "fashion/dress"),
+        "generated-faces": members(points(4, 64), "generated-faces"),
+        "generated-rotamers": lambda: testing.check_energy(lambda: GeneratedRotamers().given(context=PHENYLALANINE), points(5, 4)),
+        "mlp": lambda: testing.check_energy(lambda: ce.get("energy", "mlp", dim=3, width=8, layers=1, scale=2.0), points(5, 3)),
+        "plane": members(points(4, 2), *(f"plane/{name}" for name in ce.installed()["plane"].members)),
         "reward": lambda: testing.check_energy(
             lambda: ce.reward(torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0)), 1.5), points(4, 2)
         ),
+        "scenes": members(points(6, 48), "scenes/color=red", "scenes/left"),
+        "scenes, under conditions": lambda: [
+            testing.check_energy(make(load_concepts()), points(6, 48))
+            for make in (lambda c: c.of_color("red"), lambda c: c.of_position((0.2, -0.4)), lambda c: c.size(0.5))
+        ],
         "transition": lambda: testing.check_energy(lambda: ce.load("transition", size=2, hidden=8), points(4, 2, 2)),
+        "type": members(points(5, 64), "type", "type/bold", "type/letter=a"),
         "waypoint": lambda: testing.check_energy(lambda: ce.load("waypoint", target=[0.5, -0.5], time=3), points(4, 5, 2)),
     },
     "sampler": {
@@ -370,11 +387,12 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
     },
 }
 KIT = ("check_energy", "energy_checks", "check_sampler", "sampler_checks", "check_encoder", "kernel_checks")
-CASES = [(kind, name) for kind, checks in HERE.items() for name in checks]
+LONG = {"type": [pytest.mark.full, pytest.mark.no_cover]}  # its formulas compare labels of 26 letters very often
+CASES = [pytest.param(kind, name, id=f"{kind} {name}", marks=LONG.get(name, ())) for kind, checks in HERE.items() for name in checks]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=[" ".join(case) for case in CASES])
+@pytest.mark.parametrize(("kind", "name"), CASES)
 def test_a_plugin_of_the_library_conforms(kind, name):
     HERE[kind][name]()
 

@@ -20,18 +20,14 @@ from composable_energy_training import CSVLog
 from plugins.training.tests.run_helpers import Scripted, read_log, trainer
 from tests.campaign.faults import KILLED, Faults, begin, end, in_child
 from tests.campaign.runner import Area, Outcome, Trial, check
-from tests.sampling_runs import BOWL
+from tests.sampling_runs import BOWL, same
+from tests.saving_energies import normal
 
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "steps": 4}
 _JUMPS = (-1e9, -86400.0, -3600.0, -1.0, 1.0, 3600.0, 86400.0, 1e9, 7e9)  # seconds; from 1994 to 2248
 _SAMPLINGS, _LOADS = 200, 20  # of a trial
 _SLACK = 16 * 2**20  # bytes that the allocator may keep
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-def normal(mean: float) -> ce.Energy:
-    """Returns the energy of a normal distribution, whose mean tells which save is in a folder."""
-    return ce.as_energy(torch.distributions.Normal(torch.full((2,), mean), 1.0))
 
 
 def names_in(folder: Path) -> list[str]:
@@ -68,18 +64,25 @@ class Saving:
             return None
 
 
+def sampled(*observers: ce.sampling.Observer) -> tuple[torch.Tensor, ce.sampling.Trace]:
+    """Draws in chunks, with a trace."""
+    return BOWL.sample((8, 3), trace=2, batch_size=3, observers=observers, **CALL)
+
+
 class Sampling:
     """A run with a checkpoint at each step."""
 
     def __init__(self, chance: random.Random, folder: Path) -> None:
         self.path = folder / "run" / "c"
 
-    def run(self) -> torch.Tensor:
-        return BOWL.sample((4, 3), observers=[ce.sampling.Checkpoint(self.path, every=0)], **CALL)
+    def run(self) -> tuple[torch.Tensor, ce.sampling.Trace]:
+        return sampled(ce.sampling.Checkpoint(self.path, every=0))
 
     def check(self) -> str:
         began = self.path.exists()
-        check(torch.equal(self.run(), BOWL.sample((4, 3), **CALL)), "silent wrong answer", "a resumed run has other draws")
+        found, wanted = self.run(), sampled()
+        check(torch.equal(found[0], wanted[0]), "silent wrong answer", "a resumed run has other draws")
+        same(found, wanted)
         check(names_in(self.path.parent) == ["c"], "left behind", names_in(self.path.parent))
         return "resumed" if began else "begun anew"
 

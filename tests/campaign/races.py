@@ -13,10 +13,11 @@ import composable_energy as ce
 from composable_energy.errors import StorageError
 from composable_energy_training import Callback, Trainer
 from plugins.training.tests.run_helpers import Scripted, trainer
-from tests.campaign.crashes import CALL, names_in, normal
+from tests.campaign.crashes import CALL, names_in
 from tests.campaign.faults import begin, end
 from tests.campaign.runner import Area, check
 from tests.sampling_runs import BOWL
+from tests.saving_energies import normal
 
 _STEPS = 6
 

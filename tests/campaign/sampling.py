@@ -14,6 +14,7 @@ import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError
 from composable_energy_cli import main
 from tests.campaign.runner import Area, Defect, check, typed
+from tests.factories import quadratic as bowl
 
 _WORDS = [
     *("sample", "explain", "energies", "plugins", "recipes", "train", "render", "new-plugin"),
@@ -45,10 +46,6 @@ def raising(error: BaseException) -> Callable[[Tensor], Tensor]:
         raise error
 
     return energy
-
-
-def bowl(x: Tensor) -> Tensor:
-    return x.square().sum(1) / 2
 
 
 def _in_place(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import ContradictionError, ExpressionError
 from composable_energy.supports import interval
+from tests.factories import network
 
 FULL = pytest.mark.full
 SAMPLERS = ["chees", "hmc", "mala", "langevin", "underdamped", "tempering", "smc"]
@@ -106,28 +107,6 @@ EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, la
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "expression",
-    [
-        normal(-1.0, 1.0) ^ normal(10.0, 0.5),
-        2 * FAR & normal(0.0, 20.0),
-        FAR / 2,
-        FAR.on(torch.distributions.constraints.greater_than(-1.5)),
-        FAR & (lambda x: 0.3 * x.squeeze(1).abs()),
-        ~EVENT,
-    ],
-    ids=["xor", "power and", "temperature", "on", "function", "not event"],
-)
-def test_mixtures_inside_an_expression_keep_their_branches(expression):
-    """The right share is by quadrature."""
-    grid = torch.linspace(-15.0, 20.0, 14001)[:, None]
-    density = torch.softmax(-expression(grid).double(), 0)
-    share = density[grid[:, 0] > 5].sum().item()
-    points = expression.sample((2000, 1), sampler="hmc", step_size=0.3, steps=20, seed=13)  # warnings are errors
-    assert errors((points > 5).squeeze(1), share) < 4.5
-
-
-@pytest.mark.full
 def test_a_resumed_call_and_its_trace_judge_chains_as_the_first_call_does():
     options = {"sampler": "hmc", "step_size": 0.5, "seed": 13, "trace": 1}
     _, trace = FAR.sample(200, steps=100, **options)
@@ -158,24 +137,32 @@ TWO_PLACES = ce.as_energy(lambda x: 2 * ((x.square().sum(1) + 0.1).sqrt() - 3).s
 OUTSIDE = ce.negate(ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,)), mode="level", level=2.0)
 
 
+SHORT = {"sampler": "hmc", "step_size": 0.3, "steps": 20}
+TUNED, MALA = {"sampler": "hmc"}, {"sampler": "mala"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("expression", "sampler"),
+    ("expression", "border", "options"),
     [
-        pytest.param(normal(0.5, 3.0) & ~normal(0.0, 1.0), "hmc", id="negation"),
-        pytest.param(TWO_PLACES & OUTSIDE, "mala", id="negation of functions", marks=FULL),
-        pytest.param(ce.any_of(TWO_PLACES, normal(9.0, 0.5), weights=[0.5, 0.5]) & OUTSIDE, "mala", id="mixture", marks=FULL),
-        pytest.param(holes(0.3, 0.6).on(interval(-1.5, 2.0)), "hmc", id="bounded support", marks=FULL),
+        pytest.param(normal(-1.0, 1.0) ^ normal(10.0, 0.5), 5, SHORT, id="xor", marks=FULL),
+        pytest.param(2 * FAR & normal(0.0, 20.0), 5, SHORT, id="power and", marks=FULL),
+        pytest.param(FAR / 2, 5, SHORT, id="temperature", marks=FULL),
+        pytest.param(FAR.on(torch.distributions.constraints.greater_than(-1.5)), 5, SHORT, id="on", marks=FULL),
+        pytest.param(FAR & (lambda x: 0.3 * x.squeeze(1).abs()), 5, SHORT, id="function", marks=FULL),
+        pytest.param(~EVENT, 5, SHORT, id="not event", marks=FULL),
+        pytest.param(normal(0.5, 3.0) & ~normal(0.0, 1.0), 0.45, TUNED, id="negation"),
+        pytest.param(TWO_PLACES & OUTSIDE, 0.45, MALA, id="negation of functions", marks=FULL),
+        pytest.param(ce.any_of(TWO_PLACES, normal(9.0, 0.5), weights=[0.5, 0.5]) & OUTSIDE, 0.45, MALA, id="mixture", marks=FULL),
+        pytest.param(holes(0.3, 0.6).on(interval(-1.5, 2.0)), 0.45, TUNED, id="bounded support", marks=FULL),
     ],
 )
-def test_parts_of_a_region_that_an_expression_divides_keep_their_shares(expression, sampler):
+def test_branches_and_parts_that_an_expression_divides_keep_their_shares(expression, border, options):
+    """The right share is by quadrature."""
     grid = torch.linspace(-25, 25, 500_001)[:, None]
-    if expression.support is not None:
-        grid = torch.linspace(-1.4999, 1.9999, 500_001)[:, None]
     density = torch.softmax(-expression(grid).double(), 0)
-    share = density[grid[:, 0] > 0.45].sum().item()
-    points = expression.sample(2000, sampler=sampler, seed=13)  # warnings are errors
-    assert errors((points > 0.45).squeeze(1), share) < 4.5
+    points = expression.sample((2000, 1), seed=13, **options)  # warnings are errors
+    assert errors((points > border).squeeze(1), density[grid[:, 0] > border].sum().item()) < 4.5
 
 
 @pytest.mark.full
@@ -202,12 +189,6 @@ def test_narrow_and_wide_branches_keep_their_spread():
     narrow = (points < -4).all(1)
     assert errors(narrow, 0.6) < 4.5
     assert points[narrow].std() == pytest.approx(0.1, rel=0.05) and points[~narrow].std() == pytest.approx(2.0, rel=0.05)
-
-
-def network():
-    with torch.random.fork_rng([]):
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 1), nn.Flatten(0))
 
 
 def left(x):
@@ -247,7 +228,7 @@ CHANGES = {
 @pytest.mark.full
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_copy_that_was_changed_in_any_way_is_not_counted_with_its_original(change):
-    base = ce.as_energy(network(), event_shape=(2,))
+    base = ce.as_energy(network(width=4), event_shape=(2,))
     other = copy.deepcopy(base)
     a, b = pair(base, other)
     both = a & b
@@ -265,7 +246,7 @@ def test_a_copy_that_was_changed_in_any_way_is_not_counted_with_its_original(cha
 
 
 def test_copies_that_are_changed_alike_and_one_object_stay_one_base():
-    base = ce.as_energy(network(), event_shape=(2,))
+    base = ce.as_energy(network(width=4), event_shape=(2,))
     other = copy.deepcopy(base)
     both, shared = (lambda a, b: a & b)(*pair(base, other)), (lambda a, b: a & b)(*pair(base, base))
     for energy in (base, other):

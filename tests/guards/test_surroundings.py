@@ -48,11 +48,6 @@ def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point
     assert left[0] == -1
 
 
-def test_more_points_than_memory_holds_are_refused_before_anything_is_allocated():
-    with pytest.raises(ce.errors.OptionError, match=r"points of shape .* need at least 8 TB of memory"):
-        ce.as_energy(torch.distributions.Normal(torch.zeros(1000), 1.0)).sample(10**9)
-
-
 def test_a_default_device_without_values_is_refused():
     with torch.device("meta"):
         with pytest.raises(errors.DeviceError, match="default device is meta"):

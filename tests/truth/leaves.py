@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch import distributions as td
 
 import composable_energy as ce
+from tests.factories import Ring
 from tests.truth.spaces import Array, Space
 
 Function = Callable[[Array], Array]
@@ -32,17 +33,6 @@ class Known:
     def total(self, points: Array) -> Array:
         with np.errstate(all="ignore"):
             return sum((base(points) for base in self.bases.values()), self.evidence(points))
-
-
-class Ring(ce.Energy):
-    """A user's class: a ring, or two places on a line."""
-
-    def __init__(self, radius: float, size: int) -> None:
-        super().__init__()
-        self.radius, self.event_shape = radius, torch.Size([size])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * ((x.square().sum(1) + 0.1).sqrt() - self.radius).square()
 
 
 class Head(nn.Module):
@@ -120,7 +110,7 @@ def network(rng: np.random.Generator, space: Space) -> Known:
 
 def ring(rng: np.random.Generator, space: Space) -> Known:
     radius = rng.uniform(1, 2.5)
-    return Known(Ring(radius, space.event), lambda x: 2 * (np.sqrt((x**2).sum(1) + 0.1) - radius) ** 2, is_leaf=True)
+    return Known(Ring(radius, space.event, 2.0), lambda x: 2 * (np.sqrt((x**2).sum(1) + 0.1) - radius) ** 2, is_leaf=True)
 
 
 def uniform(rng: np.random.Generator, space: Space) -> Known:

@@ -16,7 +16,7 @@ from composable_energy.errors import FileFormatError
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_viz.files import write_grid
-from tests.third_party import Noisy, Toys, Untaught, run
+from tests.third_party import At, Toys, Untaught, run
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -93,11 +93,13 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright smiling"], "Expected an operator, found `smiling`; join two terms by `&` or `|`, a weight and a term by `*`.\n  bri"),
         (["bright & left=drak"], "Unknown name `left=drak`; did you mean `left=dark`?\n  bright & left=drak\n           ^^^^^^^^^\n"),
         (["toys/brigt"], "Unknown name `toys/brigt`; did you mean `toys/bright`"),
+        (["bright & hg:x/y"], "No plug-in offers the loader 'hg'. Known: diffusers, hf.\n  bright & hg:x/y\n           ^^^^^^\n"),
         (["bright/2"], "Unknown name `bright/2`; a division has spaces around it: `bright / 2`."),
         (["bright & ~bright"], "No point fulfils bright & ~bright"),
         (["bright", "--in", "toyz"], "No plug-in offers the energy 'toyz'. Did you mean 'toys'?"),
         (["bright", "-n", "1e9"], "-n 1000000000: 1,000,000,000 points of shape (3, 16, 16) need at least 3.1 TB of memory"),
         (["bright", "--option", "step=2"], "langevin has no option --step; it takes --step-size, --temperature"),
+        (["bright", "--stps", "3"], "Did you mean --steps?"),
         (["bright", "--step-size", "-1"], "error: --step-size must be a positive number, got -1."),
         (["bright", "--clamp", "a", "--option", "max-gradient=0"], "--clamp must be (lowest, highest), got 'a'."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),
@@ -125,7 +127,8 @@ def test_one_name_is_one_energy():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["smaple"], "invalid choice: 'smaple'"),
+        (["smaple"], "invalid choice: 'smaple'. Did you mean 'sample'?"),
+        (["new-plugin", "--kind", "samplr", "x"], "Did you mean 'sampler'?"),
         (["sample"], "the following arguments are required: EXPR"),
         (["sample", "a", "-n", "inf"], "argument -n: takes a whole number of at least 1, got 'inf'"),
         (["sample", "a", "--seed", "18446744073709551616"], "argument --seed: takes a whole number from -9223372036854775808 to 184467440"),
@@ -151,13 +154,6 @@ def test_an_untrained_network_is_sampled_on_request_only(capsys: pytest.CaptureF
         assert run(*command, "--untrained") == 0
         np.save("one.npy", np.zeros(2))
         assert run("explain", "untaught", "one.npy") == 0  # its energies are what they are
-
-
-class At(Noisy):
-    """A Gaussian around `y`."""
-
-    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return 50 * (x - y.reshape(len(y), -1)).square().sum(1)
 
 
 def test_conditions_are_numbers_or_rows_of_numbers(capsys: pytest.CaptureFixture[str]):

@@ -10,16 +10,7 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy.sampling import Noise
 from composable_energy.testing import Check, check_energy, parametrize_with_checks, sampler_checks
-from composable_energy_comet import (
-    Comet,
-    Decomposition,
-    InnerDescent,
-    component_scores,
-    join_parts,
-    load_comet,
-    merge_components,
-    save_comet,
-)
+from composable_energy_comet import Comet, Decomposition, component_scores, join_parts, load_comet, merge_components, save_comet
 from composable_energy_comet.metrics import adjusted_rand_index
 from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import OBJECTS, main, pictures
@@ -358,7 +349,7 @@ def test_decomposed_pictures_have_the_further_windows():
     assert (errors[1] < errors[0] + 1e-4).all() and (errors[2] < errors[1] + 1e-4).all()
 
 
-CHECKS = sampler_checks(InnerDescent(30, step_size=0.1, clamp=(-4.0, 4.0)), steps=30)
+CHECKS = sampler_checks(ce.samplers.InnerDescent(30, step_size=0.1, clamp=(-4.0, 4.0)), steps=30)
 EXPECTED = {"seed": "it draws nothing", "noise": "it draws nothing", "moments": "it ends near the mode"}
 
 
@@ -368,7 +359,7 @@ def test_the_inner_descent_keeps_what_samplers_keep(check: Check) -> None:
 
 
 def test_a_start_that_is_given_is_taken() -> None:
-    sampler = InnerDescent(start_image=torch.full((3, 4, 4), 0.7))
+    sampler = ce.samplers.InnerDescent(start_image=torch.full((3, 4, 4), 0.7))
     like = torch.zeros(50, 3, 4, 4)
     start = sampler.start(like, Noise(0, range(50)))
     assert abs(float(start.mean()) - 0.7) < 4 * 0.1 / (50 * 48) ** 0.5

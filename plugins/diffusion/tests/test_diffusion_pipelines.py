@@ -125,7 +125,7 @@ def test_the_gradient_of_a_prompt_is_what_the_scheduler_says(text):
 
 @pytest.mark.full
 def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
-    energy = load_pipeline(str(tiny_pipelines.text_with_sizes(folder / "xl")))
+    energy = load_pipeline(str(tiny_pipelines.text(folder / "xl", sizes=True)))
     pipeline, sizes = own(energy), torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).expand(3, -1)
     tokens, _, summary, _ = pipeline.encode_prompt("a dog", device="cpu", do_classifier_free_guidance=False)
 

@@ -15,6 +15,7 @@ from composable_energy.testing import Check, Gaussian, parametrize_with_checks, 
 from composable_energy_diffusion import ODE, SDE, DiffusionEnergy, VarianceExploding, log_likelihood
 from composable_energy_mcmc import Annealed
 from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, network
+from tests.refusals import refusals
 
 CHECKS = {
     "ode": sampler_checks(ODE(), bias=0.05),
@@ -123,25 +124,6 @@ def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, 
     torch.testing.assert_close(E.sample(20, resume=trace), whole)
 
 
-def test_what_the_samplers_refuse():
-    bowl = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,))
-    for name in ("ode", "sde"):
-        with pytest.raises(ExpressionError, match=rf"sampler {name} follows noise levels, .* does not depend on sigma: use another"):
-            bowl.sample(3, sampler=name, seed=0)
-    for wrong in ({"levels": 1}, {"rho": 0}, {"sigma_min": 1.0, "sigma_max": 0.5}, {"sigma_max": -1}):
-        with pytest.raises(OptionError):
-            ODE(**wrong)
-    for wrong in ({"eta": 1.5}, {"eta": -0.1}, {"order": 3}, {"order": 0}):
-        with pytest.raises(OptionError):
-            SDE(**wrong)
-    noisy = Gaussian(torch.zeros(1))
-    with pytest.raises(OptionError, match="takes 4 steps"):
-        noisy.sample(3, sampler=ODE(levels=4), steps=5, seed=0)
-    apart = [DiffusionEnergy(lambda x, t: x, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.1, 0.5), (0.6, 3.0))]
-    with pytest.raises(OptionError, match="no noise level in common"):
-        (apart[0] & apart[1]).sample(3, sampler="ode", seed=0)
-
-
 def test_terms_that_count_their_base_twice_warn():
     a, b = (Gaussian(torch.tensor([m])) for m in (1.0, -1.0))
     with pytest.warns(SamplingWarning, match=r"is 2 times that of the Gaussian .*relative to one base"):
@@ -206,15 +188,23 @@ def test_one_direction_has_no_error_and_no_points_no_likelihood():
     assert log_likelihood(E, torch.zeros(0, 2), levels=5).values.shape == (0,)
 
 
-def test_bad_input_is_refused():
-    E, x = Gaussian(torch.zeros(2)), torch.zeros(3, 2)
-    with pytest.raises(ShapeError):
-        log_likelihood(E, torch.zeros(3, 5))
-    with pytest.raises(ExpressionError, match="does not depend on sigma"):
-        log_likelihood(ce.as_energy(lambda x: x.square().sum(1)), x)
-    for wrong in ({"levels": 1}, {"probes": 0}, {"exact": "yes"}, {"sigma_min": 2.0, "sigma_max": 1.0}):
-        with pytest.raises(OptionError):
-            log_likelihood(E, x, **wrong)
+CLEAN, NORMAL = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(1,)), Gaussian(torch.zeros(1))
+LOW, HIGH = (DiffusionEnergy(lambda x, t: x, VarianceExploding(*ends), event_shape=(1,)) for ends in ((0.1, 0.5), (0.6, 3.0)))
+NO_LEVELS = "follows noise levels, .* does not depend on sigma: use another"
+WRONG_ENDS = {"sigma_min": 1.0, "sigma_max": 0.5}
+test_what_does_not_fit_is_refused = refusals(
+    *((lambda name=name: CLEAN.sample(3, sampler=name, seed=0), ExpressionError, f"sampler {name} {NO_LEVELS}") for name in ("ode", "sde")),
+    *((lambda wrong=wrong: ODE(**wrong), OptionError, None) for wrong in ({"levels": 1}, {"rho": 0}, WRONG_ENDS, {"sigma_max": -1})),
+    *((lambda wrong=wrong: SDE(**wrong), OptionError, None) for wrong in ({"eta": 1.5}, {"eta": -0.1}, {"order": 3}, {"order": 0})),
+    (lambda: NORMAL.sample(3, sampler=ODE(levels=4), steps=5, seed=0), OptionError, "takes 4 steps"),
+    (lambda: (LOW & HIGH).sample(3, sampler="ode", seed=0), OptionError, "no noise level in common"),
+    (lambda: log_likelihood(NORMAL, torch.zeros(3, 5)), ShapeError, None),
+    (lambda: log_likelihood(CLEAN, torch.zeros(3, 1)), ExpressionError, "does not depend on sigma"),
+    *(
+        (lambda wrong=wrong: log_likelihood(NORMAL, torch.zeros(3, 1), **wrong), OptionError, None)
+        for wrong in ({"levels": 1}, {"probes": 0}, {"exact": "yes"}, WRONG_ENDS)
+    ),
+)
 
 
 MEAN, WIDTH = torch.tensor([0.3, -0.5], dtype=F64), torch.tensor([0.5, 1.2], dtype=F64)

@@ -69,46 +69,28 @@ def transformer(folder: Path, scheduler: Any = None) -> Path:
     return folder
 
 
-def text(folder: Path, scheduler: Any = None, **options: Any) -> Path:
-    """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention."""
-    tokens, config = _tokens_and_config(folder)
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=autoencoder(),
-        text_encoder=seeded(transformers.CLIPTextModel, config=config),
-        tokenizer=tokens,
-        unet=_conditional_unet(cross_attention_dim=16, **options),
-        scheduler=scheduler or diffusers.DDIMScheduler(**STABLE),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+def text(folder: Path, scheduler: Any = None, sizes: bool = False, **options: Any) -> Path:
+    """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention.
 
-
-def text_with_sizes(folder: Path) -> Path:
-    """Saves a pipeline like Stable Diffusion XL: two text encoders, and a UNet that takes sizes."""
-    tokens, config = _tokens_and_config(folder)
-    added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
-    pipeline = diffusers.StableDiffusionXLPipeline(
-        vae=autoencoder(),
-        text_encoder=seeded(transformers.CLIPTextModel, config=config),
-        text_encoder_2=seeded(transformers.CLIPTextModelWithProjection, config=config),
-        tokenizer=tokens,
-        tokenizer_2=tokens,
-        unet=_conditional_unet(cross_attention_dim=32, **added),
-        scheduler=diffusers.DDIMScheduler(**STABLE),
-        add_watermarker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
-
-
-def _tokens_and_config(folder: Path) -> tuple[Any, Any]:
+    With sizes it is like Stable Diffusion XL: two text encoders, and a UNet that takes sizes.
+    """
     tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
+    widths = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
     ends = {"max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
-    return tokens, transformers.CLIPTextConfig(vocab_size=len(tokens), **ends, **sizes)
+    config = transformers.CLIPTextConfig(vocab_size=len(tokens), **ends, **widths)
+    parts = {"vae": autoencoder(), "text_encoder": seeded(transformers.CLIPTextModel, config=config), "tokenizer": tokens}
+    parts["scheduler"] = scheduler or diffusers.DDIMScheduler(**STABLE)
+    if sizes:
+        added = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64}
+        second = {"text_encoder_2": seeded(transformers.CLIPTextModelWithProjection, config=config), "tokenizer_2": tokens}
+        unet = _conditional_unet(cross_attention_dim=32, **added)
+        pipeline = diffusers.StableDiffusionXLPipeline(**parts, **second, unet=unet, add_watermarker=False)
+    else:
+        unchecked = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        unet = _conditional_unet(cross_attention_dim=16, **options)
+        pipeline = diffusers.StableDiffusionPipeline(**parts, **unchecked, unet=unet)
+    pipeline.save_pretrained(folder)
+    return folder
 
 
 def _conditional_unet(**options: Any) -> Any:

@@ -12,7 +12,6 @@ from benchmarks.faces import seen
 from benchmarks.faces_conditional import train_conditional
 from benchmarks.real.judges import fulfils
 from composable_energy.errors import OptionError, PluginNotFound, ShapeError
-from composable_energy.testing import check_energy
 from composable_energy_cli.parsing import parse
 from composable_energy_faces import GeneratedFaces, data, train, train_generator, weights
 from composable_energy_faces.data import draw_to
@@ -133,17 +132,6 @@ def test_the_training_brings_the_mapping_nearer_to_the_flow():
     mapping, error = train_generator.train(z, codes, steps=60, batch_size=64)
     assert isinstance(mapping, FaceMapping)
     assert error < codes.square().mean()
-
-
-@pytest.fixture(scope="module")
-def codes():
-    return ce.get("energy", "faces").decoder.encode(draw(6, seed=21).images)  # pyright: ignore
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["faces", "faces/male", "faces/hair=red"])
-def test_face_energies_keep_the_contract(name, codes):
-    check_energy(ce.get("energy", name), codes)
 
 
 @pytest.mark.slow

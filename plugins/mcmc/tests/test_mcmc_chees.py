@@ -6,7 +6,6 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 import composable_energy as ce
 from composable_energy.errors import SamplingDiverged, ShapeError
@@ -123,21 +122,6 @@ def test_a_tuned_metric_may_be_kept_for_another_energy():
         Gaussian(rotated(5, 40.0)).sample(2, sampler=sampler)
 
 
-@pytest.mark.full
-def test_draws_with_all_that_is_tuned_have_the_moments():
-    """A product of Gaussians, one narrow and slanted, from a start far away; chains are independent."""
-    n, covariance = 4000, torch.tensor([[1.0, 0.95], [0.95, 1.0]], dtype=F64)
-    narrow = ce.as_energy(MultivariateNormal(torch.tensor([2.0, -1.0], dtype=F64), covariance))
-    wide = ce.as_energy(MultivariateNormal(torch.zeros(2, dtype=F64), 4 * torch.eye(2, dtype=F64)))
-    x, trace = (narrow & wide).sample((n, 2), sampler="chees", steps=40, seed=0, init=torch.full((n, 2), 5.0, dtype=F64), trace=True)
-    assert trace.sampler.metric.kind == "dense"
-    exact = torch.linalg.inv(torch.linalg.inv(covariance) + torch.eye(2, dtype=F64) / 4)
-    mean = exact @ torch.linalg.solve(covariance, torch.tensor([2.0, -1.0], dtype=F64))
-    z = torch.linalg.solve_triangular(torch.linalg.cholesky(exact), (x - mean).T, upper=False)
-    assert z.mean(1).abs().max() < 4 / math.sqrt(n)
-    assert (z @ z.T / n - torch.eye(2, dtype=F64)).abs().max() < 4 * math.sqrt(2 / n)
-
-
 def gaussian_and(function, dimension=2):
     return ce.as_energy(lambda x: x.square().sum(1) / 2 + function(x), event_shape=(dimension,))
 
@@ -180,17 +164,6 @@ def test_energies_never_rise_and_the_minimum_is_found():
     x, trace = ce.as_energy(valley).sample((50, 2), sampler="descent", seed=0, dtype=F64, trace=True)
     assert (trace.energies.diff(dim=0) <= 0).all()
     torch.testing.assert_close(x, torch.ones(50, 2, dtype=F64), rtol=0, atol=1e-5)
-
-
-def test_every_chain_of_an_expression_ends_in_a_mode():
-    means = torch.tensor([[-3.0, 0.0], [3.0, 0.0]], dtype=F64)
-    two = ce.as_energy(MixtureSameFamily(Categorical(torch.ones(2, dtype=F64)), MultivariateNormal(means, 0.25 * torch.eye(2, dtype=F64))))
-    bowl = ce.as_energy(MultivariateNormal(torch.tensor([0.0, 3.0], dtype=F64), torch.eye(2, dtype=F64)))
-    init = 3 * torch.randn(200, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
-    x = (two & bowl).sample((200, 2), sampler="descent", init=init)
-    exact = (4 * means + torch.tensor([0.0, 3.0])) / 5  # means weighted by precisions; the other mode is e^-70 away
-    assert torch.cdist(x, exact).amin(1).max() < 1e-5
-    assert 50 < (x[:, 0] < 0).sum() < 150
 
 
 def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_reported():

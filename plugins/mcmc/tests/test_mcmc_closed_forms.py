@@ -50,14 +50,6 @@ def test_underdamped_is_biased_as_derived(step_size, friction, temperature, vari
     assert abs((x * momentum).mean()) / math.sqrt(of_x * of_momentum) * math.sqrt(2 * n) < 4
 
 
-def test_underdamped_draws_a_mixture():
-    """The bias of this step is far below a standard error."""
-    n, parts = 4000, [gaussian([mean], [[1.0]]) for mean in (-1.0, 1.0)]
-    x = ce.any_of(*parts, weights=[0.3, 0.7]).sample((n, 1), sampler=Underdamped(0.1), steps=200, seed=1, dtype=F64)
-    assert abs(x.mean() - 0.4) < 4 * math.sqrt((2 - 0.4**2) / n)
-    assert abs(x.square().mean() - 2) < 4 * x.square().std() / math.sqrt(n)
-
-
 CENTRES = torch.tensor([[-1.2, -0.4], [1.0, 0.8]])
 
 
@@ -289,6 +281,8 @@ VARIANCE = 1 / (A.square().sum() + 1)  # with a standard normal prior
 MEAN = VARIANCE * (A * (2 * A + NOISE)).sum()
 PRIOR, FIT = ce.as_energy(Normal(torch.zeros(1, dtype=F64), 1.0)), [A, 2 * A + NOISE]
 STEPS = {"sampler": "langevin", "step_size": 0.1 * VARIANCE.item(), "steps": 300, "seed": 0, "dtype": F64}
+SD = VARIANCE.sqrt().item()
+MOMENTA = {**STEPS, "sampler": "underdamped", "step_size": 0.5 * SD, "friction": 1 / SD, "steps": 100}
 
 
 def line(x, a, y):
@@ -296,26 +290,13 @@ def line(x, a, y):
 
 
 @pytest.mark.filterwarnings("error::composable_energy.SamplingWarning")
-def test_draws_are_those_of_the_posterior_for_any_batch_size():
-    energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
-    x = energy.sample(n, **STEPS)
-    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
-    assert x.var() / VARIANCE == pytest.approx(1 / (1 - 0.1 / 4), rel=4 * (2 / n) ** 0.5)
-    assert torch.equal(energy.sample(n, batch_size=100, **STEPS), x)
-
-
-@pytest.mark.filterwarnings("error::composable_energy.SamplingWarning")
-def test_stochastic_gradient_hmc_draws_the_posterior_and_warns_where_momenta_are_hot():
-    deviation = VARIANCE.sqrt().item()
-    call = {"sampler": "underdamped", "step_size": 0.5 * deviation, "friction": 1 / deviation, "steps": 100, "seed": 0, "dtype": F64}
+@pytest.mark.parametrize(("call", "variance"), [(STEPS, VARIANCE / (1 - 0.1 / 4)), (MOMENTA, VARIANCE)], ids=["langevin", "underdamped"])
+def test_draws_are_those_of_the_posterior_for_any_batch_size(call, variance):
     energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
     x = energy.sample(n, **call)
     assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
-    assert x.var() / VARIANCE == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
+    assert x.var() / variance == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
     assert torch.equal(energy.sample(n, batch_size=100, **call), x)
-    far = minibatched(line, FIT, 100, center=torch.ones(1, dtype=F64)) & PRIOR
-    with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):
-        far.sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **call)
 
 
 def test_the_estimate_is_right_on_average_and_a_far_center_warns():
@@ -323,8 +304,9 @@ def test_the_estimate_is_right_on_average_and_a_far_center_warns():
     each = (torch.arange(N, dtype=F64) + 0.5) / N
     estimates = torch.cat([far.with_gradient(torch.full((len(some), 1), 2.0, dtype=F64), minibatch=some)[1] for some in each.split(5000)])
     torch.testing.assert_close(estimates.mean(), (A * (2 * A - FIT[1])).sum(), rtol=0, atol=1e-3)
-    with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):  # the variance of the gradient is 50 times that of the step
-        (far & PRIOR).sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **STEPS)
+    for call in (STEPS, MOMENTA):  # the variance of the gradient is 50 times that of the step
+        with pytest.warns(ce.SamplingWarning, match="bias: The step is so long"):
+            (far & PRIOR).sample(64, init=torch.full((64, 1), 2.0, dtype=F64), **call)
 
 
 test_what_has_no_estimate_is_refused = refusals(

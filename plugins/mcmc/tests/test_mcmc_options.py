@@ -25,12 +25,8 @@ def test_images_are_drawn_and_bfloat16_where_nothing_is_rejected(sampler):
     steps = sampler.total_steps or 5
     x, trace = Bowl().sample((3, 2, 4, 4), sampler=sampler, steps=steps, seed=0, trace=True)
     assert x.shape == (3, 2, 4, 4) and x.isfinite().all() and trace.energies.shape == (steps, 3)
-    coarse = {"sampler": sampler, "steps": steps, "seed": 0, "dtype": torch.bfloat16}
-    if isinstance(sampler, MALA | HMC | ChEES | Tempering | SMC):
-        with pytest.raises(DtypeError, match=r"which torch.bfloat16 rounds away: draw with dtype=torch.float32"):
-            Bowl().sample((3, 1), **coarse)
-    else:
-        x = Bowl().sample((3, 1), **coarse)
+    if not isinstance(sampler, MALA | HMC | ChEES | Tempering | SMC):
+        x = Bowl().sample((3, 1), sampler=sampler, steps=steps, seed=0, dtype=torch.bfloat16)
         assert x.dtype == torch.bfloat16 and x.isfinite().all()
 
 
@@ -97,8 +93,6 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
     assert len(calls) == 10 * 4 + 1
     assert calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
     assert abs(x.std() - 1) < 0.15  # ten levels leave a bias of -.09, with a standard error of .016
-    with pytest.raises(OptionError, match="takes 10 steps: 0 are done, and 11 were asked for"):
-        energy.sample((2, 2), sampler=sampler, steps=11)
 
 
 test_options_out_of_range_are_reported = refusals(
@@ -170,7 +164,7 @@ def test_a_temperature_is_refused_with_the_way_to_it(sampler):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("sampler", [*ADJUSTED.values(), MALA(0.1), HMC(0.1), ChEES(0.1, 0.5)], ids=repr)
+@pytest.mark.parametrize("sampler", [*ADJUSTED.values(), MALA(0.1), HMC(0.1), ChEES(0.1, 0.5), *REPLICAS], ids=repr)
 def test_energies_too_coarse_to_accept_by_are_refused(sampler, dtype):
     """Points of that dtype, and an energy alone that returns it."""
     with pytest.raises(DtypeError, match=rf"which {dtype} rounds away: draw with dtype=torch.float32 .*`energy.float\(\)`.* langevin"):

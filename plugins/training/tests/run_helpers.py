@@ -50,15 +50,28 @@ def fit_until_stopped(trainer):
         trainer.fit()
 
 
+class At(Callback):
+    """Calls a function after a step."""
+
+    def __init__(self, step, call):
+        self.step, self.call = step, call
+
+    def on_step(self, trainer, scalars):
+        if trainer.step == self.step:
+            self.call()
+
+
 class Noted(Callback):
-    """Records steps, rates and alerts."""
+    """Records steps, scalars, rates, the first weights and alerts."""
 
     def __init__(self):
-        self.steps, self.rates, self.alerts = [], [], []
+        self.steps, self.seen, self.rates, self.weights, self.alerts = [], [], [], [], []
 
     def on_step(self, trainer, scalars):
         self.steps.append((trainer.attempt, trainer.step))
+        self.seen.append(scalars)
         self.rates.append(trainer.rate)
+        self.weights.append(next(trainer.model.parameters()).detach().clone())
 
     def on_alert(self, trainer, alert):
         self.alerts.append(alert)

@@ -18,7 +18,7 @@ from composable_energy.errors import DtypeError, FileFormatError, OptionError, S
 from composable_energy.sampling.noise import Noise
 from composable_energy_training import Callback, Checkpoints, ContrastiveDivergence, Loss, Monitor, Objective, Optimizer, Prepared, Trainer
 from composable_energy_training.batches import BatchLoader
-from plugins.training.tests.run_helpers import DATA, last, same
+from plugins.training.tests.run_helpers import DATA, At, Noted, last, same
 from tests import processes
 from tests.processes import ended, needs_forkserver
 from tests.refusals import refusals
@@ -37,16 +37,6 @@ class Fit(Objective):
         x = batch.x + 0.1 * batch.noise.normal(batch.x)
         value = (model(x) - batch.x).square().mean()
         return Loss(value, {"magnitude": model(batch.x).detach().abs().mean()})
-
-
-class Recorded(Callback):
-    def __init__(self):
-        self.seen, self.rates, self.weights = [], [], []
-
-    def on_step(self, trainer, scalars):
-        self.seen.append(scalars)
-        self.rates.append(trainer.rate)
-        self.weights.append(trainer.model[0].weight.detach().clone())
 
 
 def network(dropout=0.0):
@@ -72,7 +62,7 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
 
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
-    whole, parts = Recorded(), Recorded()
+    whole, parts = Noted(), Noted()
     one = train(callbacks=[whole])[0]
     other = train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0]
     same(one, other, rtol=0, atol=1e-5)
@@ -82,7 +72,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 def test_the_model_ends_with_averaged_weights_in_eval_mode():
     """The average by its recursion, from weights seen at each step."""
-    model, seen = network(), Recorded()
+    model, seen = network(), Noted()
     expected = model[0].weight.detach().clone()
     train(model, optimizer=Optimizer(ema=0.9), callbacks=[seen])
     for step, weight in enumerate(seen.weights, 1):
@@ -102,7 +92,7 @@ def test_the_model_ends_with_averaged_weights_in_eval_mode():
     ],
 )
 def test_the_rate_follows_its_schedule(settings, expected):
-    seen = Recorded()
+    seen = Noted()
     train(steps=8, optimizer=Optimizer(rate=2.0, **settings), callbacks=[seen])
     assert seen.rates == pytest.approx([2 * value for value in expected])
 
@@ -262,17 +252,6 @@ class Unstable(Objective):
             raise SamplingDiverged("Row 5 is gone.")
         opened = float(batch.step >= 12 and batch.noise.seed == self.first)
         return Loss(energies.square().mean(), {"gap": torch.tensor(opened)})
-
-
-class At(Callback):
-    """Calls a function after a step."""
-
-    def __init__(self, step, call):
-        self.step, self.call = step, call
-
-    def on_step(self, trainer, scalars):
-        if trainer.step == self.step:
-            self.call()
 
 
 def train_in_ranks(out, kind="cd", width=16, callbacks=()):

@@ -9,16 +9,14 @@ import torch
 from torch import nn
 
 from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
-from composable_energy.files import digest_of, read_record, write_record
-from composable_energy_training import Callback, Checkpoints, CSVLog, Loss, Monitor, Objective, Optimizer, Trainer
-from plugins.training.tests.run_helpers import DATA, Scripted, Stop, StopAt, fit_until_stopped, last, read_log, same
+from composable_energy.files import read_record, write_record
+from composable_energy_training import Checkpoints, CSVLog, Loss, Monitor, Objective, Optimizer, Trainer
+from plugins.training.tests.run_helpers import DATA, At, Scripted, StopAt, fit_until_stopped, last, read_log, same
 from plugins.training.tests.run_helpers import trainer as scripted
-from tests.campaign.faults import KILLED, POSSIBLE, Faults, in_child
 from tests.processes import ended, needs_forkserver, start
 from tests.refusals import refusals
 
 STEPS = 24
-needs_fork = pytest.mark.skipif(not POSSIBLE, reason="forks, and reads the names of open files")
 
 
 class Fit(Objective):
@@ -148,16 +146,9 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(tmp_path
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
-class Signal(Callback):
+def sending(number, times=1):
     """Sends a signal to this process at a step, some times."""
-
-    def __init__(self, number, step=7, times=1):
-        self.number, self.at, self.times = number, step, times
-
-    def on_step(self, trainer, scalars):
-        if trainer.step == self.at:
-            for _ in range(self.times):
-                os.kill(os.getpid(), self.number)
+    return At(7, lambda: [os.kill(os.getpid(), number) for _ in range(times)])
 
 
 @pytest.fixture
@@ -174,7 +165,7 @@ def heard():
 def test_a_training_that_is_interrupted_goes_on_where_it_was(tmp_path, heard, monitor, stored, number):
     whole = scripted(Scripted({}), monitor)
     whole.fit()
-    run = scripted(Scripted({}), monitor, out=tmp_path if stored else None, callbacks=[Signal(number)])
+    run = scripted(Scripted({}), monitor, out=tmp_path if stored else None, callbacks=[sending(number)])
     with pytest.raises((KeyboardInterrupt, SystemExit)) as caught:
         run.fit()
     assert caught.value.code == 143 if number == signal.SIGTERM else "after step 7 of 20" in str(caught.value)
@@ -186,7 +177,7 @@ def test_a_training_that_is_interrupted_goes_on_where_it_was(tmp_path, heard, mo
 
 def test_a_second_interrupt_does_not_wait(heard):
     with pytest.raises(KeyboardInterrupt) as caught:
-        scripted(Scripted({}), callbacks=[Signal(signal.SIGINT, times=2)]).fit()
+        scripted(Scripted({}), callbacks=[sending(signal.SIGINT, times=2)]).fit()
     assert not str(caught.value)
 
 
@@ -194,7 +185,7 @@ def test_the_handler_of_a_program_stays_and_another_thread_needs_none():
     signals, reports = [], []
     before = signal.signal(signal.SIGTERM, lambda number, frame: signals.append(number))
     try:
-        assert scripted(Scripted({}), callbacks=[Signal(signal.SIGTERM)]).fit().steps == 20
+        assert scripted(Scripted({}), callbacks=[sending(signal.SIGTERM)]).fit().steps == 20
     finally:
         signal.signal(signal.SIGTERM, before)
     assert signals == [signal.SIGTERM]
@@ -208,17 +199,6 @@ def run(out, callbacks=None, steps=10):
     return scripted(Scripted({}), out=out, callbacks=[CSVLog(1)] if callbacks is None else callbacks, steps=steps)
 
 
-class During(Callback):
-    """Calls a function in the first step."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def on_step(self, trainer, scalars):
-        self.function()
-        raise Stop
-
-
 def refused(out):
     with pytest.raises(StorageError, match="in use by another call or process: wait"):
         run(out).fit()
@@ -228,32 +208,10 @@ def refused(out):
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
     for function in (lambda: refused(tmp_path), lambda: ended([start("other", refused, tmp_path)])):
-        fit_until_stopped(run(tmp_path, callbacks=[CSVLog(1), During(function)]))
+        fit_until_stopped(run(tmp_path, callbacks=[CSVLog(1), At(1, function), StopAt(1)]))
     run(tmp_path).fit()
     assert [int(row["step"]) for row in read_log(tmp_path)] == list(range(1, 11))
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints", "log.csv"}
-
-
-def weights(trainer):
-    trainer.fit()
-    return digest_of(trainer.model.state_dict())
-
-
-@pytest.mark.full
-@needs_fork
-def test_a_kill_at_any_system_call_leaves_a_run_that_ends_with_the_same_bits(tmp_path):
-    wanted = weights(run(tmp_path / "whole"))
-    at, code = -1, KILLED
-    while code:
-        at += 1
-        out = tmp_path / str(at)
-        code, text = in_child(lambda out=out: run(out).fit(), Faults(at, out))
-        assert code in (0, KILLED), text
-        assert weights(run(out)) == wanted
-        assert [int(row["step"]) for row in read_log(out)] == list(range(1, 11))
-        assert {path.name for path in out.iterdir()} == {"checkpoints", "log.csv"}
-        assert {path.name for path in (out / "checkpoints").iterdir()} == {f"step-{step:08d}.safetensors" for step in (0, 5, 10)}
-    assert at > 15
 
 
 def test_a_folder_that_cannot_be_made_and_a_pipe_are_refused_at_once(tmp_path):

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-import composable_energy as ce
 import composable_energy_training as training
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
@@ -212,15 +211,9 @@ def trainer(out, objective=None, model=None, data=DATA, steps=12, callbacks=(), 
     return training.Trainer(model, objective or Fit(), data, steps=steps, batch_size=8, optimizer=optimizer, callbacks=callbacks)
 
 
-class Net(ce.Energy):
-    def __init__(self, slope=0.1):
-        super().__init__()
-        torch.manual_seed(0)
-        self.net = nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(slope), nn.Linear(8, 1))
-
-    def forward(self, x, sigma=0.5):
-        sigma = torch.as_tensor(sigma, dtype=x.dtype).expand(len(x))
-        return self.net(torch.cat([x, sigma[:, None]], 1)).squeeze(1)
+def chained(**options):
+    torch.manual_seed(0)
+    return trainer(None, training.ContrastiveDivergence(**CHAINS), training.MLPEnergy(3, width=8), **options)
 
 
 class Scaled:
@@ -299,9 +292,10 @@ def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(t
 
 
 def test_other_settings_of_the_model_and_of_the_preparation_are_refused(tmp_path):
-    trainer(tmp_path / "model", training.DenoisingScoreMatching(0.1, 1.0), Net(0.1), steps=4).fit()
-    with pytest.raises(OptionError, match=r"model\.net\.1\.negative_slope was 0\.1, is 0\.3"):
-        trainer(tmp_path / "model", training.DenoisingScoreMatching(0.1, 1.0), Net(0.3)).fit()
+    steep, flat = (nn.Sequential(network(), nn.LeakyReLU(slope)) for slope in (0.1, 0.3))
+    trainer(tmp_path / "model", model=steep, steps=4).fit()
+    with pytest.raises(OptionError, match=r"model\.1\.negative_slope was 0\.1, is 0\.3"):
+        trainer(tmp_path / "model", model=flat).fit()
     images, model = torch.rand(16, 1, 4, 4), nn.Conv2d(1, 1, 3, padding=1)
     trainer(tmp_path / "data", None, model, training.Prepared(images, Preparation(flip=True)), steps=4).fit()
     with pytest.raises(OptionError, match=r"preparation\.flip was True, is False"):
@@ -311,8 +305,8 @@ def test_other_settings_of_the_model_and_of_the_preparation_are_refused(tmp_path
 def test_the_state_of_an_objective_is_not_a_setting(tmp_path):
     """The same objective may be used in a second trainer of the run, as in a notebook."""
     objective = training.ContrastiveDivergence(**CHAINS)
-    trainer(tmp_path, objective, Net(), steps=4).fit()
-    assert trainer(tmp_path, objective, Net(), steps=8).fit().steps == 8
+    trainer(tmp_path, objective, training.MLPEnergy(3), steps=4).fit()
+    assert trainer(tmp_path, objective, training.MLPEnergy(3), steps=8).fit().steps == 8
 
 
 MONITORS = pytest.mark.parametrize("monitor", [training.Monitor(action) for action in (None, "rollback", "stop")], ids=repr)
@@ -334,8 +328,8 @@ def test_without_a_folder_the_same_trainer_resumes(monitor):
 
 @MONITORS
 def test_without_a_folder_a_run_and_its_chains_may_be_extended(monitor):
-    whole = trainer(None, training.ContrastiveDivergence(**CHAINS), Net(), callbacks=[monitor])
-    run = trainer(None, training.ContrastiveDivergence(**CHAINS), Net(), callbacks=[monitor], steps=8)
+    whole = chained(callbacks=[monitor])
+    run = chained(callbacks=[monitor], steps=8)
     whole.fit()
     run.fit()
     run.steps = 12
@@ -346,12 +340,12 @@ def test_without_a_folder_a_run_and_its_chains_may_be_extended(monitor):
 
 def test_without_a_monitor_chains_are_not_copied_and_an_interrupted_run_with_chains_is_refused():
     """A buffer is most of the memory of a training; without a copy of it the chains are ahead of the last checkpoint."""
-    run = trainer(None, training.ContrastiveDivergence(**CHAINS), Net(), callbacks=[training.Monitor(None), StopAt(10)])
+    run = chained(callbacks=[training.Monitor(None), StopAt(10)])
     fit_until_stopped(run)
     run.callbacks = ()
     with pytest.raises(OptionError, match=r"interrupted, and the state of ContrastiveDivergence, .* of step 8\. Add `Checkpoints"):
         run.fit()
-    run = trainer(None, training.ContrastiveDivergence(**CHAINS), Net(), callbacks=[StopAt(10)])
+    run = chained(callbacks=[StopAt(10)])
     fit_until_stopped(run)
     run.callbacks = ()
     assert run.fit().steps == 12

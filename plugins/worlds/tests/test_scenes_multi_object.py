@@ -53,12 +53,6 @@ def codes():
     return torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
-class TestPatches:
-    @pytest.mark.full
-    def test_the_base_keeps_the_contract(self, base, codes):
-        check_energy(base, codes)
-
-
 class TestPresence:
     def test_places_with_noise_are_reported_by_cells(self):
         position = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.99, -0.99], [0.01, 0.01], [-3.0, 3.0]])
@@ -103,7 +97,8 @@ class TestPresence:
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
 
     @pytest.mark.full
-    def test_it_keeps_the_contract(self, base, codes):
+    def test_it_and_its_base_keep_the_contract(self, base, codes):
+        check_energy(base, codes)
         presence = Presence(stirred(PlaceHead()), base)
         check_energy(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
 
@@ -142,23 +137,6 @@ def test_the_weights_that_are_shipped_are_those_of_these_networks():
     codes = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert several.presence.near((0.5, -0.5))(codes).isfinite().all()
     assert len(detect_objects(several.base.coder(codes), load_detector())) == 2
-
-
-@pytest.fixture(scope="module")
-def scene_codes():
-    return torch.randn(6, 48, generator=torch.Generator().manual_seed(3))
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", ["scenes/color=red", "scenes/left"])
-def test_scene_energies_keep_the_contract(name, scene_codes):
-    check_energy(ce.get("energy", name), scene_codes)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("make", [lambda c: c.of_color("red"), lambda c: c.of_position((0.2, -0.4)), lambda c: c.size(0.5)])
-def test_energies_under_conditions_keep_the_contract(make, scene_codes):
-    check_energy(make(load_concepts()), scene_codes)
 
 
 def test_the_family_lists_its_members_and_shares_their_base():
