@@ -4,7 +4,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,8 @@ class CheckpointStore:
                 f"again; {intact}."
             ) from error
         for step in self._steps()[: -self.keep]:
-            self._remove(step)
+            with suppress(OSError):  # an old one that stays costs space, and is no reason to stop the run
+                self._remove(step)
         return path
 
     def _read(self) -> Checkpoint | None:

@@ -146,6 +146,15 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_checkpoint_intact(tmp_path
     assert {path.name: path.read_bytes() for path in (tmp_path / "checkpoints").iterdir()} == before
 
 
+def test_an_old_checkpoint_that_cannot_be_removed_stays(tmp_path, monkeypatch):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    trainer(tmp_path).fit()
+    assert len(names(tmp_path)) == 6, "those of the steps 0, 5, 10, 15, 20 and 24"
+
+
 def sending(number, times=1):
     """Sends a signal to this process at a step, some times."""
     return At(7, lambda: [os.kill(os.getpid(), number) for _ in range(times)])
