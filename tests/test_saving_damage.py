@@ -272,7 +272,7 @@ def sample(path, steps=6, callback=lambda *_: None):
     return BOWL.sample((8, 3), steps=steps, observers=[sampling.Stop(callback), sampling.Checkpoint(path, 10)], **CALL)
 
 
-def test_a_second_call_with_a_checkpoint_in_use_is_refused_(tmp_path):
+def test_a_second_call_with_a_checkpoint_in_use_is_refused(tmp_path):
     def again(step, state, info):
         with pytest.raises(StorageError, match="in use by another call or process: wait"):
             sample(tmp_path / "c")

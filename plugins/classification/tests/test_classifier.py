@@ -245,7 +245,7 @@ def test_attacked_points_stay_within_bounds_and_the_ball(norm):
     change = attacked - x
     assert attacked.min() >= 0 and attacked.max() <= 1
     assert (change.abs().amax(1) if norm == "linf" else change.norm(dim=1)).max() <= 0.4 * (1 + 1e-5)
-    assert (net(attacked).argmax(1) != net(x).argmax(1)).float().mean() > (net(x).argmax(1) != net(x).argmax(1)).float().mean()
+    assert (net(attacked).argmax(1) != net(x).argmax(1)).any(), "the attack changes the class of a point"
 
 
 def test_a_module_is_attacked_in_eval_mode_and_keeps_its_own():

@@ -105,6 +105,8 @@ class TestAttributes:
         pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
         with pytest.raises(OptionError, match="rename"):
             select_attributes(pictures, [])
+
+    def test_a_name_of_each_picture_is_no_attribute(self):
         pictures = Pictures.from_tensors(torch.rand(5, 3, 16, 16), {"artist": ["Ann", "Bob", "Cy", "Ann", ""]})
         with pytest.raises(OptionError, match="'artist' has 3 values for 4 pictures"):
             select_attributes(pictures, [])
