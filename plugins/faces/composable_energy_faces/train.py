@@ -81,6 +81,7 @@ class TrainingRun:
         # The shipped weights were trained with networks of this form and a plain decoder.
         plain = {"adversarial": 0.0, "batch_size": 96, "rate": 1e-3, "decay": 0.7, "weight_decay": 1e-4}
         settings = {"data.size": SIZE, "data.held_out": 0.0, "small.below": 0, "model.balanced": False, "model.components": 0}
+        settings["model.details"] = 0
         settings["autoencoder.naming"] = 0.018
         settings |= {f"decoder.{name}": value for name, value in plain.items()}
         return base_and_attributes().with_changes({**settings, **model, **steps})

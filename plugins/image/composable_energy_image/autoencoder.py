@@ -14,7 +14,7 @@ _WIDTHS = (16, 16, 32, 64, 96, 128)
 class Autoencoder(nn.Module):
     r"""An autoencoder between pictures and codes of unit variance. Calling it decodes, as the decoder of a latent energy must.
 
-    The encoder halves pictures until they have 4 to 7 pixels on a side. The decoder works at 16 x 16 or below and its last layer writes
+    The encoder halves pictures until they have 4 to 7 pixels on a side. The decoder works at 16 x 16 or below, and then writes
     blocks of pixels, which makes it cheap. Blocks are 4 x 4 for pictures of 64 pixels; larger blocks give coarser pictures. Pictures whose
     side is no multiple of 16 are padded by their outermost pixels inside of it, which keeps them sharper than resizing them.
 
@@ -23,12 +23,13 @@ class Autoencoder(nn.Module):
         channels: Channels $C$, 1 or 3.
         code: Numbers $D$ in a code.
         features: Channels of the decoder's maps of 16 x 16, an even number; the other layers follow. Most of the cost is theirs.
+        details: Channels of a last layer of all pixels, without which the borders of blocks show in flat areas; 0 for none.
 
     Raises:
         OptionError: An option is out of range.
     """
 
-    def __init__(self, size: int = 64, channels: int = 3, code: int = 64, features: int = 64) -> None:
+    def __init__(self, size: int = 64, channels: int = 3, code: int = 64, features: int = 64, details: int = 0) -> None:
         super().__init__()
         check_picture_shape(size, channels)
         self.size, self.channels, self.code = size, channels, check_integer("code", code)
@@ -51,7 +52,8 @@ class Autoencoder(nn.Module):
         self.at_8 = nn.Conv2d(at_8, at_8, 3, 1, 1)
         self.to_16 = nn.ConvTranspose2d(at_8, at_16, 4, 2, 1)
         self.at_16 = nn.Conv2d(at_16, at_16, 3, 1, 1)
-        self.to_pixels = nn.Conv2d(at_16, channels * ((size + self.padding) // 16) ** 2, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(at_16, (details or channels) * ((size + self.padding) // 16) ** 2, 3, 1, 1)
+        self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(details, channels, 3, 1, 1)) if check_integer("details", details, 0) else None
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the codes, with shape $(B, D)$, of pictures in [0, 1] with shape $(B, C, S, S)$.
@@ -78,6 +80,7 @@ class Autoencoder(nn.Module):
         h = F.silu(self.to_16(h))
         h = h + F.silu(self.at_16(h))
         images, first = F.pixel_shuffle(self.to_pixels(h), (self.size + self.padding) // 16), self.padding // 2
+        images = images if self.last is None else self.last(images)
         return images[..., first : first + self.size, first : first + self.size] / 2 + 0.5
 
     def forward(self, codes: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ class BaseAndAttributes(Recipe):
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         common = find_combinations(labels) if sizes["components"] else None
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
-        options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
+        options |= {name: model[name] for name in ("details", "sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
 
         def new_base(**mixture: int) -> CodeEnergy:

@@ -63,6 +63,7 @@ class CodeEnergy(ce.Energy):
         balanced: Whether the network's output is scaled as `CodeNetwork` says; weights fit one of the two.
         components: Gaussians of a `CodeMixture`, which the energy is in place of a network; 0 for a network.
         frames: Covariances of that mixture.
+        details: Channels of the decoder's last layer, see `Autoencoder`.
 
     Attributes:
         sigma_min: The lowest noise level.
@@ -91,6 +92,7 @@ class CodeEnergy(ce.Energy):
         balanced: bool = False,
         components: int = 0,
         frames: int = 0,
+        details: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < sigma_min < sigma_max:
@@ -101,7 +103,7 @@ class CodeEnergy(ce.Energy):
         else:
             sizes = {"width": check_integer("width", width), "blocks": check_integer("blocks", blocks, 0)}
             self.net = CodeNetwork(check_integer("code", code), **sizes, balanced=balanced)
-        self.decoder = Autoencoder(size, channels, code, features)
+        self.decoder = Autoencoder(size, channels, code, features, details)
         self.event_shape = (code,)
         levels = {"levels": 25, "sigma_max": self.sigma_max, "sigma_min": self.sigma_min}
         correctors = {"corrector_steps": check_integer("corrector_steps", corrector_steps, 0), "delta": 0.25}
