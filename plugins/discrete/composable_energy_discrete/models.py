@@ -224,6 +224,7 @@ class MaskedTokens(Energy):
         numbers = [check_integer("tokens", number, 0) for number in chosen]
         if len({*numbers, self.mask}) <= len(numbers) or len(numbers) < 2:
             raise OptionError(f"tokens are at least two different numbers, none of them the mask {mask}, got {tokens}.")
+        self.most = max(numbers)
         self.register_buffer("tokens", torch.tensor(numbers))
         self.event_shape, self.support = (self.length, len(numbers)), constraints.one_hot
 
@@ -233,10 +234,9 @@ class MaskedTokens(Energy):
     def forward(self, x: Tensor) -> Tensor:
         ids, total = self.tokens[x.detach().argmax(2)], x.new_zeros(len(x))
         for place in range(self.length):
-            masked = ids.index_fill(1, torch.tensor(place, device=x.device), self.mask)
-            logits = self.network(masked)
-            if logits.shape[:-1] != ids.shape or logits.shape[-1] <= self.tokens.max():
-                wanted = f"({len(ids)}, {self.length}, more than {int(self.tokens.max())})"
+            logits = self.network(ids.index_fill(1, torch.tensor(place, device=x.device), self.mask))
+            if logits.shape[:-1] != ids.shape or logits.shape[-1] <= self.most:
+                wanted = f"({len(ids)}, {self.length}, more than {self.most})"
                 raise ShapeError(f"The network of masked tokens returned {tuple(logits.shape)}, and logits of shape {wanted} are needed.")
-            total = total - (x[:, place] * logits[:, place, self.tokens].log_softmax(-1).to(x.dtype)).sum(1)
+            total = total - (x[:, place] * logits[:, place, self.tokens].to(x.dtype).log_softmax(-1)).sum(1)
         return total
