@@ -1,9 +1,15 @@
-"""Tables of calls that are refused."""
+"""Calls that are refused, and tables of them."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+
+def refused(error: type[BaseException], message: str | None, call: Callable[..., object], *given: Any, **options: Any) -> None:
+    """Makes a call that raises an error with these words in its message."""
+    with pytest.raises(error, match=message):
+        call(*given, **options)
 
 
 def refusals(

@@ -116,8 +116,7 @@ def test_steps_are_compiled_once_and_not_taken_one_by_one():
         found, trace = energy.sample((chains, 3), compile=True, **call)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         assert trace.scalars["height"] == pytest.approx(record.scalars["height"], rel=1e-3, abs=1e-3)
-        assert trace.scalars["length"] == record.scalars["length"]
-        assert len(Counted.calls) == calls
+        assert trace.scalars["length"] == record.scalars["length"] and len(Counted.calls) == calls
 
 
 class Cliff(ce.Energy):
@@ -237,8 +236,7 @@ def test_nothing_is_written_into_the_energy_or_left_behind():
     energy = Scaled() & 2.0 * ce.as_energy(nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1), nn.Flatten(0)))
     before, parts = state(), [(part, dict(vars(part))) for part in energy.modules()]
     energy.sample((4, 2), sampler=Langevin(0.1), steps=9, seed=0, compile=True, **ONE_STEP)
-    assert state() == before
-    assert all(vars(part).keys() == known.keys() for part, known in parts)
+    assert state() == before and all(vars(part).keys() == known.keys() for part, known in parts)
     assert all(vars(part)[name] is value for part, known in parts for name, value in known.items())
     assert all(p.requires_grad and p.grad is None for p in energy.parameters() if p.is_floating_point())
 

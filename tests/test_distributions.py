@@ -323,8 +323,7 @@ def test_a_boundary_without_density_has_gradient_zero(name):
 
 
 def test_components_of_a_mixture_may_have_different_supports():
-    uniform = td.Uniform(t(0.0, 2.0), t(1.0, 3.0))
-    energy = ce.as_energy(td.MixtureSameFamily(td.Categorical(t(0.25, 0.75)), uniform))
+    energy = ce.as_energy(td.MixtureSameFamily(td.Categorical(t(0.25, 0.75)), td.Uniform(t(0.0, 2.0), t(1.0, 3.0))))
     torch.testing.assert_close(energy(t(0.5, 1.5, 2.5)), t(-math.log(0.25), math.inf, -math.log(0.75)))
     pareto = ce.as_energy(td.MixtureSameFamily(td.Categorical(t(0.5, 0.5)), td.Pareto(t(1.0, 3.0), t(1.0, 1.0))))
     torch.testing.assert_close(pareto(t(2.0)), -t(0.5 * 1.0 / 4.0).log())

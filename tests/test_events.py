@@ -36,8 +36,7 @@ class World:
     def __init__(self, seed: int = 0, points: int = 5) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.x = torch.randn(points, 3, generator=generator, dtype=torch.double)
-        widths = (1, 2, 3, 8, 2)
-        self.networks = [nn.Linear(3, width).double() for width in widths]
+        self.networks = [nn.Linear(3, width).double() for width in (1, 2, 3, 8, 2)]
         for network in self.networks:
             network.weight.data = torch.randn(network.weight.shape, generator=generator, dtype=torch.double) * 2
             network.bias.data = torch.rand(network.bias.shape, generator=generator, dtype=torch.double) - 0.5
@@ -150,8 +149,7 @@ def test_labels_that_are_all_there_are():
 def test_intervals_that_do_not_meet_exclude_each_other():
     left, right = (events.Formula.atom(WORLD.variables[4], events.Interval(low, low + 1.0)) for low in (0.0, 1.0))
     assert events.conjoin([left, right]).constant is False
-    whole = events.Formula.atom(WORLD.variables[4], events.Interval(0.0, 2.0))
-    same(events.disjoin([left, right]), whole)
+    same(events.disjoin([left, right]), events.Formula.atom(WORLD.variables[4], events.Interval(0.0, 2.0)))
 
 
 def test_ends_for_each_chain_need_one_order():
@@ -210,8 +208,7 @@ def test_a_formula_in_a_bad_order_is_refused_with_its_size():
 def test_long_chains_need_no_recursion():
     parts = heads(1200)
     formula = events.conjoin([*parts[:600], events.disjoin(parts[600:])])
-    again = pickle.loads(pickle.dumps(copy.deepcopy(formula)))
-    assert torch.equal(value(again), value(formula))
+    assert torch.equal(value(pickle.loads(pickle.dumps(copy.deepcopy(formula)))), value(formula))
     assert len(str(formula)) < 250
 
 
@@ -257,8 +254,7 @@ def test_formulas_stay_finite(seed):
     gradient = torch.autograd.grad(energy.sum(), x)[0]
     assert energy.dtype == torch.float32
     assert energy.isfinite().all() and gradient.isfinite().all()
-    assert energy.min() >= -1e-5
-    assert gradient[:, :16].abs().max() <= 1 + 1e-5
+    assert energy.min() >= -1e-5 and gradient[:, :16].abs().max() <= 1 + 1e-5
 
 
 def test_leaves_stay_finite():

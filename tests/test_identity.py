@@ -177,8 +177,7 @@ def test_conditions_are_copied_when_they_are_bound(make):
 def test_a_base_under_equal_conditions_stays_one_when_it_is_converted_or_copied():
     base, z = Noisy(0.3), torch.rand(5, 1).squeeze(1)
     pair = [Ring(radius).relative_to(base.at(z)) for radius in (1.0, 2.0)]
-    assert len((pair[0] & pair[1]).bases) == 1
-    assert len((copy.deepcopy(pair[0]) & pair[1]).bases) == 1
+    assert len((pair[0] & pair[1]).bases) == 1 and len((copy.deepcopy(pair[0]) & pair[1]).bases) == 1
     doubled = [copy.deepcopy(term).double() for term in pair]
     assert len((doubled[0] & doubled[1]).bases) == 1
     expected = (pair[0] & pair[1])(X)
@@ -250,8 +249,7 @@ def test_an_option_may_be_called_name(tmp_path):
             return {"name": self.name}
 
     with ce.register("energy", "named", Named):
-        energy = loaded(ce.get("energy", "named", name="mine") & Ring(1.0), tmp_path)
-        assert str(energy) == "mine & Ring"
+        assert str(loaded(ce.get("energy", "named", name="mine") & Ring(1.0), tmp_path)) == "mine & Ring"
 
 
 def test_what_cannot_be_copied_is_a_fault_of_the_plug_in():

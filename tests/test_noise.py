@@ -127,8 +127,7 @@ def test_noise_does_not_depend_on_who_else_draws(kind, event, dtype, cut, first)
     assert torch.equal(some.uniform(x[low:high], 2), uniform[low:high])
     ids = [high, low, 77] if low < high < 150 else [3, 149]
     other = Noise(7, range(1), step=3, kind=kind).for_chains([first + i for i in ids])
-    assert torch.equal(other.normal(x[ids], 1), whole[ids])
-    assert torch.equal(other.uniform(x[ids], 2), uniform[ids])
+    assert torch.equal(other.normal(x[ids], 1), whole[ids]) and torch.equal(other.uniform(x[ids], 2), uniform[ids])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -161,8 +160,7 @@ def test_steps_in_succession_draw_what_each_draws_alone(event, starts):
     for first, count in starts:
         for step in range(first, first + count):
             alone, both = Noise(7, range(16), step), noise.at(step)
-            assert torch.equal(both.normal(x), alone.normal(x))
-            assert torch.equal(both.uniform(x, 1), alone.uniform(x, 1))
+            assert torch.equal(both.normal(x), alone.normal(x)) and torch.equal(both.uniform(x, 1), alone.uniform(x, 1))
             assert torch.equal(both.add_normal_(x.clone(), stream=2), alone.normal(x, 2))
 
 
@@ -200,8 +198,7 @@ def test_normal_numbers_are_normal_and_independent(kind, event):
     correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws), dtype=torch.float64)
     assert correlation.abs().max() < 5 / math.sqrt(n)
     rows = draws[0].view(len(x), -1)
-    neighbours = (rows[:-1] * rows[1:]).mean()
-    assert abs(neighbours) < 5 / math.sqrt(n)
+    assert abs((rows[:-1] * rows[1:]).mean()) < 5 / math.sqrt(n)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -115,15 +115,12 @@ def test_a_plugin_is_whole_and_never_uploaded(folder):
     about = project(folder)["project"]
     private = "Private :: Do Not Upload" in about["classifiers"]
     assert private == (folder != WORLDS), "installing it beside the wheel that has it, and removing one, deletes the other's files"
-    assert about["name"] == f"composable-energy-{folder.name}"
-    assert (folder / "README.md").exists()
+    assert about["name"] == f"composable-energy-{folder.name}" and (folder / "README.md").exists()
     assert (folder / "tests").is_dir() and not (folder / "tests" / "__init__.py").exists()
 
 
 def test_dependencies_of_plugins_are_those_of_the_wheel():
-    def names(requirements):
-        return {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements}
-
+    names = lambda requirements: {re.split(r"[^A-Za-z0-9_.-]", requirement)[0].lower() for requirement in requirements}
     own = names(PROJECT["project"]["dependencies"]) | {"composable-energy"} | {project(folder)["project"]["name"] for folder in PLUGINS}
     for folder in PLUGINS:
         assert names(project(folder)["project"].get("dependencies", [])) <= own, folder.name

@@ -17,7 +17,7 @@ from composable_energy.errors import ComposableEnergyError, DtypeError, Expressi
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, energy_and_gradient, sample
 from composable_energy_mcmc import HMC, MALA, Annealed, ChEES, Langevin
 from tests.factories import quadratic
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 from tests.sampling_runs import F64, Bowl, Decoder, Network
 
 BOWL, WHOLE = Bowl(), "must be a whole number of at least"
@@ -45,10 +45,8 @@ def test_chunks_and_resumed_runs_draw_the_same_bits(sampler):
 def test_a_resumed_run_changes_nothing():
     _, trace = Bowl().sample((3, 2), sampler=Langevin(0.1), steps=2, seed=0, trace=True)
     for given in ({"sampler": "hmc"}, {"seed": 1}, {"init": torch.zeros(3, 2)}, {"step_size": 0.2}, {"first_chain": 1}):
-        with pytest.raises(OptionError, match=f"leave out {next(iter(given))}"):
-            Bowl().sample((3, 2), resume=trace, **given)
-    with pytest.raises(OptionError, match="leave out shape"):
-        Bowl().sample((4, 2), resume=trace)
+        refused(OptionError, f"leave out {next(iter(given))}", Bowl().sample, (3, 2), resume=trace, **given)
+    refused(OptionError, "leave out shape", Bowl().sample, (4, 2), resume=trace)
 
 
 def test_an_annealed_run_resumes_to_its_end():
@@ -56,8 +54,7 @@ def test_an_annealed_run_resumes_to_its_end():
     _, trace = Bowl().sample((4, 3), sampler=sampler, steps=4, seed=0, trace=True)
     x, trace = Bowl().sample((4, 3), resume=trace, trace=True)
     assert torch.equal(x, Bowl().sample((4, 3), sampler=sampler, seed=0)) and trace.steps == 10
-    with pytest.raises(OptionError, match="takes 10 steps: 10 are done, and 1 were asked for"):
-        Bowl().sample((4, 3), resume=trace)
+    refused(OptionError, "takes 10 steps: 10 are done, and 1 were asked for", Bowl().sample, (4, 3), resume=trace)
 
 
 @pytest.mark.slow
@@ -91,12 +88,9 @@ def test_latent_energies_are_decoded_at_the_end():
     decoder.seen.clear()
     assert draw(2).shape == (2, 3, 2, 2) and decoder.seen == [2]
     wrong = r"decodes to points of shape \(3, 2, 2\): ask for \(5, 3, 2, 2\) or 5, got \(5, 3, 4, 4\); `.latent"
-    with pytest.raises(ShapeError, match=wrong):
-        draw((5, 3, 4, 4))
-    with pytest.raises(ShapeError, match=r"latent has points of shape \(4,\)"):
-        latent((5, 3, 2, 2))
-    with pytest.raises(ShapeError, match=r"init must have the shape \(5, 4\)"):
-        draw(5, init=torch.zeros(4, 4))
+    refused(ShapeError, wrong, draw, (5, 3, 4, 4))
+    refused(ShapeError, r"latent has points of shape \(4,\)", latent, (5, 3, 2, 2))
+    refused(ShapeError, r"init must have the shape \(5, 4\)", draw, 5, init=torch.zeros(4, 4))
 
 
 def test_shapes_dtypes_and_starts_are_followed():
@@ -109,8 +103,7 @@ def test_shapes_dtypes_and_starts_are_followed():
     assert energy.sample(torch.Size([3, 2]), sampler=sampler, steps=1, dtype=torch.float16).dtype == torch.float16
     assert ce.as_energy(torch.distributions.Normal(torch.zeros(2, dtype=F64), 1.0)).sample(3, sampler=sampler, steps=1).dtype == F64
     assert Network(torch.float32).sample(3, sampler=sampler, steps=1).dtype == torch.float32
-    single = energy.sample((3,), sampler=sampler, steps=1)
-    assert single.shape == (3,)
+    assert energy.sample((3,), sampler=sampler, steps=1).shape == (3,)
 
 
 def test_the_trace_tells_what_was_done():
@@ -319,8 +312,7 @@ def test_without_a_sampler_it_is_what_the_energy_recommends():
     assert (a & b).sample((3, 2), steps=1, step_size=0.1, trace=True)[1].sampler == Langevin(0.1)
     c.name, c.recommended = "c", ce.Recommendation("hmc", {"leapfrogs": 2})
     settings = r"different settings: .*Bowl recommends langevin\(step_size=0.2\); c recommends .*hmc\(leapfrogs=2\)"
-    with pytest.raises(OptionError, match=settings):
-        (a & b & c).sample((3, 2))
+    refused(OptionError, settings, (a & b & c).sample, (3, 2))
     assert draw(a & b & c, steps=1).shape == (3, 2)
 
 
@@ -388,8 +380,7 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
 def test_other_objects_are_lifted_or_refused():
     drawn = sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=3, seed=0)
     assert torch.equal(drawn, draw())
-    with pytest.raises(TypeError, match="An energy is a callable"):
-        sample(3, (3, 2))
+    refused(TypeError, "An energy is a callable", sample, 3, (3, 2))
 
 
 class Changing(ce.Energy):
@@ -420,8 +411,7 @@ def test_an_energy_that_changes_its_output_is_reported_and_leaves_what_was_drawn
     """The checkpoint has the last whole step, from which the mended energy goes on to the bits of an unbroken run."""
     run = functools.partial(draw, shape=(4, 2), sampler=HMC(0.3, leapfrogs=3), steps=9)
     keep, seen = ce.sampling.Checkpoint(tmp_path / "run", 1e9), []
-    with pytest.raises(error, match=message):
-        run(Changing(16, change), observers=[keep])
+    refused(error, message, run, Changing(16, change), observers=[keep])
     watch = ce.sampling.Stop(lambda step, state, info: seen.append(step))
     assert torch.equal(run(Changing(10**6, change), observers=[watch, keep]), run(Changing(10**6, change)))
     assert seen[0] > 4 and seen[-1] == 9

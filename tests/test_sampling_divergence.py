@@ -70,8 +70,7 @@ def test_an_energy_that_breaks_after_50_steps_is_reported_and_nothing_is_lost(sa
     with pytest.raises(SamplingDiverged, match=r"after 51 steps: take a smaller step, or keep .* by on_divergence='keep'") as error:
         After(51 * chunks).sample((5, 2), sampler=sampler, steps=100, seed=0, batch_size=size)
     assert error.value.step == 51 and error.value.diverged.all()
-    whole = After(10**6).sample((5, 2), sampler=sampler, steps=50, seed=0)
-    assert torch.equal(error.value.samples, whole)
+    assert torch.equal(error.value.samples, After(10**6).sample((5, 2), sampler=sampler, steps=50, seed=0))
 
 
 def test_the_others_are_where_they_were_too():
@@ -210,8 +209,7 @@ def test_steps_are_doubled_until_the_points_of_a_trace_are_enough():
     wide = ce.as_energy(torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.tensor([1.0, 8.0])), 1))
     _, trace = wide.sample(8, sampler="mala", seed=0, trace=1)
     assert trace.points is not None
-    assert trace.steps > 500
-    assert len(trace.points) == trace.steps
+    assert trace.steps > 500 and len(trace.points) == trace.steps
 
 
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
@@ -280,8 +278,7 @@ class TestSummary:
     def test_gradients_are_counted_rightly(self, sampler):
         counts = []
         energy = ce.as_energy(lambda x: counts.append(len(x) * x.requires_grad) or x.square().sum(1) / 2)
-        trace = run(energy, (5, 2), sampler, 7)
-        assert trace.summary().facts["gradients"].split()[0] == str(sum(counts) // 5)
+        assert run(energy, (5, 2), sampler, 7).summary().facts["gradients"].split()[0] == str(sum(counts) // 5)
 
     @pytest.mark.slow
     def test_a_burn_in_afterwards(self):
@@ -307,12 +304,8 @@ class TestSummary:
     @pytest.mark.slow
     def test_of_many_coordinates_it_shows_the_worst(self):
         """One coordinate of 3,072 has two modes; it is found, and the table stays short."""
-
-        def energy(x):
-            return (x.square().flatten(1).sum(1) - x[:, 1, 7, 9].square()) / 2 + (x[:, 1, 7, 9].abs() - 4).square() * 2
-
-        trace = run(ce.as_energy(energy), (8, 3, 32, 32), HMC(0.2, leapfrogs=8), 40, trace=1)
-        summary = trace.summary()
+        energy = lambda x: (x.square().flatten(1).sum(1) - x[:, 1, 7, 9].square()) / 2 + (x[:, 1, 7, 9].abs() - 4).square() * 2
+        summary = run(ce.as_energy(energy), (8, 3, 32, 32), HMC(0.2, leapfrogs=8), 40, trace=1).summary()
         assert [row.name for row in summary.rows][:2] == ["energy", "x[1, 7, 9]"] and len(summary.rows) == 9
         assert all(row.r_hat <= summary.rows[1].r_hat for row in summary.rows[2:])
         assert "8 worst of 3072" in str(summary) and len(str(summary).splitlines()) < 40

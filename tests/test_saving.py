@@ -38,8 +38,7 @@ def test_a_trained_family_is_not_written_into_the_session(tmp_path):
 
 def test_a_leaf_used_twice_is_one_object_again(tmp_path):
     (male,), bowl = people("male", latent=False), normal()
-    mixed = ce.any_of(male & bowl, bowl, weights=[1.0, 2.0])
-    loaded = reloaded(mixed, tmp_path)
+    loaded = reloaded(ce.any_of(male & bowl, bowl, weights=[1.0, 2.0]), tmp_path)
     assert loaded.terms[0].terms[1] is loaded.terms[1]
     levels = torch.rand(9)
     loaded = reloaded(male.given(sigma=levels) & bowl & (2 * male).given(sigma=levels), tmp_path)
@@ -51,8 +50,7 @@ def test_modes_come_back(tmp_path):
     for mode in (True, False):
         male.logits.train(mode)
         loaded = reloaded(male, tmp_path)
-        assert loaded.logits.training is mode
-        assert loaded.base.training is False
+        assert loaded.logits.training is mode and loaded.base.training is False
     male.logits.eval()
 
 
@@ -96,8 +94,7 @@ print(energy)
     done = run_code(program)
     assert done.returncode == 0, done.stderr
     bits, text = done.stdout.splitlines()
-    assert json.loads(bits) == expression(X).view(torch.int32).tolist()
-    assert text == str(expression)
+    assert json.loads(bits) == expression(X).view(torch.int32).tolist() and text == str(expression)
 
 
 def test_an_unknown_plugin_names_who_wrote_it(site, tmp_path):

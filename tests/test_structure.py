@@ -132,8 +132,7 @@ def test_a_part_that_occurs_at_each_of_many_levels_is_visited_once(leaf):
     assert (energy.grounded, energy.support) == (True, None)
     assert (energy.evidence_has_value, energy.needs_log_densities) == (leaf is not SCORE, leaf is SCORE)
     assert energy.shares == "known"  # both branches are equal
-    falling = ce.as_energy(lambda x: -x.square().sum(1), event_shape=(2,))
-    assert not ((-1.0 * falling) | energy - leaf).grounded
+    assert not ((-1.0 * ce.as_energy(lambda x: -x.square().sum(1), event_shape=(2,))) | energy - leaf).grounded
     sums = leaf
     for _ in range(40):
         sums = sums & sums
@@ -256,9 +255,7 @@ test_what_cannot_be_lifted_or_does_not_fit_is_refused = refusals(
 
 @pytest.mark.parametrize("lift", [ce.as_energy, lambda function: ce.ClassifierEnergy(function, 0)])
 def test_an_energy_that_is_gone_keeps_no_function_alive(lift):
-    def function(x):
-        return x
-
+    function = lambda x: x
     energy, known = lift(function), weakref.ref(function)
     assert not energy.conditions
     del energy, function

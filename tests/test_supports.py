@@ -144,8 +144,7 @@ def test_callbacks_and_branch_shares_see_points_of_the_support():
     drawn, trace = mixture.sample(200, seed=0, trace=True, observers=[watch], **SHORT)
     assert torch.equal(seen[-1].x, drawn)
     torch.testing.assert_close(seen[-1].energy, mixture(drawn))
-    share = torch.softmax(-mixture.branches(drawn), 0).mean(1)
-    torch.testing.assert_close(trace.branch_shares, share)
+    torch.testing.assert_close(trace.branch_shares, torch.softmax(-mixture.branches(drawn), 0).mean(1))
 
 
 def test_expressions_keep_and_join_the_supports_of_their_terms():
@@ -157,8 +156,7 @@ def test_expressions_keep_and_join_the_supports_of_their_terms():
     assert (beta | line).support is None
     assert ce.negate(beta, mode="contrast").support is None  # "not in (0, 1)" also holds at 2
     assert same_support((ce.negate(beta, mode="contrast") & gamma).support, constraints.positive)
-    angles = ce.as_energy(td.VonMises(t(0.0), t(1.0)))
-    assert ce.negate(angles, mode="contrast").support is circle
+    assert ce.negate(ce.as_energy(td.VonMises(t(0.0), t(1.0))), mode="contrast").support is circle
     assert gamma.pull_back(torch.nn.Softplus()).support is None
 
 
@@ -188,8 +186,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     n = DRAWS
     start = t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7)
     drawn, trace = energy.sample(n, seed=0, dtype=F64, init=start, trace=50, **{**SHORT, "steps": 100})
-    assert contains(MIXED, drawn).all()
-    assert (drawn[:, 4:6].abs() <= math.pi).all()
+    assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all()
     assert torch.equal(trace.points[-1], drawn)
     torch.testing.assert_close(trace.energies[-1], energy(drawn))
     turned = torch.cat([drawn[:, :4], drawn[:, 4:6].cos(), drawn[:, 4:6].sin(), drawn[:, 6:]], 1)
@@ -215,12 +212,10 @@ def test_what_is_in_no_support_of_vectors_is_outside_up_to_rounding():
     expected = {ordered: [1, 1, 0, 1, 1], positive_ordered: [1, 0, 0, 0, 0], zero_sum: [0, 1, 0, 1, 1]}
     for support, inside in expected.items():
         energies, gradients = ce.as_energy(lambda x: x.square().sum(1), support=support).with_gradient(rows)
-        assert energies.isfinite().int().tolist() == inside
-        assert (gradients[energies.isinf()] == 0).all()
+        assert energies.isfinite().int().tolist() == inside and (gradients[energies.isinf()] == 0).all()
     for scale in (1e-6, 1.0, 1e6):
         x = scale * torch.randn(500, 300, generator=torch.Generator().manual_seed(0))
-        assert contains(zero_sum, x - x.mean(1, keepdim=True)).all()
-        assert not contains(zero_sum, x + 1e-3 * scale).any()
+        assert contains(zero_sum, x - x.mean(1, keepdim=True)).all() and not contains(zero_sum, x + 1e-3 * scale).any()
 
 
 def test_supports_of_vectors_meet_and_join_where_one_is_known():
@@ -230,8 +225,7 @@ def test_supports_of_vectors_meet_and_join_where_one_is_known():
         (positive_ordered, ordered, positive_ordered),
         (constraints.cat([ordered, zero_sum], 0, [2, 1]), constraints.cat([positive_ordered, zero_sum], 0, [2, 1]), None),
     ):
-        met = (ce.inside(one, (3,)) & ce.inside(other, (3,))).support
-        assert same_support(met, other if both is None else both)
+        assert same_support((ce.inside(one, (3,)) & ce.inside(other, (3,))).support, other if both is None else both)
     assert (ce.inside(ordered, (3,)) | ce.inside(positive_ordered, (3,))).support is ordered
     assert (ce.inside(ordered, (3,)) | ce.as_energy(STANDARD)).support is None
     for one, other in ((ordered, zero_sum), (zero_sum, UNIT), (ordered, constraints.greater_than(2.0))):

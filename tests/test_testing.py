@@ -296,8 +296,7 @@ def test_a_sampler_conforms():
 def test_the_known_target_is_what_it_says():
     target = testing.Gaussian(torch.zeros(3, dtype=torch.float64), 2.0)
     x = torch.ones(2, 3, dtype=torch.float64)
-    assert target(x).tolist() == [3 / 8, 3 / 8]
-    assert target.at(1.0)(x).tolist() == [0.3, 0.3]
+    assert target(x).tolist() == [3 / 8, 3 / 8] and target.at(1.0)(x).tolist() == [0.3, 0.3]
     testing.check_energy(target, POINTS.repeat(1, 2)[:, :3])
 
 

@@ -76,8 +76,7 @@ def test_a_term_may_occur_twice(energy):
 
 
 def test_supports_are_those_of_the_variables():
-    outside = {**POINT, "tau": torch.tensor([-1.0, 2.0])}
-    assert GROUPS(outside).isinf().tolist() == [True, False]
+    assert GROUPS({**POINT, "tau": torch.tensor([-1.0, 2.0])}).isinf().tolist() == [True, False]
     flat = ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (2, 2)}) & ce.as_energy(Dirichlet(torch.ones(3)), variables="share")
     draws = flat.sample(50, seed=0, **FAST)
     assert {name: tuple(values.shape) for name, values in draws.items()} == {"rate": (50, 2, 2), "share": (50, 3)}
@@ -90,10 +89,8 @@ def test_supports_are_those_of_the_variables():
     numbers = ce.as_energy(Normal(0.0, 1.0), variables={"a": ()}) & ce.as_energy(Normal(0.0, 1.0), variables={"b": (2,)})
     within = numbers.on(constraints.interval(torch.tensor([0.0, 1.0, -1.0]), torch.tensor([0.5, 2.0, 1.0]))) & PRIOR
     draws = within.sample(50, seed=0, **FAST)
-    assert 0 < draws["a"].min() < draws["a"].max() < 0.5
-    assert draws["b"].amin(0)[0] > 1
-    assert draws["b"].abs().amax(0)[1] < 1
-    assert draws["mu"].abs().max() > 2
+    assert 0 < draws["a"].min() < draws["a"].max() < 0.5 and draws["b"].amin(0)[0] > 1
+    assert draws["b"].abs().amax(0)[1] < 1 and draws["mu"].abs().max() > 2
 
 
 def test_draws_agree_with_a_closed_form():
@@ -113,8 +110,7 @@ def test_a_disjunction_of_other_variables_is_a_factor():
     left, right = FAR, ce.as_energy(lambda mu: 3 * mu.square(), variables={"mu": ()})
     either = (left | right) & ce.as_energy(Normal(0.0, 1.0), variables={"theta": (3,)}) & PRIOR
     expected = -torch.logaddexp(-far(THETA), -3 * MU.square()) - Normal(0.0, 1.0).log_prob(THETA).sum(1) - Normal(0.0, 2.0).log_prob(MU)
-    point = {"theta": THETA, "mu": MU}
-    torch.testing.assert_close(either(point), expected)
+    torch.testing.assert_close(either({"theta": THETA, "mu": MU}), expected)
     assert either.grounded
     with pytest.raises(UngroundedError):
         (left | right).sample(10)
@@ -125,8 +121,7 @@ def test_a_disjunction_of_other_variables_is_a_factor():
 def test_complements_are_those_of_the_variable():
     plain = ce.as_energy(Normal(0.0, 2.0))
     without = ~PRIOR & GROUPS & SCALE & FAR
-    expected = (~plain)(MU) + (GROUPS & SCALE & FAR)(POINT)
-    torch.testing.assert_close(without(POINT), expected)
+    torch.testing.assert_close(without(POINT), (~plain)(MU) + (GROUPS & SCALE & FAR)(POINT))
     assert ~~PRIOR is PRIOR
     found = ce.calibrate(~FAR & FAR.over({"theta": (3,), "mu": ()}) & PRIOR)
     level = next(part.level for part in found.modules() if isinstance(part, ce.Negation))
@@ -230,8 +225,7 @@ def test_starts_and_traces_have_names(tmp_path):
     draws, trace = MODEL.sample(16, seed=1, init=first, trace=1, **FAST)
     assert trace.points.shape == (20, 16, 5)
     torch.testing.assert_close(split(trace.points[-1], MODEL.variables), draws)
-    rows = [row.name for row in trace.summary().rows]
-    assert rows == ["energy", "theta[0]", "theta[1]", "theta[2]", "mu", "tau"]
+    assert [row.name for row in trace.summary().rows] == ["energy", "theta[0]", "theta[1]", "theta[2]", "mu", "tau"]
     posterior = trace.to_dict()["posterior"]
     assert {name: values.shape for name, values in posterior.items()} == {"theta": (16, 20, 3), "mu": (16, 20), "tau": (16, 20)}
     new = trace.predict(lambda mu, tau, theta: mu[:, None] + theta)

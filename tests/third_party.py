@@ -102,8 +102,7 @@ class Tiles(torch.nn.Module):
     """Four numbers to a picture of 16 x 16 in quarters, and back."""
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
-        quarters = torch.sigmoid(z).view(-1, 1, 2, 2)
-        return quarters.repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1)
+        return torch.sigmoid(z).view(-1, 1, 2, 2).repeat_interleave(8, 2).repeat_interleave(8, 3).expand(-1, 3, -1, -1)
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         return torch.logit(x[:, 0, 4::8, 4::8].flatten(1).clamp(0.001, 0.999))

@@ -42,8 +42,7 @@ def damage(data: bytes, chance: random.Random) -> bytes:
         case 5:
             return data[:place] + bytes(size) + data[place + size :]
         case 6:
-            other = chance.randrange(len(data))
-            first, second = sorted((place, other))
+            first, second = sorted((place, chance.randrange(len(data))))
             blocks = data[second : second + size], data[first + size : second], data[first : first + size]
             return b"".join([data[:first], *blocks, data[second + size :]])
         case _:

@@ -32,8 +32,7 @@ def alone(place: Path, last: bool) -> None:
     """Checks at each step of a run that no other process runs in the same place; the last step ends the run."""
     own = place / str(os.getpid())
     own.touch()
-    others = set(names_in(place)) - {own.name}
-    check(not others, "race", "two processes hold one lock")
+    check(not (set(names_in(place)) - {own.name}), "race", "two processes hold one lock")
     time.sleep(0.002)
     if last:
         own.unlink()

@@ -21,6 +21,7 @@ from composable_energy.registry import get_factory, plugins
 from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import open_pictures
 from composable_energy_latent import load_generator
+from tests.refusals import refused
 from tests.saving_energies import Mean, edit, nodes
 
 TOUCHED: list[Any] = []
@@ -73,8 +74,7 @@ def script(path: Path) -> Path:
 
 def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
     """Saves an energy over an encoder, with other options in the file than it was built with."""
-    prior = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens"), name="prior")
-    prior.save(target)
+    ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens"), name="prior").save(target)
     edit(target, lambda config: nodes(config, "built")[0].update({"entry": name, "options": options}))
     TOUCHED.clear()
     return target
@@ -83,8 +83,7 @@ def saved(target: Path, /, name: str = "opens", **options: Any) -> Path:
 def test_texts_reach_a_plug_in_only_where_it_says_so(tmp_path):
     texts = [("path", "/etc/passwd"), ("path", ["a", {"b": "x"}]), ("path", {"$tuple": ["x"]})]
     for name, value in (*texts, ("where", 3), ("where", "x"), ("kind", "r")):
-        with pytest.raises(FileFormatError, match="no saved file may give"):
-            ce.load(saved(tmp_path / "E", **{name: value}))
+        refused(FileFormatError, "no saved file may give", ce.load, saved(tmp_path / "E", **{name: value}))
         assert not TOUCHED
 
 
@@ -116,8 +115,7 @@ def test_plug_ins_of_the_library_open_nothing_for_a_file(tmp_path, monkeypatch, 
         return open_path(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", record)
-    with pytest.raises(FileFormatError, match="no saved file may give"):
-        ce.load(folder)
+    refused(FileFormatError, "no saved file may give", ce.load, folder)
     assert not opened
 
 
@@ -126,20 +124,17 @@ def test_energies_and_nodes_of_plug_ins_take_no_text_from_a_file(tmp_path):
     assert ce.load(tmp_path / "E")(torch.ones(1, 2)) > 0
     TOUCHED.clear()
     edit(tmp_path / "E", lambda config: config["nodes"][-1]["options"].update(file="/etc/passwd"))
-    with pytest.raises(FileFormatError, match="no saved file may give"):
-        ce.load(tmp_path / "E")
+    refused(FileFormatError, "no saved file may give", ce.load, tmp_path / "E")
     assert not TOUCHED
     with ce.register("energy", "mean", Mean):
         Mean(*(ce.as_energy(Normal(torch.zeros(2), scale)) for scale in (1.0, 2.0))).save(tmp_path / "F")
         edit(tmp_path / "F", lambda config: config["nodes"][-1]["config"].update(power="/etc/passwd"))
-        with pytest.raises(FileFormatError, match="no saved file may give"):
-            ce.load(tmp_path / "F")
+        refused(FileFormatError, "no saved file may give", ce.load, tmp_path / "F")
 
 
 def test_what_no_reader_takes_is_not_written(tmp_path):
     energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "opens", mode="w"), name="prior")
-    with pytest.raises(ExpressionError, match=r"mode='w' .* no saved file may give.*register"):
-        energy.save(tmp_path / "E")
+    refused(ExpressionError, r"mode='w' .* no saved file may give.*register", energy.save, tmp_path / "E")
     assert not (tmp_path / "E").exists()
     with ce.register("encoder", "mine", lambda: Opens(mode="w")):  # the way that the message gives
         energy = ce.as_energy(Normal(torch.zeros(2), 1.0), decoder=ce.get("encoder", "mine"), name="prior")
@@ -149,15 +144,12 @@ def test_what_no_reader_takes_is_not_written(tmp_path):
 
 def test_weights_that_are_an_archive_too_are_refused(tmp_path):
     """A file of safetensors whose last tensor ends in a zip archive is two files for two readers."""
-    archive = script(tmp_path / "g.pt").read_bytes()
-    padded = torch.frombuffer(bytearray(archive), dtype=torch.uint8)
+    padded = torch.frombuffer(bytearray(script(tmp_path / "g.pt").read_bytes()), dtype=torch.uint8)
     path = tmp_path / "both.safetensors"
     safetensors.torch.save_file({"x": padded}, path)
     assert zipfile.is_zipfile(path)
-    with pytest.raises(FileFormatError, match="weights alone"):
-        load_generator(path, trust=True)
-    with pytest.raises(FileFormatError, match="zip archive, too"):
-        ce.load(edit(saved(tmp_path / "E"), tensors=lambda found: {**found, "x": padded}))
+    refused(FileFormatError, "weights alone", load_generator, path, trust=True)
+    refused(FileFormatError, "zip archive, too", ce.load, edit(saved(tmp_path / "E"), tensors=lambda found: {**found, "x": padded}))
 
 
 def test_bytes_that_look_like_the_end_of_an_archive_are_no_archive(tmp_path):
@@ -199,10 +191,8 @@ def folder(tmp_path: Path, content: bytes, ending: str = ".png") -> Path:
 @pytest.mark.parametrize("ending", [".png", ".bmp"])
 def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
     place = folder(tmp_path, content, ending)
-    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
-        open_pictures(place, cache=None, size=3)
-    with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
-        read_points(place / f"1{ending}", [(3, 3, 3)], (0.0, 1.0))
+    refused(FileFormatError, "as a picture in PNG, JPEG, WEBP, BMP", open_pictures, place, cache=None, size=3)
+    refused(FileFormatError, "as a picture in PNG, JPEG, WEBP, BMP", read_points, place / f"1{ending}", [(3, 3, 3)], (0.0, 1.0))
     assert not ghostscript.exists()
 
 
@@ -210,8 +200,7 @@ def test_postscript_starts_no_program(tmp_path, ghostscript, content, ending):
 def test_documented_formats_alone_are_read_under_any_ending(tmp_path, kind):
     place = folder(tmp_path, packed(kind))
     if kind in ("GIF", "TIFF", "TGA"):
-        with pytest.raises(FileFormatError, match="as a picture in PNG, JPEG, WEBP, BMP"):
-            open_pictures(place, cache=None, size=3)
+        refused(FileFormatError, "as a picture in PNG, JPEG, WEBP, BMP", open_pictures, place, cache=None, size=3)
         return
     assert len(open_pictures(place, cache=None, size=3)) == 1
     assert read_points(place / "1.png", [(3, 3, 3)], (0.0, 1.0)).shape == (1, 3, 3, 3)

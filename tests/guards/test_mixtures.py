@@ -70,8 +70,7 @@ def test_starts_in_branches_follow_from_chain_and_seed_alone():
     ids=["tiny", "nested", "positive", "relative"],
 )
 def test_each_branch_gets_its_share(mixture, above, share):
-    points = mixture.sample(4000, sampler="mala", steps=20, seed=13)
-    assert errors((points > above).squeeze(1), share) < 4.5
+    assert errors((mixture.sample(4000, sampler="mala", steps=20, seed=13) > above).squeeze(1), share) < 4.5
 
 
 @pytest.mark.full
@@ -184,8 +183,7 @@ def test_calibrate_estimates_log_z_where_it_is_not_known():
 
 @pytest.mark.full
 def test_narrow_and_wide_branches_keep_their_spread():
-    mixture = ce.any_of(normal(-5.0, 0.1, 10), normal(5.0, 2.0, 10), weights=[0.6, 0.4])
-    points = mixture.sample(2000, seed=13)
+    points = ce.any_of(normal(-5.0, 0.1, 10), normal(5.0, 2.0, 10), weights=[0.6, 0.4]).sample(2000, seed=13)
     narrow = (points < -4).all(1)
     assert errors(narrow, 0.6) < 4.5
     assert points[narrow].std() == pytest.approx(0.1, rel=0.05) and points[~narrow].std() == pytest.approx(2.0, rel=0.05)
@@ -259,8 +257,7 @@ def test_copies_that_are_changed_alike_and_one_object_stay_one_base():
 
 def test_copies_of_networks_of_events_buffers_and_distributions_are_compared_too():
     base = ce.as_energy(td.Normal(torch.zeros(2), 1.0))
-    logits = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
-    red = ce.ClassifierEnergy(logits, 0, base, labels=3)
+    red = ce.ClassifierEnergy(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval(), 0, base, labels=3)
     other = copy.deepcopy(red)
     both = red & other
     torch.testing.assert_close(both(X), red(X))

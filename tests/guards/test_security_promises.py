@@ -58,8 +58,7 @@ def test_mutated_files_run_no_code_name_no_paths_change_nothing_and_end():
 
     counts = run(400, seed=3)
     assert counts.trials == 400 and not counts.defects, counts.examples
-    kinds = {outcome.partition(":")[0] for outcome in counts.outcomes}
-    assert kinds == {"folder", "recommendation", "recipe", "picture"}
+    assert {outcome.partition(":")[0] for outcome in counts.outcomes} == {"folder", "recommendation", "recipe", "picture"}
     assert sum(count for outcome, count in counts.outcomes.items() if outcome.endswith((": used", ": read"))) >= 8
 
 
@@ -132,8 +131,7 @@ def test_expressions_and_arguments_run_no_code(monkeypatch, text, capsys):
         real = getattr(builtins, name)
 
         def forbidden(source, *args, real=real, name=name, **more):
-            caller = sys._getframe(1).f_code.co_filename
-            if "composable_energy" in caller and text in str(source):
+            if "composable_energy" in sys._getframe(1).f_code.co_filename and text in str(source):
                 pytest.fail(f"{name} was called with the text")
             return real(source, *args, **more)
 
@@ -305,8 +303,7 @@ def test_a_decoder_that_is_no_module_is_refused(tmp_path, decoder):
 @pytest.mark.parametrize("value", ["x", [1.0], True], ids=str)
 def test_numbers_of_nodes_are_numbers(tmp_path, value):
     """What a node writes into its text, or a support takes as a bound, is checked when it is built."""
-    energy = ce.negate(normal().relative_to(normal(1.0)), mode="contrast", offset=0.5)
-    energy.save(tmp_path / "E")
+    ce.negate(normal().relative_to(normal(1.0)), mode="contrast", offset=0.5).save(tmp_path / "E")
     rewrite(tmp_path / "E", lambda config: config["nodes"][-1]["config"].update(offset=value))
     with pytest.raises(FileFormatError, match="offset must be a number"):
         ce.load(tmp_path / "E")

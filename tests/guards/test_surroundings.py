@@ -250,8 +250,7 @@ def notes(error: BaseException) -> str:
 
 def half(x: torch.Tensor) -> torch.Tensor:
     """A half-normal density by a decomposition that fails left of 0."""
-    root = torch.linalg.cholesky(x[:, :, None] * torch.eye(1, dtype=x.dtype))
-    return root[:, 0, 0] ** 4 / 2
+    return torch.linalg.cholesky(x[:, :, None] * torch.eye(1, dtype=x.dtype))[:, 0, 0] ** 4 / 2
 
 
 HALF = ce.as_energy(half, name="half")

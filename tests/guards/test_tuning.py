@@ -137,8 +137,7 @@ def hierarchy(groups: int = 20, each: int = 15) -> torch.Tensor:
 @pytest.mark.parametrize("covariance", [difference_of_sums(), hierarchy()], ids=["difference of sums", "hierarchy"])
 def test_a_slow_direction_that_no_coordinate_shows_counts(covariance):
     """The means of chains vary along it as those of dozens of independent draws do: by less than a tenth of the variance."""
-    energy = gaussian(torch.linalg.inv(covariance), torch.zeros(len(covariance)))
-    _, trace = energy.sample(64, seed=5, trace=1)
+    _, trace = gaussian(torch.linalg.inv(covariance), torch.zeros(len(covariance))).sample(64, seed=5, trace=1)
     variances, axes = torch.linalg.eigh(covariance)
     slowest = trace.points.double() @ axes[:, -1]
     assert slowest.mean(0).var() < 0.1 * variances[-1]
@@ -313,8 +312,7 @@ CASES = {
 )
 def test_draws_have_the_density_of_the_data(case, sampler):
     data, energy = CASES[case]
-    x = energy.sample((N, 1), sampler=sampler, seed=11)
-    assert max(data.errors(x)) < ERRORS
+    assert max(data.errors(energy.sample((N, 1), sampler=sampler, seed=11))) < ERRORS
 
 
 @pytest.mark.slow
@@ -329,8 +327,7 @@ def test_an_expression_is_drawn_over_the_levels_that_all_of_its_models_know():
         return DiffusionEnergy(clean, {"name": "ve", "sigma_min": low, "sigma_max": high}, "x0", event_shape=(1,))
 
     base = model(0.002, 300.0, 0.0)
-    expression = model(0.01, 60.0, 2.0).relative_to(base) & model(0.02, 90.0, -1.0).relative_to(base)
-    x = expression.sample((N, 1), seed=11)
+    x = (model(0.01, 60.0, 2.0).relative_to(base) & model(0.02, 90.0, -1.0).relative_to(base)).sample((N, 1), seed=11)
     assert min(seen) * 1.001 >= 0.02 and max(seen) <= 60.0 * 1.001
     assert abs(x.mean() - 1) < ERRORS * 2 / math.sqrt(N) and abs(x.std() / 2 - 1) < ERRORS / math.sqrt(2 * N)
 

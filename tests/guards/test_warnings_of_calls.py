@@ -176,8 +176,7 @@ def test_a_bar_shows_r_hat_and_effective_draws_and_changes_no_draw(apart, least,
     pause = ce.sampling.Stop(lambda step, state, info: time.sleep(0.6 if step == 1 else 0))
     watched = energy.sample(32, observers=[pause, ce.sampling.Progress()], **options)
     r_hat, draws = re.findall(r"R-hat ([\d.]+), ([\d,]+) effective draws", capfd.readouterr().err)[-1]
-    assert least < float(r_hat) < most
-    assert (int(draws.replace(",", "")) > 200) is (apart == 0)
+    assert least < float(r_hat) < most and (int(draws.replace(",", "")) > 200) is (apart == 0)
     assert torch.equal(watched, energy.sample(32, **options))
 
 

@@ -31,8 +31,7 @@ def draw_case(seed: int, number: int) -> Case:
     space = list(SPACES.values())[number % len(SPACES)]
     points, log_volume = space.grid()
     while True:
-        base = _leaf(rng, space)
-        known = _grow(rng, space, base, int(rng.integers(1, 4)), points, log_volume)
+        known = _grow(rng, space, _leaf(rng, space), int(rng.integers(1, 4)), points, log_volume)
         energies = known.total(points)
         shares = _shares(energies, log_volume)
         if shares is not None:
@@ -101,8 +100,7 @@ def _or(rng: np.random.Generator, a: Known, b: Known) -> Known:
     energy = a.energy | b.energy if weights == (1.0, 1.0) else ce.any_of(a.energy, b.energy, weights=list(weights))
 
     def evidence(x: Array) -> Array:
-        logs = [np.log(w) - part.total(x) for w, part in zip(weights, (a, b), strict=True)]
-        return -np.logaddexp(*logs)
+        return -np.logaddexp(*[np.log(w) - part.total(x) for w, part in zip(weights, (a, b), strict=True)])
 
     return Known(energy, evidence)
 

@@ -12,7 +12,7 @@ from torch import nn
 import composable_energy as ce
 import composable_energy_classification as classification
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 scores = st.lists(st.integers(0, 6), min_size=1, max_size=12).map(lambda values: torch.tensor(values, dtype=torch.float32))
 
@@ -123,8 +123,7 @@ def test_points_of_no_class_are_refused_or_abstained_from():
         classifier = classification.Classifier(inside, threshold=100.0)
     x = torch.tensor([[1.0], [-1.0]])
     assert classifier.predict(x).tolist() == [0, -1]
-    with pytest.raises(ExpressionError, match="impossible at 1 of 2 points"):
-        classifier.probabilities(x)
+    refused(ExpressionError, "impossible at 1 of 2 points", classifier.probabilities, x)
 
 
 def test_refined_probabilities_do_not_depend_on_the_batch():
@@ -160,10 +159,8 @@ def test_bad_points_are_refused():
                 method(bad)
     with pytest.raises(ExpressionError, match="not a number at 1 of 2"):
         classification.Classifier(ce.as_energy(conditional), classes=2)(torch.tensor([[0.0], [math.nan]]))
-    with pytest.raises(ExpressionError, match="needs values"):
-        classification.Classifier(ce.ScoreEnergy(lambda x, y: -x * y[:, None]), classes=2)
-    with pytest.raises(OptionError, match="got both"):
-        classifier.refined(classification.Refinement(), steps=3)
+    refused(ExpressionError, "needs values", classification.Classifier, ce.ScoreEnergy(lambda x, y: -x * y[:, None]), classes=2)
+    refused(OptionError, "got both", classifier.refined, classification.Refinement(), steps=3)
 
 
 CHAINS = 20_000
@@ -203,19 +200,16 @@ def test_refinement_can_be_differentiated_through_its_noise():
 
 def test_refinement_stays_within_its_clamp_and_refuses_what_diverges():
     positive = ce.as_energy(lambda x: x.sum(1), support=td.constraints.positive)
-    with pytest.raises(OptionError, match="give the refinement a `clamp`"):
-        refine(positive, torch.ones(2, 1))
+    refused(OptionError, "give the refinement a `clamp`", refine, positive, torch.ones(2, 1))
     found = refine(positive, torch.ones(100, 1), steps=20, step_size=0.5, clamp=(0.1, 2.0))
     assert found.min() >= 0.1 and found.max() <= 2.0 and found.std() > 0.1
-    with pytest.raises(ExpressionError, match="smaller step_size"):
-        refine(bowl(0.01), torch.ones(2, 1), steps=200, step_size=10.0)
+    refused(ExpressionError, "smaller step_size", refine, bowl(0.01), torch.ones(2, 1), steps=200, step_size=10.0)
 
 
 def test_a_classifier_without_a_base_has_no_density_to_refine_on():
     """Its classes exhaust, so that the energy of points of any class is 0, and its gradient only rounding."""
     refined = classification.Classifier(ce.ClassifierEnergy(line(), labels=2)).refined(steps=2)
-    with pytest.raises(ExpressionError, match="gradient"):
-        refined.probabilities(torch.rand(3, 4))
+    refused(ExpressionError, "gradient", refined.probabilities, torch.rand(3, 4))
 
 
 @pytest.mark.parametrize(
@@ -229,10 +223,7 @@ def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype
     attacked = classification.pgd(net, x, y, radius, norm=norm, loss=loss, bounds=None, step_size=10 * radius)
     difference = net.weight[1] - net.weight[0]
     sign = 1 - 2.0 * y.to(dtype)
-
-    def margin(points):
-        return sign * (net(points)[:, 1] - net(points)[:, 0])
-
+    margin = lambda points: sign * (net(points)[:, 1] - net(points)[:, 0])
     torch.testing.assert_close(margin(attacked) - margin(x), radius * difference.norm(dual).expand(20), rtol=1e-3, atol=1e-4)
     lengths = (attacked - x).abs().amax(1) if norm == "linf" else (attacked - x).norm(dim=1)
     assert lengths.max() <= radius * (1 + 1e-5)
@@ -284,8 +275,7 @@ test_bad_attacks_are_refused = refusals(
 
 
 def drawn_labels(logits, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
+    return torch.multinomial(logits.softmax(1), 1, generator=torch.Generator().manual_seed(seed)).squeeze(1)
 
 
 def test_temperature_and_offsets_of_drawn_labels_are_found():
@@ -304,15 +294,13 @@ def test_calibration_mends_normalisers_and_lowers_the_error():
     generator = torch.Generator().manual_seed(3)
     y = (torch.rand(4000, generator=generator) < 0.1).long()
     x = torch.where(y == 0, torch.randn(4000, generator=generator), 3 * torch.randn(4000, generator=generator))[:, None]
-    energy = ce.as_energy(lambda x, y: x[:, 0].square() / 2 / (1 + 8 * y.to(x)))
-    first = classification.Classifier(energy, classes=2)
+    first = classification.Classifier(ce.as_energy(lambda x, y: x[:, 0].square() / 2 / (1 + 8 * y.to(x))), classes=2)
     mended = first.calibrated(x[:2000], y[:2000], offsets=True)
     before, after = (classification.calibration_error(found.probabilities(x[2000:]), y[2000:]) for found in (first, mended))
     assert after < 0.03 < before
     assert mended.offsets[0] - mended.offsets[1] == pytest.approx(math.log(27), abs=0.5)
     assert first.offsets is None and mended.calibrated(x[:2000], y[:2000]).temperature == pytest.approx(mended.temperature, rel=1e-3)
-    with pytest.raises(OptionError, match="first, then `abstaining`"):
-        first.abstaining(x).calibrated(x, y, offsets=True)
+    refused(OptionError, "first, then `abstaining`", first.abstaining(x).calibrated, x, y, offsets=True)
 
 
 test_bad_held_out_points_are_refused = refusals(

@@ -40,8 +40,7 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
     assert state["igebm-mnist"] == report["igebm-mnist"]["state"] and report["faces"]["trained"] is True
     first = list(state)
     assert first.index("faces") < first.index("toys") < first.index("observed") < first.index("jem") < first.index("broken")
-    assert report["toys"]["members"] == list(Toys().members())
-    assert report["bowl"]["members"] == []
+    assert report["toys"]["members"] == list(Toys().members()) and report["bowl"]["members"] == []
     assert "making it raised OSError: unwritten weights" in report["unwritten"]["error"]
     assert "making it raised ZeroDivisionError: no members today" in report["broken"]["error"]
 
@@ -90,12 +89,10 @@ def test_doctor_reports_failures(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     rows = [record("bad", "failed", "it raised"), record("two", "failed", "it is odd"), record("", "failed", "malformed", "", "")]
     with ce.register("energy", "broken", Broken):
         code, text, report = doctor(monkeypatch, capsys, *rows, record("broken", group="energies"))
-    assert code == 1
-    assert report["problems"][0].endswith("making it raised ZeroDivisionError: no members today.")
+    assert code == 1 and report["problems"][0].endswith("making it raised ZeroDivisionError: no members today.")
     assert report["problems"][1:4] == ["acme:bad: it raised", "acme:two: it is odd", "acme: malformed"]
     owned = "the package composable_energy_mcmc is owned by composable-energy and composable-energy-mcmc: removing one deletes files"
-    assert report["problems"][4].startswith(owned)
-    assert len(report["problems"]) == 5
+    assert report["problems"][4].startswith(owned) and len(report["problems"]) == 5
     assert all(f"Problem: {problem}" in text for problem in report["problems"])
 
 

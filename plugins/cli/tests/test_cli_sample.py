@@ -32,8 +32,7 @@ def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture
     assert [row.split()[0] for row in rows[1:5]] == ["toys", "bright", "~left=dark", "left=dark"]
     assert rows[5:7] == ["", rows[6]] and rows[6].split() == ["probability", "mean", "lowest", "highest"]
     events = ["p(bright & ~left=dark | x)", "p(bright | x)", "p(~left=dark | x)", "p(left=dark | x)"]
-    assert [row.rpartition(")")[0] + ")" for row in rows[7:]] == events
-    assert err == ""
+    assert [row.rpartition(")")[0] + ")" for row in rows[7:]] == events and err == ""
     with Image.open("grid.png") as sheet:
         assert sheet.size == (10 * (3 * 16 + 4), 10 * (2 * 16 + 2))  # enlarged, so that its width is at least 512
 
@@ -45,8 +44,7 @@ def test_same_seed_draws_the_same_and_the_sheet_reads_back():
     a, b, d = np.load("a.npy"), np.load("b.npy"), np.load("d.npz")["samples"]
     assert a.shape == d.shape == (5, 3, 16, 16)
     assert (a == b).all() and not (a == d).all()
-    tiles = read_points(Path("c.png"), [(3, 16, 16)], (0.0, 1.0))
-    assert np.abs(tiles.numpy() - a).max() <= 0.5 / 255 + 1e-6
+    assert np.abs(read_points(Path("c.png"), [(3, 16, 16)], (0.0, 1.0)).numpy() - a).max() <= 0.5 / 255 + 1e-6
 
 
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")  # the seed is another one each time

@@ -70,16 +70,14 @@ def test_the_inner_descent_samples_what_decode_gives(x):
     for _ in range(comet.energy.iterations):
         point = again.clone().requires_grad_()
         again = (point - torch.autograd.grad(comet.energy(point, z=z).sum(), point)[0]).detach().clamp(0, 1)
-    assert torch.allclose(sampled, again, atol=1e-5)
-    assert not torch.allclose(again, start, atol=1e-2)
+    assert torch.allclose(sampled, again, atol=1e-5) and not torch.allclose(again, start, atol=1e-2)
 
 
 def test_what_is_swapped_comes_from_the_other_picture(x):
     comet = made()
     y, z = x.flip(0), comet.encode(x)
     assert torch.equal(comet.swap(x, y, [0, 1, 2]), comet.decode(comet.encode(y)))
-    mixed = torch.stack([z[:, 0], comet.encode(y)[:, 1], z[:, 2]], 1)
-    assert torch.equal(comet.swap(x, y, 1), comet.decode(mixed))
+    assert torch.equal(comet.swap(x, y, 1), comet.decode(torch.stack([z[:, 0], comet.encode(y)[:, 1], z[:, 2]], 1)))
     way = comet.interpolate(x, y, 1, n=3)
     assert way.shape == (3, *x.shape)
     assert torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
@@ -94,10 +92,8 @@ def test_a_saved_model_is_the_same(name, options, x, tmp_path):
     comet = made(name, **options)
     save_comet(comet, tmp_path)
     again = ce.get("encoder", name, weights=str(tmp_path))
-    assert again.energy.config() == comet.energy.config()
-    assert torch.equal(again.encode(x), comet.encode(x))
-    assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x)))
-    assert not again.training
+    assert again.energy.config() == comet.energy.config() and torch.equal(again.encode(x), comet.encode(x))
+    assert torch.equal(again.decode(again.encode(x)), comet.decode(comet.encode(x))) and not again.training
     save_comet(comet, tmp_path, half=True)
     assert torch.allclose(load_comet(tmp_path).encode(x), comet.encode(x), atol=0.01)
 
@@ -140,8 +136,7 @@ def test_folders_that_are_no_models_are_named(tmp_path):
 
 def halves():
     """A quadratic energy of two components: red on the left, blue on the right."""
-    comet = made(head="quadratic", components=2, latent=1, coordinates="absolute")
-    energy = comet.energy
+    energy = made(head="quadratic", components=2, latent=1, coordinates="absolute").energy
     energy.image.zero_()
     left = (torch.arange(SIZE) < SIZE // 2).float().expand(SIZE, SIZE)
 
@@ -159,8 +154,7 @@ def halves():
 def test_readings_find_who_draws_what(read):
     energy, left = halves()
     z = torch.tensor([[[1.0], [-1.0]]])
-    x = energy.minimum(z).clamp(0, 1)
-    labels = merge_components(component_scores(energy, x, z, Noise(0, range(1)), read), None)
+    labels = merge_components(component_scores(energy, energy.minimum(z).clamp(0, 1), z, Noise(0, range(1)), read), None)
     assert float((labels[0] == (1 - left).long()).float().mean()) > 0.85  # pixels beside the border are blurred by the box
 
 
@@ -205,8 +199,7 @@ def test_recipes_are_found_by_name_and_make_their_models(name, few, tmp_path):
     x = few.images(torch.arange(3))
     assert model.decode(model.encode(x)).shape == x.shape
     assert (tmp_path / name / "decomposition.png").exists()
-    report = json.loads((tmp_path / name / "report.json").read_text())
-    assert set(report["stages"]) == {"quadratic", "conv"}
+    assert set(json.loads((tmp_path / name / "report.json").read_text())["stages"]) == {"quadratic", "conv"}
     assert recipe.train(few, tmp_path / name) == folder  # it is done
 
 
@@ -239,8 +232,7 @@ def test_what_the_shipped_model_finds():
     """The masks of the model that comes with the package, on pictures that nothing was trained on, and far above quadrants (.78)."""
     scenes = ce.get("world", "colored-sprites", size=32).draw(48, seed=9, masks=True)
     x = torch.nn.functional.avg_pool2d(torch.from_numpy(scenes.images).float() / 255, 2)
-    comet = ce.get("encoder", "comet", weights="sprites")
-    labels = comet.masks(x).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    labels = ce.get("encoder", "comet", weights="sprites").masks(x).repeat_interleave(2, 1).repeat_interleave(2, 2)
     assert float(adjusted_rand_index(torch.from_numpy(scenes.masks).long(), labels, foreground=True).mean()) > 0.85
 
 
@@ -284,8 +276,7 @@ def test_an_object_moves_with_its_window():
 
 
 def test_an_object_shrinks_with_its_window():
-    energy = made_comet().energy
-    pictures, _ = energy.decode_targets(latents((MIDDLE, MIDDLE, REACH), (MIDDLE, MIDDLE, 2 * REACH)))
+    pictures, _ = made_comet().energy.decode_targets(latents((MIDDLE, MIDDLE, REACH), (MIDDLE, MIDDLE, 2 * REACH)))
     middle, half = SIDE // 2, WINDOW // 2
     small = pictures[0, 0, :, middle - half : middle + half, middle - half : middle + half]
     large = pictures[0, 1, :, middle - WINDOW : middle + WINDOW, middle - WINDOW : middle + WINDOW]
@@ -360,7 +351,6 @@ def test_the_inner_descent_keeps_what_samplers_keep(check: Check) -> None:
 
 def test_a_start_that_is_given_is_taken() -> None:
     sampler = ce.samplers.InnerDescent(start_image=torch.full((3, 4, 4), 0.7))
-    like = torch.zeros(50, 3, 4, 4)
-    start = sampler.start(like, Noise(0, range(50)))
+    start = sampler.start(torch.zeros(50, 3, 4, 4), Noise(0, range(50)))
     assert abs(float(start.mean()) - 0.7) < 4 * 0.1 / (50 * 48) ** 0.5
     assert abs(float(start.std()) - 0.1) < 4 * 0.1 / (2 * 50 * 48) ** 0.5

@@ -59,8 +59,7 @@ class TestPairs:
                 return 0.5
 
         monkeypatch.setattr("sklearn.linear_model.LogisticRegression", Recorder)
-        scales = torch.tensor([1.0, -3.0, 0.2, 50.0])
-        assert beta_vae(GRID * scales, GRID, pairs=32, train=50, test=20) == 0.5
+        assert beta_vae(GRID * torch.tensor([1.0, -3.0, 0.2, 50.0]), GRID, pairs=32, train=50, test=20) == 0.5
         deviation = GRID.double()[:, 0].std()
         mean, spread = 5 / 4, math.sqrt(15 / 16)
         for part, count in (("train", 50), ("test", 20)):

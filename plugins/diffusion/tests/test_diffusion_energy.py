@@ -89,10 +89,7 @@ def points(n: int = 7) -> Tensor:
 
 def expressions(E: diffusion.DiffusionEnergy):
     a, b, c = (E.concept(y=k) for k in range(3))
-
-    def no(term: ce.Energy) -> ce.Energy:
-        return ce.negate(term, mode="power", weight=1.0)
-
+    no = lambda term: ce.negate(term, mode="power", weight=1.0)
     return {  # the expression, and the weights of the evidence of each class
         "concept": (a, (1, 0, 0)),
         "and": (a & b & c, (1, 1, 1)),
@@ -158,8 +155,7 @@ def test_a_model_with_energies_has_values_and_negation_by_contrast(sigma):
     net, E = with_values()
     a, b = E.concept(y=0), E.concept(y=1)
     x = points().requires_grad_()
-    ratio = net.log_prob(x, sigma, 1) - net.log_prob(x, sigma, 3)
-    expected = -net.log_prob(x, sigma, 0) + F.softplus(ratio)
+    expected = -net.log_prob(x, sigma, 0) + F.softplus(net.log_prob(x, sigma, 1) - net.log_prob(x, sigma, 3))
     gradient = torch.autograd.grad(expected.sum(), x)[0]
     expression = a & ~b
     assert expression.has_value

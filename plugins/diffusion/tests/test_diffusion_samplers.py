@@ -140,10 +140,8 @@ def test_exact_divergences_give_the_likelihood_of_mixtures(process, d):
     E = DiffusionEnergy(network(law, path, "x0", time_scale), schedule, "x0", event_shape=(d,))
     x = law.draw(20)
     found = log_likelihood(E, x, exact=True)
-    expected = law.log_prob(x, torch.zeros(20, dtype=F64))
-    assert (found.values - expected).abs().max() < 0.02
-    assert not found.standard_error.any()
-    assert found.evaluations == 4 * 39 * (1 + 2 * d) + 1
+    assert (found.values - law.log_prob(x, torch.zeros(20, dtype=F64))).abs().max() < 0.02
+    assert not found.standard_error.any() and found.evaluations == 4 * 39 * (1 + 2 * d) + 1
 
 
 @pytest.mark.slow
@@ -166,8 +164,7 @@ def test_random_signs_agree_with_the_exact_divergence_within_their_error():
     found = log_likelihood(E, x, probes=12, levels=25, **ENDS)
     exact = log_likelihood(E, x, exact=True, levels=25, **ENDS).values
     error = (found.standard_error.square().sum().sqrt() / 40).item()
-    assert abs((found.values - exact).mean().item()) < 4.5 * error
-    assert error > 0.001
+    assert abs((found.values - exact).mean().item()) < 4.5 * error and error > 0.001
     again = log_likelihood(E, x[:7], probes=12, levels=25, **ENDS)
     torch.testing.assert_close(again.values, found.values[:7])  # the directions belong to the points
 
@@ -254,8 +251,7 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
     mean, width = 2 / (1 + deviation**2), deviation / math.sqrt(1 + deviation**2)
     error = width / math.sqrt(CHAINS * SIZE / 2)
     assert abs(seen.mean() - mean) < 4 * error + 0.02 * width  # of the levels
-    assert abs(seen.std(0).mean() / width - 1) < 0.05
-    assert abs(rest.std(0).mean() - 1) < 0.05
+    assert abs(seen.std(0).mean() / width - 1) < 0.05 and abs(rest.std(0).mean() - 1) < 0.05
 
 
 @pytest.mark.full

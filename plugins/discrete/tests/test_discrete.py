@@ -15,6 +15,7 @@ from composable_energy import testing
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.supports import coordinates_of
 from composable_energy_discrete import Annealing, BoltzmannMachine, Gibbs, Ising, MaskedTokens, Mixed, Potts, PseudoLikelihood
+from tests.refusals import refused
 
 SAMPLERS = {
     "enumeration": {"steps": 1},
@@ -79,8 +80,7 @@ def states_of(energy: ce.Energy) -> torch.Tensor:
     if energy is CATEGORIES:
         return torch.tensor(list(itertools.product(range(3), repeat=2))).float()
     if energy in (ROWS, TOKENS) or isinstance(energy, Potts):
-        sites = event[:-1].numel()
-        index = torch.tensor(list(itertools.product(range(3), repeat=sites)))
+        index = torch.tensor(list(itertools.product(range(3), repeat=event[:-1].numel())))
         return torch.nn.functional.one_hot(index, 3).float().reshape(-1, *event)
     return torch.tensor(list(itertools.product([0.0, 1.0], repeat=event.numel()))).reshape(-1, *event)
 
@@ -107,10 +107,8 @@ def test_masked_tokens_add_the_conditional_distributions_of_a_network():
     torch.testing.assert_close(TOKENS(points), -given[0] - given[1])
     (slopes,) = torch.autograd.grad(TOKENS(points).sum(), points)
     torch.testing.assert_close(slopes[:, 0].exp().reciprocal().sum(1), torch.ones(9))
-    with pytest.raises(OptionError, match="none of them the mask"):
-        MaskedTokens(Pairs(), length=2, tokens=5, mask=4)
-    with pytest.raises(ShapeError, match=r"\(9, 2, more than 8\)"):
-        MaskedTokens(Pairs(), length=2, tokens=(5, 2, 8), mask=4)(x)
+    refused(OptionError, "none of them the mask", MaskedTokens, Pairs(), length=2, tokens=5, mask=4)
+    refused(ShapeError, r"\(9, 2, more than 8\)", MaskedTokens(Pairs(), length=2, tokens=(5, 2, 8), mask=4), x)
 
 
 @pytest.mark.parametrize(
@@ -147,20 +145,15 @@ def test_the_sampler_suits_the_points():
     mixed = bernoulli(0.5).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x")
     kinds = ce.samplers.Enumeration, Gibbs, ce.samplers.DiscreteLangevin, Mixed
     for energy, kind in zip((A, Ising((5, 5), 0.2), long, mixed), kinds, strict=True):
-        steps = None if energy is A else 1
-        assert isinstance(energy.sample(4, seed=0, steps=steps, trace=True)[1].sampler, kind)
-    with pytest.raises(OptionError, match="chees draws continuous points, and those of Bernoulli are discrete"):
-        A.sample(2, sampler="chees")
+        assert isinstance(energy.sample(4, seed=0, steps=None if energy is A else 1, trace=True)[1].sampler, kind)
+    refused(OptionError, "chees draws continuous points, and those of Bernoulli are discrete", A.sample, 2, sampler="chees")
     with pytest.raises(OptionError, match="gibbs draws discrete points, and those of Normal are continuous: use 'chees'"):
         ce.as_energy(td.Normal(0.0, 1.0)).sample(2, sampler="gibbs")
-    with pytest.raises(OptionError, match=r"have no end: give one, .*integer_interval\(0, 100\)"):
-        ce.as_energy(td.Poisson(3.0)).sample(2)
+    refused(OptionError, r"have no end: give one, .*integer_interval\(0, 100\)", ce.as_energy(td.Poisson(3.0)).sample, 2)
     with pytest.raises(OptionError, match="1 of 2 given points are not inside the support"):
         A.sample(2, init=torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]]))
-    with pytest.raises(OptionError, match="parts without gradients"):
-        CATEGORIES.sample(2, sampler="discrete-langevin", corrected=False)
-    with pytest.raises(OptionError, match="at most 8 are enumerated"):
-        Ising(4).sample(2, sampler="enumeration", most=8)
+    refused(OptionError, "parts without gradients", CATEGORIES.sample, 2, sampler="discrete-langevin", corrected=False)
+    refused(OptionError, "at most 8 are enumerated", Ising(4).sample, 2, sampler="enumeration", most=8)
 
 
 @pytest.mark.parametrize("most", [64, 0])
@@ -180,8 +173,7 @@ def test_labels_and_means_of_a_mixture_are_drawn_together(most):
 def test_counts_beside_a_rate_have_the_distribution_of_a_conjugate_pair():
     rate = ce.as_energy(td.Gamma(3.0, 2.0)).over("rate")
     counts = ce.as_energy(lambda n, rate: rate - n * rate.log() + torch.lgamma(n + 1), variables={"n": COUNT, "rate": ce.positive})
-    drawn = (rate & counts).sample(2000, seed=0, steps=30)
-    n, expected = drawn["n"], td.NegativeBinomial(3.0, torch.tensor(1 / 3))
+    n, expected = (rate & counts).sample(2000, seed=0, steps=30)["n"], td.NegativeBinomial(3.0, torch.tensor(1 / 3))
     for value in range(4):
         share = expected.log_prob(torch.tensor(float(value))).exp().item()
         assert abs((n == value).double().mean() - share) < 4 * math.sqrt(share / 2000)
@@ -251,15 +243,13 @@ def test_an_energy_with_an_attribute_of_that_name_is_no_distribution():
 
 @pytest.mark.parametrize("options", [{}, {"sites": 1}, {"squared": True}], ids=str)
 def test_pseudo_likelihood_finds_the_shares_of_data(options):
-    shares = torch.tensor([0.2, 0.7, 0.5])
-    x = torch.bernoulli(shares.expand(4000, 3), generator=torch.Generator().manual_seed(0))
+    x = torch.bernoulli(torch.tensor([0.2, 0.7, 0.5]).expand(4000, 3), generator=torch.Generator().manual_seed(0))
     slope = torch.nn.Linear(3, 1, bias=False)
     model = ce.as_energy(torch.nn.Sequential(slope, torch.nn.Flatten(0)), event_shape=(3,), support=constraints.boolean)
     adam = cet.Optimizer(rate=0.05, betas=(0.9, 0.99), decay=0.7)
     cet.Trainer(model, PseudoLikelihood(**options), x, steps=300, batch_size=512, optimizer=adam).fit()
     torch.testing.assert_close((-slope.weight[0]).sigmoid(), x.mean(0), atol=0.03, rtol=0)
-    with pytest.raises(OptionError, match="are not discrete"):
-        cet.Trainer(cet.MLPEnergy(3), PseudoLikelihood(), x, steps=1).fit()
+    refused(OptionError, "are not discrete", cet.Trainer(cet.MLPEnergy(3), PseudoLikelihood(), x, steps=1).fit)
 
 
 @pytest.mark.parametrize("energy", [Ising(20, 0.6), FUNCTION, COUNTS], ids=str)
@@ -268,8 +258,7 @@ def test_the_sum_over_all_states_is_known_or_estimated(energy):
     ring = math.log((2 * math.cosh(0.6)) ** 20 + (2 * math.sinh(0.6)) ** 20)
     expected = ring if isinstance(energy, Ising) else torch.logsumexp(-energy(states_of(energy)), 0).item()
     assert abs(found.value - expected) < 4 * found.standard_error + 1e-5
-    with pytest.raises(OptionError, match="takes particles, moves, seed and dtype alone"):
-        ce.log_z(energy, levels=8)
+    refused(OptionError, "takes particles, moves, seed and dtype alone", ce.log_z, energy, levels=8)
 
 
 def test_labels_are_summed_out_of_an_integral():
@@ -277,8 +266,7 @@ def test_labels_are_summed_out_of_an_integral():
     found = ce.log_z(labels & ce.as_energy(lambda z, x: x * (1 + z.sum(1)), variables={"z": (2,), "x": ce.positive}), seed=0)
     expected = 0.8 * 0.3 + (0.8 * 0.7 + 0.2 * 0.3) / 2 + 0.2 * 0.7 / 3  # of P(z) over the rate of x
     assert abs(found.value - math.log(expected)) < 4 * found.standard_error < 0.05
-    with pytest.raises(OptionError, match="at most 64"):
-        ce.log_z(bernoulli(*[0.5] * 7).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x"))
+    refused(OptionError, "at most 64", ce.log_z, bernoulli(*[0.5] * 7).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x"))
 
 
 def test_models_are_there_by_name():

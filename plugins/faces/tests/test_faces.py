@@ -56,8 +56,7 @@ def test_members_share_base_heads_and_decoder(faces, energies):
 @pytest.mark.slow
 def test_hair_colors_exclude_each_other_and_are_all_there_is(energies, drawn, faces):
     codes = faces.load(None).decoder.encode(drawn.images[:50])
-    certain = ce.any_of(*(energies[f"hair={color}"] for color in HAIR_COLORS))
-    assert certain.evidence(codes).abs().max() < 1e-4
+    assert ce.any_of(*(energies[f"hair={color}"] for color in HAIR_COLORS)).evidence(codes).abs().max() < 1e-4
     red, others = energies["hair=red"], ~energies["hair=black"] & ~energies["hair=brown"] & ~energies["hair=blond"]
     assert torch.allclose(red.evidence(codes), others.evidence(codes), atol=1e-3, rtol=1e-3)
 
@@ -130,8 +129,7 @@ def test_the_training_brings_the_mapping_nearer_to_the_flow():
     z, codes = pairs(1_500, levels=8, seed=2)
     assert torch.equal(codes[:5], pairs(1_500, levels=8, seed=2)[1][:5])
     mapping, error = train_generator.train(z, codes, steps=60, batch_size=64)
-    assert isinstance(mapping, FaceMapping)
-    assert error < codes.square().mean()
+    assert isinstance(mapping, FaceMapping) and error < codes.square().mean()
 
 
 @pytest.mark.slow
@@ -150,8 +148,7 @@ def test_attributes_are_fair_and_independent():
     """4,096 coins: means and pairwise correlations within five standard errors, 5 / 64, of fair."""
     faces = draw(4096, seed=4, size=8)
     coins = torch.cat([faces.attributes * 2 - 1, torch.nn.functional.one_hot(faces.hair, 4) * 4.0 - 1], 1)
-    assert coins.mean(0)[:5].abs().max() < 5 / 64
-    assert coins.mean(0)[5:].abs().max() < 5 * 3**0.5 / 64
+    assert coins.mean(0)[:5].abs().max() < 5 / 64 and coins.mean(0)[5:].abs().max() < 5 * 3**0.5 / 64
     correlation = torch.corrcoef(coins.T)
     correlation[5:, 5:] = 0  # hair colors exclude each other
     assert correlation.fill_diagonal_(0).abs().max() < 5 / 64
@@ -217,12 +214,10 @@ def test_the_command_makes_weights_and_goes_on_where_it_was(tmp_path, monkeypatc
     train.main(command)
     files = sorted((tmp_path / "run" / "weights").glob("*.safetensors"))
     assert [path.stem for path in files] == ["autoencoder", "base", "heads", "judge"]
-    report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert report["trainings"]["decoder"]["steps"] == 6
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["trainings"]["decoder"]["steps"] == 6
     first = [path.read_bytes() for path in files]
     train.main(command)
-    assert [path.read_bytes() for path in files] == first
-    assert not (tmp_path / "package").exists()
+    assert [path.read_bytes() for path in files] == first and not (tmp_path / "package").exists()
     with pytest.raises(SystemExit):
         train.main(["--out", str(tmp_path), "--effort", "0"])
     assert "must be positive" in capsys.readouterr().err

@@ -26,6 +26,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, PluginNotFound
 from composable_energy_hub import HubAccessError, HubConnectionError, HubError, HubNotFoundError
 from tests.processes import run_code
+from tests.refusals import refused
 from tests.third_party import acme, site  # noqa: F401
 
 Files = dict[str, bytes]
@@ -228,10 +229,8 @@ def test_what_is_pushed_is_loaded(hub, load, push):
         assert torch.equal(load(location)(X), gaussian(mean)(X))
     assert load(place).equals(energy)
     assert push(gaussian(0.0), "bowl").startswith("hf:writer/bowl@")
-    with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'hg'\. Known: default, hf\."):
-        push(gaussian(0.0), "hg:owner/bowl")
-    with pytest.raises(ExpressionError, match="cannot be saved"):
-        push(ce.as_energy(lambda x: x.square().sum(1)), "owner/new")
+    refused(PluginNotFound, r"No plug-in offers the publisher 'hg'\. Known: default, hf\.", push, gaussian(0.0), "hg:owner/bowl")
+    refused(ExpressionError, "cannot be saved", push, ce.as_energy(lambda x: x.square().sum(1)), "owner/new")
     assert "owner/new" not in hub.repositories
 
 
@@ -267,39 +266,31 @@ def test_without_a_server_and_a_cache_the_way_out_is_said(hub, load, push, monke
     with pytest.raises(HubConnectionError, match="The hub cannot be reached for hf:owner/bowl"):
         push(gaussian(0.0), "owner/bowl", endpoint="http://127.0.0.1:9")
     hub.failing = True
-    with pytest.raises(HubError, match=r"The hub failed for hf:owner/bowl: .*500"):
-        load("hf:owner/bowl")
+    refused(HubError, r"The hub failed for hf:owner/bowl: .*500", load, "hf:owner/bowl")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     for call in (lambda: load("hf:owner/bowl"), lambda: push(gaussian(0.0), "owner/bowl")):
-        with pytest.raises(HubConnectionError, match="hf:owner/bowl is needed from the hub, and HF_HUB_OFFLINE is set"):
-            call()
+        refused(HubConnectionError, "hf:owner/bowl is needed from the hub, and HF_HUB_OFFLINE is set", call)
 
 
 def test_a_missing_name_or_revision_is_named(load, push):
     push(gaussian(0.0), "owner/bowl")
-    with pytest.raises(HubNotFoundError, match=r"The hub has no owner/bowls, or does not show it to you: .*`hf auth login`"):
-        load("hf:owner/bowls")
-    with pytest.raises(HubNotFoundError, match="owner/bowl has no revision 'v2': name a branch, a tag or a whole commit hash"):
-        load("hf:owner/bowl@v2")
+    refused(HubNotFoundError, r"The hub has no owner/bowls, or does not show it to you: .*`hf auth login`", load, "hf:owner/bowls")
+    refused(HubNotFoundError, "owner/bowl has no revision 'v2': name a branch, a tag or a whole commit hash", load, "hf:owner/bowl@v2")
 
 
 @pytest.mark.parametrize("location", ["@v1", "owner/bowl@", "a/b/c", "owner/bo wl", "owner/bowl..x"])
 def test_a_malformed_location_is_refused(load, push, location):
     for use in (lambda: load(f"hf:{location}"), lambda: push(gaussian(0.0), location)):
-        with pytest.raises(OptionError, match="is no location of the hub: write hf:owner/name or hf:owner/name@revision"):
-            use()
+        refused(OptionError, "is no location of the hub: write hf:owner/name or hf:owner/name@revision", use)
 
 
 def test_access_is_asked_for(hub, load, push):
     push(gaussian(0.0), "owner/bowl")
     hub.repositories["owner/bowl"].gated = True
-    with pytest.raises(HubAccessError, match="owner/bowl is gated: ask for access on its page, then log in with `hf auth login`"):
-        load("hf:owner/bowl")
+    refused(HubAccessError, "owner/bowl is gated: ask for access on its page, then log in with `hf auth login`", load, "hf:owner/bowl")
     assert torch.equal(load("hf:owner/bowl", token=hub.token)(X), gaussian(0.0)(X))
-    with pytest.raises(HubAccessError, match=r"The hub refuses owner/bowl to you \(status 403\)"):
-        push(gaussian(1.0), "owner/bowl", token=False)
-    with pytest.raises(HubAccessError, match=r"The hub refuses owner/new to you \(status 401\)"):
-        push(gaussian(1.0), "owner/new", token=False)
+    refused(HubAccessError, r"The hub refuses owner/bowl to you \(status 403\)", push, gaussian(1.0), "owner/bowl", token=False)
+    refused(HubAccessError, r"The hub refuses owner/new to you \(status 401\)", push, gaussian(1.0), "owner/new", token=False)
 
 
 BERT = {"config.json": b'{"model_type": "bert"}'}
@@ -315,8 +306,7 @@ BERT = {"config.json": b'{"model_type": "bert"}'}
 )
 def test_other_models_are_refused_before_anything_is_downloaded(hub, load, files, message, tmp_path):
     hub.add("owner/other", files)
-    with pytest.raises(FileFormatError, match=message):
-        load("hf:owner/other")
+    refused(FileFormatError, message, load, "hf:owner/other")
     assert list(tmp_path.rglob("*.bin")) == []
     assert not any(request.startswith("GET") and ("bin" in request or "safetensors" in request) for request in hub.requests)
 
@@ -328,8 +318,7 @@ def test_damaged_files_are_refused(hub, load, push):
     data = files["energy.safetensors"]
     for damaged in (data[:-4], data.replace(b"Normal", b"Cauchy")):
         commit = repository.commit("main", {**files, "energy.safetensors": damaged})
-        with pytest.raises(FileFormatError, match=rf"is damaged(?s:.*)The file is that of hf:owner/bowl, commit {commit}"):
-            load("hf:owner/bowl")
+        refused(FileFormatError, rf"is damaged(?s:.*)The file is that of hf:owner/bowl, commit {commit}", load, "hf:owner/bowl")
 
 
 def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(load, push, tmp_path):
@@ -337,15 +326,13 @@ def test_a_file_that_was_damaged_in_the_cache_is_fetched_again(load, push, tmp_p
     load("hf:owner/bowl")
     (weights,) = (tmp_path / "cache").rglob("snapshots/*/energy.safetensors")
     weights.resolve().write_bytes(b"damaged")
-    with pytest.raises(FileFormatError, match="load with force_download=True"):
-        load("hf:owner/bowl")
+    refused(FileFormatError, "load with force_download=True", load, "hf:owner/bowl")
     assert torch.equal(load("hf:owner/bowl", force_download=True)(X), gaussian(0.0)(X))
 
 
 def test_the_extra_is_named_where_it_is_missing(load, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ExtraNotInstalled, match=r"pip install 'composable-energy\[hub\]'"):
-        load("hf:owner/bowl")
+    refused(ExtraNotInstalled, r"pip install 'composable-energy\[hub\]'", load, "hf:owner/bowl")
 
 
 def card_of(hub: Hub, name: str) -> huggingface_hub.ModelCard:

@@ -45,10 +45,8 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
     energy = ce.load("out/energy")
     assert energy.recommended == ce.Recommendation("langevin", {"step_size": 20.0, "temperature": 1.25e-6, "clamp": [0.0, 1.0]})
     draws = energy.sample(2, steps=2, seed=0)
-    assert draws.shape == (2, 3, 16, 16)
-    assert 0 <= draws.min() < draws.max() <= 1
-    command = shlex.split(told.splitlines()[-1])
-    assert main([*command[1:], "-n", "2", "--steps", "2", "-o", "draws.png"]) == 0
+    assert draws.shape == (2, 3, 16, 16) and 0 <= draws.min() < draws.max() <= 1
+    assert main([*shlex.split(told.splitlines()[-1])[1:], "-n", "2", "--steps", "2", "-o", "draws.png"]) == 0
     assert Path("draws.png").is_file()
 
 

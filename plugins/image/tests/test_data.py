@@ -22,12 +22,11 @@ from composable_energy_cli.pictures import read_points
 from composable_energy_image.data import Labels, Pictures, Preparation, open_pictures
 from plugins.image.tests.picture_files import channels_first, random_pixels, save, write_mnist
 from tests.campaign.files import png
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 
 def some(count=10, channels=3, side=4, **labels):
-    images = torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8)
-    return Pictures.from_tensors(images, labels)
+    return Pictures.from_tensors(torch.randint(0, 256, (count, channels, side, side), dtype=torch.uint8), labels)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +45,7 @@ def some(count=10, channels=3, side=4, **labels):
 )
 def test_words_become_indices(words, values, names):
     found = some(len(words), it=words).labels["it"]
-    assert found.values.tolist() == values
-    assert found.names == names
+    assert found.values.tolist() == values and found.names == names
     assert found.binary == (names == ("no", "yes"))
 
 
@@ -76,8 +74,7 @@ class TestPictures:
             rows = list(range(count))[part] if isinstance(part, slice) else part
             pictures = pictures.take(part if isinstance(part, slice) else torch.tensor(part))
             expected = expected[torch.tensor(rows, dtype=torch.int64)]
-            assert len(pictures) == len(expected)
-            assert torch.equal(pictures.labels["it"].values, expected)
+            assert len(pictures) == len(expected) and torch.equal(pictures.labels["it"].values, expected)
         assert np.array_equal(pictures.pixels, whole.pixels[expected.numpy()])
         index = torch.arange(len(expected))
         assert torch.equal(pictures.images(index).mul(255).byte(), torch.from_numpy(pictures.pixels))
@@ -87,13 +84,11 @@ class TestPictures:
     def test_split_is_a_partition_in_order(self, count, share, seed):
         pictures = some(count, side=1, it=list(range(count)) if count > 2 else [0, 1])
         if not 0 < round(share * count) < count:
-            with pytest.raises(OptionError, match="both parts"):
-                pictures.split(share, seed)
+            refused(OptionError, "both parts", pictures.split, share, seed)
             return
         first, second = pictures.split(share, seed)
         ids = [part.labels["it"].values for part in (first, second)]
-        assert len(first) == round(share * count)
-        assert torch.equal(torch.cat(ids).sort().values, torch.arange(count))
+        assert len(first) == round(share * count) and torch.equal(torch.cat(ids).sort().values, torch.arange(count))
         assert all(torch.equal(some, some.sort().values) for some in ids)
         again, _ = pictures.split(share, seed)
         assert torch.equal(again.labels["it"].values, ids[0])
@@ -108,8 +103,7 @@ class TestPictures:
             "part": "'yes'.*labels > 0",
             "none": "unknown for all",
         }.items():
-            with pytest.raises(OptionError, match=told):
-                pictures.variable(name)
+            refused(OptionError, told, pictures.variable, name)
 
 
 BAD_IMAGES = [
@@ -164,8 +158,7 @@ class TestPreparation:
     def test_uniform_dequantization_fills_the_step_of_each_byte(self):
         bytes = torch.randint(0, 256, (2000, 1, 4, 4))
         found = Preparation(dequantize="uniform")(bytes / 255, self.noise(2000)).double() * 256 - bytes
-        assert found.min() > -1e-4
-        assert found.max() < 1 + 1e-4
+        assert found.min() > -1e-4 and found.max() < 1 + 1e-4
         count = found.numel()
         assert abs(found.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count)
         assert abs(found.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / count)
@@ -174,8 +167,7 @@ class TestPreparation:
         count, padding, side = 9000, 1, 5
         place = torch.zeros(1, 1, side, side)
         place[..., 2, 2] = 1
-        found = Preparation(padding=padding)(place.expand(count, -1, -1, -1), self.noise(count))
-        where = found.flatten(1).argmax(1)
+        where = Preparation(padding=padding)(place.expand(count, -1, -1, -1), self.noise(count)).flatten(1).argmax(1)
         counts = torch.bincount(where, minlength=side**2).reshape(side, side)[1:4, 1:4].float()
         assert counts.sum() == count
         assert (counts - count / 9).square().sum() / (count / 9) < 8 + 5 * 4  # chi-squared: mean 8, standard deviation 4
@@ -188,16 +180,14 @@ class TestPreparation:
         wrong: list[dict[str, Any]] = [{"dequantize": "gauss"}, {"dequantize": 0.0}, {"dequantize": True}, {"padding": -1}]
         wrong += [{"rotation": -1}, {"zoom": 1.0}, {"shift": math.nan}, {"bend": 2}]
         for options in wrong:
-            with pytest.raises(OptionError, match=f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}"):
-                Preparation(**options)
+            refused(OptionError, f"{next(iter(options))} must be .*got {next(iter(options.values()))!r}", Preparation, **options)
         pixel, bytes = torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
         for padding, images, error, told in (
             (0, bytes, DtypeError, "uint8"),
             (0, pixel[0, 0], ShapeError, r"\(2, 2\)"),
             (2, pixel, ShapeError, "padding of 2"),
         ):
-            with pytest.raises(error, match=told):
-                Preparation(padding=padding)(images, self.noise(len(images)))
+            refused(error, told, Preparation(padding=padding), images, self.noise(len(images)))
 
 
 def write_folder(tmp_path, count=5):
@@ -214,8 +204,7 @@ class TestOpening:
             with pytest.raises(FileFormatError, match=message) as caught:
                 open_pictures(tmp_path / path)
             assert str(tmp_path / path) in str(caught.value)
-        with pytest.raises(FileFormatError, match="holds no pictures: expected files"):
-            open_pictures(tmp_path / "deep", format="folder")
+        refused(FileFormatError, "holds no pictures: expected files", open_pictures, tmp_path / "deep", format="folder")
 
     def test_a_format_can_be_forced(self, tmp_path):
         pixels = write_folder(tmp_path)[2]
@@ -323,8 +312,7 @@ def test_pipes_and_links_to_nowhere_are_refused_at_once(tmp_path, name):
     else:
         os.mkfifo(tmp_path / name)
     write_picture(tmp_path / "1.png")
-    with pytest.raises(ComposableEnergyError, match=name):
-        open_pictures(tmp_path / name if name.startswith("a.") else tmp_path, cache=tmp_path / "cache")
+    refused(ComposableEnergyError, name, open_pictures, tmp_path / name if name.startswith("a.") else tmp_path, cache=tmp_path / "cache")
 
 
 def npz(path, **members):
@@ -357,16 +345,14 @@ def test_a_name_that_no_folder_can_have_is_found_before_training(tmp_path):
     write_picture(tmp_path / "1.png")
     for table in ("file," + "x" * 300 + "\n1.png,1\n", "file,class\n1.png," + "x" * 300 + "\n"):
         (tmp_path / "table.csv").write_text(table)
-        with pytest.raises(FileFormatError, match="of 300 characters"):
-            open_pictures(tmp_path, cache=None)
+        refused(FileFormatError, "of 300 characters", open_pictures, tmp_path, cache=None)
 
 
 @pytest.mark.parametrize("side", [60_000, 12_000])
 def test_a_picture_of_too_many_pixels_is_refused_by_its_header(tmp_path, side):
     write_picture(tmp_path / "1.png")
     (tmp_path / "2.png").write_bytes(png(side, side, bytes(1000)))
-    with pytest.raises(FileFormatError, match=r"2\.png has .* pixels, and 67,108,864 at most are read"):
-        open_pictures(tmp_path, cache=None, size=4)
+    refused(FileFormatError, r"2\.png has .* pixels, and 67,108,864 at most are read", open_pictures, tmp_path, cache=None, size=4)
 
 
 def write_idx(folder, images, labels=2):
@@ -387,8 +373,7 @@ def test_a_file_whose_header_is_not_right_is_not_unpacked(tmp_path, shape, zeros
     write_idx(tmp_path, gzip.compress(struct.pack(">4I", 0x803, *shape)) + zeros * gzip.compress(bytes(2**24)), labels=max(2, shape[0]))
     tracemalloc.start()
     try:
-        with pytest.raises(FileFormatError, match=message):
-            open_pictures(tmp_path, cache=None)
+        refused(FileFormatError, message, open_pictures, tmp_path, cache=None)
         assert tracemalloc.get_traced_memory()[1] < 2**21
     finally:
         tracemalloc.stop()
@@ -399,5 +384,4 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_by_its_list(tmp_path):
         archive.writestr("images.npy", bytes(2**16))
         archive.infolist()[0].file_size = 2**33
     for read in (lambda path: open_pictures(path, cache=None), lambda path: read_points(path, [(3, 8, 8)], (0, 1))):
-        with pytest.raises(FileFormatError, match="unpacks to 8,589,934,592 bytes, and 4,294,967,296 at most are read"):
-            read(tmp_path / "a.npz")
+        refused(FileFormatError, "unpacks to 8,589,934,592 bytes, and 4,294,967,296 at most are read", read, tmp_path / "a.npz")

@@ -56,8 +56,7 @@ class TestNetworks:
 
     def test_before_training_the_base_is_that_of_normal_codes(self):
         z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
-        expected = z.square().sum(1) / (1 + sigma.square()) / 2
-        torch.testing.assert_close(CodeNetwork(8)(z, sigma=sigma), expected)
+        torch.testing.assert_close(CodeNetwork(8)(z, sigma=sigma), z.square().sum(1) / (1 + sigma.square()) / 2)
 
     def test_without_a_level_it_is_the_lowest(self):
         z = torch.randn(4, 8)
@@ -93,8 +92,7 @@ class TestLosses:
         torch.manual_seed(0)
         logits = torch.randn(4, 5)
         labels = {"round": torch.tensor([1, 0, -1, 1]), "color": torch.tensor([2, -1, 0, -1]), "old": torch.full((4,), -1)}
-        odds = torch.stack([logits[0, 0], -logits[1, 0], logits[3, 0]])
-        first = -nn.functional.logsigmoid(odds).mean()
+        first = -nn.functional.logsigmoid(torch.stack([logits[0, 0], -logits[1, 0], logits[3, 0]])).mean()
         second = -logits[[0, 2], 1:4].log_softmax(1)[[0, 1], [2, 0]].mean()
         torch.testing.assert_close(label_loss(logits, labels, variables), (first + second) / 3)
 
@@ -130,8 +128,7 @@ def test_the_loss_is_the_log_probability_of_what_is_known():
     batch = Batch(torch.zeros(3, 4), labels, Noise(0, range(3), step=1))
     loss = JointHeads({"a": 2, "b": 3}, 0.1, 1.0).loss(lambda x, sigma: logits, batch)  # pyright: ignore[reportArgumentType]
     p = logits.softmax(1)
-    expected = -torch.stack([p[0, 5], p[1, 0] + p[1, 3], p[2, :3].sum()]).log().mean()
-    torch.testing.assert_close(loss.value, expected)
+    torch.testing.assert_close(loss.value, -torch.stack([p[0, 5], p[1, 0] + p[1, 3], p[2, :3].sum()]).log().mean())
 
 
 def network(seed: int, width: int = 5) -> nn.Sequential:
@@ -188,8 +185,7 @@ def test_similarity_and_noise_are_those_of_scikit_image():
 
 
 def test_the_frechet_distance_of_gaussians_is_that_of_their_moments():
-    generator = torch.Generator().manual_seed(0)
-    points = torch.randn(500, 3, dtype=F64, generator=generator)
+    points = torch.randn(500, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
     points = (points - points.mean(0)) @ torch.linalg.cholesky(torch.cov(points.T)).inverse().T  # mean 0 and covariance 1
     scale, shift = torch.tensor([2.0, 0.5, 1.0], dtype=F64), torch.tensor([1.0, -2.0, 0.0], dtype=F64)
     expected = shift.square().sum() + (scale - 1).square().sum()
@@ -206,8 +202,7 @@ def test_a_network_of_features_gets_pictures_in_batches():
         sizes.append(len(x))
         return x.mean((2, 3))
 
-    assert torch.equal(features_of(network, a, batch_size=3), a.mean((2, 3)))
-    assert sizes == [3, 3, 1]
+    assert torch.equal(features_of(network, a, batch_size=3), a.mean((2, 3))) and sizes == [3, 3, 1]
     assert frechet_distance(a, a + 1, network) == pytest.approx(3, rel=1e-5)
 
 
@@ -217,8 +212,7 @@ def test_draws_of_one_mode_are_precise_and_miss_the_other():
     truth[200:] += 100
     same = torch.randn(400, 2, generator=generator)
     same[200:] += 100
-    found = fidelity(same, truth)
-    assert min(found) > 0.85
+    assert min(fidelity(same, truth)) > 0.85
     one = fidelity(same[:200], truth)
     assert one.precision > 0.85 and 0.4 < one.recall < 0.55 and 0.4 < one.coverage < 0.55
     assert fidelity(truth + 1000, truth) == (0, 0, 0, 0)
@@ -278,8 +272,7 @@ class TestRecipes:
         assert len((bright & left & base).bases) == 1 and len((bright & left).formula.variables) == 2
         assert bright.recommended == base.recommended and bright.recommended.sampler == "annealed"  # pyright: ignore
         z = torch.randn(5, 8)
-        expected = base(z) + bright.evidence(z) + (~left).evidence(z)
-        torch.testing.assert_close((bright & ~left)(z), expected)
+        torch.testing.assert_close((bright & ~left)(z), base(z) + bright.evidence(z) + (~left).evidence(z))
         tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
         assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
         assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
@@ -292,8 +285,7 @@ class TestRecipes:
             settings = {**base_and_attributes().with_changes({**SMALL, "small.below": below}).settings}
             pipeline = AttributePipeline.open(settings, tmp_path, False).for_pictures(pictures)
             torch.manual_seed(0)
-            coder = Autoencoder(16, 3, 8).eval()
-            seen[below] = pipeline.encode_training(coder, pictures)
+            seen[below] = pipeline.encode_training(Autoencoder(16, 3, 8).eval(), pictures)
         codes, changes = seen[5000]
         assert len(seen[0][0]) == 24 and seen[0][1] is None and len(codes) == len(changes) == 3 * 24
         assert not changes[:24].any() and bool(changes[24:].any(1).all())
@@ -324,16 +316,14 @@ class TestRecipes:
         settings = {**SMALL, "data.size": "auto", "data.held_out": 0.0}
         out = base_and_attributes().with_changes(settings).run(folder, tmp_path / "run")
         base = ce.load(out / "base")
-        assert base.sample(1, seed=0).shape == (1, 1, 28, 28)
-        assert base.decoder.encode(images).shape == (20, 8)
+        assert base.sample(1, seed=0).shape == (1, 1, 28, 28) and base.decoder.encode(images).shape == (20, 8)
         assert json.loads((out / "report.json").read_text())["energies"] == ["base"]
         assert "The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names" in caplog.text
 
     @pytest.mark.full
     def test_the_command_line_from_a_folder_to_a_new_attribute(self, tmp_path, capsys):
         """Two runs without Python: a base with two attributes, and a third that joins it."""
-        pictures = pictures_of(40)
-        data = write_folder(tmp_path / "data", pictures)
+        data = write_folder(tmp_path / "data", pictures_of(40))
         sets = [word for key, value in SMALL.items() if key.split(".")[0] != "data" for word in ("--set", f"{key}={value}")]
         command = ["train", "--recipe", "base-and-attributes", "--data", str(data), "--out", str(tmp_path / "run"), "--quiet"]
         assert main([*command, *sets, "--set", "data.size=16", "--set", 'data.attributes=["left", "tint"]']) == 0

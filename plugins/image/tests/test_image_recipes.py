@@ -129,8 +129,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert all(trained.isfinite().all() for trained, _ in parameters)
     bound = energy.given(y=0) if energy.required_conditions else energy
     draws = bound.sample(2, seed=0, **({"levels": 2} if name == "denoising-small" else {"steps": 2}))
-    assert draws.shape[1:] == energy.event_shape
-    assert draws.isfinite().all()
+    assert draws.shape[1:] == energy.event_shape and draws.isfinite().all()
     assert (tmp_path / "out" / "log.csv").is_file()
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
 
@@ -161,8 +160,7 @@ def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kin
         "[training]\nsteps = 1\nbatch_size = 2\n"
     )
     (tmp_path / "mine.toml").write_text(text)
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 1, 16, 16), np.uint8)
-    pictures = Pictures(pixels, {}, "noise")
+    pictures = Pictures(np.random.default_rng(0).integers(0, 255, (40, 1, 16, 16), np.uint8), {}, "noise")
     recipe = training.open_recipe(tmp_path / "mine.toml")
     objective = recipe.trainer(pictures).objective  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(objective, training.NoiseContrastive) and isinstance(objective.noise, kind) and objective.ratio == 2
@@ -245,8 +243,7 @@ class TestMixture:
         rows = allowed.nonzero()[:, 0][torch.randint(int(allowed.sum()), (4000,))]
         mixture = fit_mixture(means[rows] + spread[rows] * torch.randn(4000, 6), rows, table, 1, seed=0)
         unseen = (table == torch.tensor([2, 1, 1, 1])).all(1).nonzero()[0, 0]
-        weights = mixture.log_weights.exp()
-        assert weights[mixture.groups == unseen].sum() * 4000 == pytest.approx(0.5, rel=0.01)
+        assert mixture.log_weights.exp()[mixture.groups == unseen].sum() * 4000 == pytest.approx(0.5, rel=0.01)
         assert not torch.isin(mixture.groups, ((table[:, 0] == 4) & (table[:, 1] == 1)).nonzero()[:, 0]).any()
         assert len(mixture.variances) == 2 and len(mixture.log_weights) == 2 * 18
         z = means[unseen] + spread[unseen] * torch.randn(2000, 6)
@@ -300,8 +297,7 @@ class TestMixture:
         assert find_possible(table[:2, 2:], torch.tensor([1.0, 0.0])).tolist() == [True, False]
 
     def test_components_are_divided_in_proportion(self):
-        groups = torch.tensor([0] * 3000 + [1] * 900 + [2] * 100)
-        assert divide_components(groups, 40, 150) == {0: 20, 1: 6, 2: 1}
+        assert divide_components(torch.tensor([0] * 3000 + [1] * 900 + [2] * 100), 40, 150) == {0: 20, 1: 6, 2: 1}
 
     @pytest.mark.slow
     def test_base_and_heads_keep_the_contract(self):
@@ -355,8 +351,7 @@ class TestAdversarialDecoder:
     def test_decoder_and_discriminator_descend_their_own_losses(self):
         model, images = self.decoder(), torch.rand(6, 1, 16, 16, dtype=torch.float64)
         batch = training.Batch(images, {}, Noise(0, range(6), step=1))
-        objective = AdversarialReconstruction(4, noise=0.05, weight=0.5)
-        loss = objective.loss(model, batch)
+        loss = AdversarialReconstruction(4, noise=0.05, weight=0.5).loss(model, batch)
         assert model.draws.dtype == torch.float64 and loss.value.dtype == torch.float64
         decoder = [*model.autoencoder.at_4.parameters()]
         critic = [*model.discriminator.parameters()]
@@ -383,8 +378,7 @@ class TestReport:
     def test_an_attribute_that_the_decoder_loses_is_named(self, caplog):
         """The decoder draws nothing, so what is read from pictures is the same for all."""
         torch.manual_seed(0)
-        base = CodeEnergy(16, 1, code=2, width=8, blocks=0)
-        coder = base.autoencoder
+        coder = CodeEnergy(16, 1, code=2, width=8, blocks=0).autoencoder
         for parameter in coder.to_pixels.parameters():
             torch.nn.init.zeros_(parameter)
         values = torch.arange(200) % 2
@@ -430,8 +424,7 @@ def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(
     net = base.net  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(net, CodeMixture) and net.groups.unique().tolist() == [0, 1]
     z = torch.randn(6, 8)
-    own = net.log_joint(z, 0.05)[:, net.groups == 1].logsumexp(1)
-    torch.testing.assert_close(bright(z), -own)
+    torch.testing.assert_close(bright(z), -net.log_joint(z, 0.05)[:, net.groups == 1].logsumexp(1))
     (out / "report.json").unlink()
     recipe.train(pictures, out)
     torch.testing.assert_close(ce.load(out / "bright")(z), bright(z))

@@ -63,8 +63,7 @@ def test_weights_of_events_count_as_their_powers(energies):
     base, even, late = energies
     asked = (2 * even) & (3 * ~late)
     prior = base.latents.sample(40_000, seed=2, dtype=torch.float64)
-    logs = -asked.evidence(prior, sigma=torch.tensor(LEVEL, dtype=torch.float64))
-    weights = logs.softmax(0)
+    weights = (-asked.evidence(prior, sigma=torch.tensor(LEVEL, dtype=torch.float64))).softmax(0)
     drawn = asked.latents.sample(DRAWS, seed=3, dtype=torch.float64)
     error = drawn.std(0) / DRAWS**0.5 + (weights.square().sum() * prior.var(0)).sqrt()
     assert ((drawn.mean(0) - weights @ prior).abs() < 4 * error).all()
@@ -72,10 +71,7 @@ def test_weights_of_events_count_as_their_powers(energies):
 
 def test_other_expressions_are_drawn_along_noise_levels(energies):
     base, even, late = energies
-
-    def sampler(energy: ce.Energy, **call: object) -> ce.sampling.Sampler:
-        return energy.latents.sample(8, seed=0, dtype=torch.float64, trace=True, **call)[1].sampler
-
+    sampler = lambda energy, **call: energy.latents.sample(8, seed=0, dtype=torch.float64, trace=True, **call)[1].sampler
     assert type(sampler(2 * (even & late))).__name__ == "Annealed"  # the base has a weight
     assert type(sampler(ce.ClassifierEnergy(even.logits, base=base, labels=4).given(y=torch.arange(8) % 4))).__name__ == "Annealed"
     steep = ce.as_energy(lambda x: 20 * (x[:, 0] - 4).square(), event_shape=(3,))

@@ -10,8 +10,7 @@ from composable_energy_latent import attribute, latent
 
 
 def direction(d: int) -> Tensor:
-    g = torch.Generator().manual_seed(d)
-    a = torch.randn(d, generator=g)
+    a = torch.randn(d, generator=torch.Generator().manual_seed(d))
     return a / a.norm()
 
 

@@ -10,7 +10,7 @@ import composable_energy_latent as latents
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.testing import check_sampler
 from plugins.latent.tests.closed_case import direction, errors, logistic, moments
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 G = torch.Generator().manual_seed(0)
 MIXING = torch.linalg.qr(torch.randn(6, 6, generator=G))[0]
@@ -47,8 +47,7 @@ def test_what_is_asked_changes_and_the_rest_stays(found):
             assert (truth(after, i) == truth(Z, i)).float().mean() > 0.95
         assert ((after - Z) @ MIXING)[:, 5].abs().mean() < 0.1
         assert set(edits.last.kept) == {"b", "c", "d", "tone"}
-        assert min(edits.last.kept.values()) > 0.93
-        assert edits.last.reached.mean() > 0.9
+        assert min(edits.last.kept.values()) > 0.93 and edits.last.reached.mean() > 0.9
     assert torch.equal(edits.original, Z)
 
 
@@ -94,10 +93,8 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
     assert [step.asked for step in third.steps] == ["a", "b", "~c"]
     for i, wanted in ((0, True), (1, True), (2, False)):
         assert (truth(third.latents, i) == wanted).float().mean() > 0.93
-    assert third.undo().undo().latents is first.latents
-    assert third.undo(3).latents is third.original
-    with pytest.raises(latents.EditError, match="3 edits, so 4"):
-        third.undo(4)
+    assert third.undo().undo().latents is first.latents and third.undo(3).latents is third.original
+    refused(latents.EditError, "3 edits, so 4", third.undo, 4)
     assert third.between(5).shape == (5, 50, 6)
     torch.testing.assert_close(third.between(2)[0], second.images)
     third.save(tmp_path / "edits.safetensors")
@@ -117,12 +114,9 @@ def test_the_distance_is_that_of_the_features_from_the_start(found):
 @pytest.mark.full
 def test_a_prior_with_a_support_keeps_it():
     found = world(Uniform(-torch.ones(6), torch.ones(6)))
-    z = Z[:100].clamp(-0.9, 0.9)
-    after = latents.edit(z, found["a"], keep=found).latents
-    assert (after.abs() < 1).all()
-    assert truth(after, 0).float().mean() > 0.9
-    with pytest.raises(latents.EditError, match="outside the support of prior"):
-        latents.edit(Z * 5, found["a"])
+    after = latents.edit(Z[:100].clamp(-0.9, 0.9), found["a"], keep=found).latents
+    assert (after.abs() < 1).all() and truth(after, 0).float().mean() > 0.9
+    refused(latents.EditError, "outside the support of prior", latents.edit, Z * 5, found["a"])
 
 
 def test_modules_of_the_caller_do_not_change():
@@ -137,14 +131,11 @@ def test_modules_of_the_caller_do_not_change():
 @pytest.mark.full
 def test_contradictions_say_what_is_kept(found):
     a, b = found["a"], found["b"]
-    with pytest.raises(latents.EditError, match=r"~a contradicts what is kept: \d+ of the pictures have a, which stays"):
-        latents.edit(Z, ~a, keep=[a])
-    with pytest.raises(latents.EditError, match="contradicts what is kept"):
-        latents.edit(Z, a & b, keep=[b])
+    refused(latents.EditError, r"~a contradicts what is kept: \d+ of the pictures have a, which stays", latents.edit, Z, ~a, keep=[a])
+    refused(latents.EditError, "contradicts what is kept", latents.edit, Z, a & b, keep=[b])
     latents.edit(Z[truth(Z, 1)], a & b, keep=[b])  # all of these have b
     latents.edit(Z, a & b, keep=found)  # of a mapping, b is skipped
-    with pytest.raises(latents.EditError, match="No picture fulfils"):
-        latents.edit(Z, a & ~a)
+    refused(latents.EditError, "No picture fulfils", latents.edit, Z, a & ~a)
 
 
 def test_other_wrong_arguments(found, tmp_path):
@@ -158,14 +149,11 @@ def test_other_wrong_arguments(found, tmp_path):
         (lambda: latents.EditWeights(asked=-1), OptionError, "asked"),
         (lambda: latents.Edits(found.base, Z).last, latents.EditError, "no edit yet"),
     ):
-        with pytest.raises(error, match=message):
-            call()
+        refused(error, message, call)
     path.write_bytes(b"no file of tensors")
-    with pytest.raises(FileFormatError, match="no record"):
-        latents.Edits.load(path, found.base)
+    refused(FileFormatError, "no record", latents.Edits.load, path, found.base)
     latents.Edits(found.base, Z).save(path)
-    with pytest.raises(FileFormatError, match="latent points of shape"):
-        latents.Edits.load(path, latents.latent(nn.Linear(3, 4), 3))
+    refused(FileFormatError, "latent points of shape", latents.Edits.load, path, latents.latent(nn.Linear(3, 4), 3))
 
 
 def base(prior=3):
@@ -196,12 +184,10 @@ def test_it_learns_labels_of_all_kinds(fitted):
 
 @pytest.mark.full
 def test_draws_have_the_attributes_that_were_asked_for(fitted):
-    E = fitted["bright"] & ~fitted["side=middle"]
-    x = E.sample(400, sampler=latents.LACE(), seed=0)
+    x = (fitted["bright"] & ~fitted["side=middle"]).sample(400, sampler=latents.LACE(), seed=0)
     truth = labeller(x)
     assert (truth["bright"] & (truth["side"] != 1)).float().mean() > 0.92
-    at = fitted["tone"](0.5).sample(300, seed=0)[:, 2]
-    assert abs(at.mean().item() - 0.5) < 0.1
+    assert abs(fitted["tone"](0.5).sample(300, seed=0)[:, 2].mean().item() - 0.5) < 0.1
 
 
 @pytest.mark.slow
@@ -251,8 +237,7 @@ test_labels_that_teach_nothing_are_refused = refusals(
 
 def test_other_wrong_arguments_of_fits():
     plain = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=nn.Linear(3, 4))
-    with pytest.raises(latents.LabelError, match="no Generator as its decoder"):
-        latents.fit_attributes(plain, labeller, count=200)
+    refused(latents.LabelError, "no Generator as its decoder", latents.fit_attributes, plain, labeller, count=200)
     for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"width": 0}):
         with pytest.raises(OptionError):
             latents.fit_attributes(base(), labeller, **{"count": 200, "steps": 1, **wrong})
@@ -264,8 +249,7 @@ def test_other_wrong_arguments_of_fits():
 def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
     E, a = logistic(d, slope, offset)
     z = E.latents.sample(4000, sampler=sampler, seed=0)
-    truth = moments(slope, offset)
-    assert max(errors(z @ a, truth)) < 4
+    assert max(errors(z @ a, moments(slope, offset))) < 4
     if d > 1:
         other = torch.linalg.svd(a[None])[2][1:]
         rest = z @ other.T
@@ -277,8 +261,7 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
 def test_the_prior_may_have_any_mean_and_scale():
     E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
     z = E.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
-    along = moments(2.0, 1.0, float(-direction(3).sum()), 0.5)
-    assert max(errors(z @ a, along)) < 4
+    assert max(errors(z @ a, moments(2.0, 1.0, float(-direction(3).sum()), 0.5))) < 4
 
 
 def test_labels_of_each_chain_are_kept_apart():
@@ -306,8 +289,7 @@ def test_a_uniform_prior_is_drawn_by_the_default_and_refused_by_the_flow():
     right = latents.attribute(base, lambda z: 10 * z[:, 0], "right")
     z = right.latents.sample(500, seed=0)
     assert (z.abs() <= 1).all() and (z[:, 0] > 0).float().mean() > 0.85
-    with pytest.raises(ExpressionError, match="none with independent coordinates of shape"):
-        right.sample(8, sampler=latents.LACE(), seed=0)
+    refused(ExpressionError, "none with independent coordinates of shape", right.sample, 8, sampler=latents.LACE(), seed=0)
 
 
 @pytest.mark.slow

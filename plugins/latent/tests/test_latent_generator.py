@@ -68,8 +68,7 @@ def test_one_gradient_evaluates_the_generator_once():
 
 def test_a_prior_is_never_pulled_back():
     base, _, synthesis = counted()
-    prior = ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide")
-    E = base & prior
+    E = base & ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide")
     E(torch.zeros(2, 4))
     assert not synthesis
     with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
@@ -134,8 +133,7 @@ def test_any_prior_is_a_base_whose_points_are_shown_decoded(prior):
     right = attribute(base, lambda z: 3 * z[:, 0], "right")
     assert (~right).sample(3, seed=0, sampler="langevin", step_size=1e-3, steps=2).shape == (3, 3, 2, 2)
     x = torch.rand(5, 4, generator=G)
-    p = torch.sigmoid(3 * x[:, 0])
-    torch.testing.assert_close((~right)(x), base(x) - torch.log1p(-p))
+    torch.testing.assert_close((~right)(x), base(x) - torch.log1p(-torch.sigmoid(3 * x[:, 0])))
 
 
 Z = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))

@@ -38,8 +38,7 @@ def worst(sampler: Annealed, energy: ce.Energy, steps: list[int], n: int = 20_00
         white = state.x / sd
         second = (white.T @ white / n - torch.eye(3, dtype=F64)) * math.sqrt(n)
         second[range(3), range(3)] /= math.sqrt(2)
-        moved = (state.x - x).abs().mean(0) / sd
-        assert moved.max() > 0.05
+        assert ((state.x - x).abs().mean(0) / sd).max() > 0.05
         found += [float((white.mean(0) * math.sqrt(n)).abs().max()), float(second.abs().max())]
     return max(found)
 

@@ -124,12 +124,10 @@ def test_each_chain_keeps_its_own_condition_whatever_the_chunks():
     y = torch.arange(400, dtype=F64) % 5
     energy = LABELLED.given(y=y) & Gaussian(torch.zeros(2, dtype=F64), 5.0)
     x = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0)
-    parts = energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150)
-    torch.testing.assert_close(parts, x)
+    torch.testing.assert_close(energy.sample((400, 2), sampler=QUICK, steps=30, seed=0, batch_size=150), x)
     variance = 1 / (4 + 1 / 25)
     white = (x - (4 * variance * y)[:, None]) / math.sqrt(variance)
-    assert white.mean().abs() < 4 / math.sqrt(800)
-    assert (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
+    assert white.mean().abs() < 4 / math.sqrt(800) and (white.square().mean() - 1).abs() < 4 * math.sqrt(2 / 800)
 
 
 @pytest.mark.full
@@ -148,8 +146,7 @@ def test_a_schedule_that_was_tuned_is_kept_and_depends_on_the_energy_alone():
     call = {"sampler": Tempering(leapfrogs=3), "steps": 1, "seed": 0, "trace": True}
     tuned = [energy.sample(n, batch_size=size, **call)[1].sampler for n, size in ((1, None), (70, 20))]
     assert tuned[0].schedule.levels == tuned[1].schedule.levels and tuned[0].schedule.step_sizes == tuned[1].schedule.step_sizes
-    again = energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler
-    assert again.schedule is tuned[0].schedule
+    assert energy.sample(5, sampler=tuned[0], steps=1, seed=3, trace=True)[1].sampler.schedule is tuned[0].schedule
     with pytest.raises(ShapeError, match=r"tuned for points of shape \(2,\), got \(3,\)"):
         Gaussian(torch.zeros(3)).sample(5, sampler=tuned[0])
 
@@ -214,10 +211,7 @@ def test_points_without_a_density_have_no_weight():
 
 def test_a_broken_energy_is_reported_and_an_undefined_one_has_density_zero():
     """A small part of the base lies outside."""
-
-    def outside(value):
-        return ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, value, 1.0) * x.square().sum(1) * 2)
-
+    outside = lambda value: ce.as_energy(lambda x: torch.where(x.norm(dim=1) > 4, value, 1.0) * x.square().sum(1) * 2)
     sampler = SMC(leapfrogs=3, mean=0.0, scale=1.5)
     with pytest.raises(SamplingDiverged):
         outside(-math.inf).sample((1000, 2), sampler=sampler, seed=0, dtype=F64)
@@ -256,18 +250,14 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
 
 @pytest.mark.parametrize("sampler", ["annealed", "feynman-kac"])
 def test_start_points_that_the_first_noise_level_would_erase_are_refused(sampler):
-    def noisy(x, sigma):
-        return ((x - 1).square() / (1 + sigma[:, None] ** 2)).sum(1) / 2
-
+    noisy = lambda x, sigma: ((x - 1).square() / (1 + sigma[:, None] ** 2)).sum(1) / 2
     energy, x = ce.as_energy(noisy, event_shape=(4,)), torch.randn(100, 4, generator=torch.Generator().manual_seed(0))
     with pytest.raises(OptionError, match="init"):
         energy.sample(100, sampler=sampler, init=x)
 
 
 def test_start_points_with_the_noise_of_the_first_level_are_kept_to_its_width():
-    def noisy(x, sigma):
-        return (x - x.round()).square().sum(1) / 2 / (0.01 + sigma**2)
-
+    noisy = lambda x, sigma: (x - x.round()).square().sum(1) / 2 / (0.01 + sigma**2)
     start = torch.arange(100.0)[:, None].repeat(1, 4)
     draws = ce.as_energy(noisy, event_shape=(4,)).sample(100, sampler=Annealed(sigma_max=0.1, sigma_min=0.01), init=start, seed=0)
     assert (draws - start).abs().max() < 1

@@ -40,8 +40,7 @@ def test_expressions_of_scores_have_the_shares_of_quadrature(name):
 def test_one_gaussian_is_drawn_exactly_even_with_few_levels():
     """The step is exact for a Gaussian with the width `spread`; only the last level of noise and its denoising are left."""
     sampler = FeynmanKac(levels=6, sigma_min=0.1, corrector_steps=2)
-    energy = Mixture.of([[0.7, -0.4]], 1.0).energy("one", values=False)
-    x, trace = drawn(energy, sampler, 8000)
+    x, trace = drawn(Mixture.of([[0.7, -0.4]], 1.0).energy("one", values=False), sampler, 8000)
     assert (x.mean(0) - torch.tensor([0.7, -0.4])).abs().max() < 5 / math.sqrt(8000)
     assert (x.var(0) - 1 / (1 + 0.1**2)).abs().max() < 5 * math.sqrt(2 / 8000)
     assert min(trace.scalars["ess"]) > 0.99 * 8000 and abs(trace.scalars["log_z"][-1]) < 0.02
@@ -53,8 +52,7 @@ def test_shares_of_energies_are_those_of_the_expression_at_the_last_level(consta
     left, right = Mixture.of([[-2.0]], 0.5), Mixture.of([[2.0]], 0.5)
     one = ce.as_energy(lambda x, sigma: constant * sigma / (1 + sigma) - left.log_density(x, sigma), name="left", event_shape=(1,))
     two = ce.as_energy(lambda x, sigma: -right.log_density(x, sigma) - math.log(3), name="right", event_shape=(1,))
-    mixture = ce.any_of(one, two, weights=[1.0, 1.0])
-    x, trace = drawn(mixture, chains=3000, axes=1)
+    x, trace = drawn(ce.any_of(one, two, weights=[1.0, 1.0]), chains=3000, axes=1)
     expected = math.exp(-constant * 0.02 / 1.02)
     expected = expected / (expected + 3)
     assert abs((x < 0).double().mean() - expected) < 5 * math.sqrt(3 / 16 / min(trace.scalars["ess"]))
@@ -86,8 +84,7 @@ def test_terms_without_noise_levels_are_weighed():
         mean, second = (p * grid).sum(), (p * grid.square()).sum()
         x, trace = drawn(energy, FeynmanKac(levels=60), 3000, axes=1)
         error = 4 * ((second - mean.square()) / min(trace.scalars["ess"])).sqrt()
-        assert (x.mean() - mean).abs() < error + 0.02
-        assert (x.square().mean() / second - 1).abs() < 0.15
+        assert (x.mean() - mean).abs() < error + 0.02 and (x.square().mean() / second - 1).abs() < 0.15
 
 
 def test_bad_input_is_refused():

@@ -44,8 +44,7 @@ def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
 def test_tuning_reaches_the_acceptance_at_any_scale(sampler, target, scale):
     energy, shape = ce.as_energy(lambda x: (x / scale).square().flatten(1).sum(1) / 2), (64, 10)
     _, trace = energy.sample(shape, sampler=sampler, steps=20, seed=3, init=torch.randn(shape) * scale, trace=True)
-    assert trace.acceptance is not None
-    assert abs(trace.acceptance.mean() - target) < 0.15
+    assert trace.acceptance is not None and abs(trace.acceptance.mean() - target) < 0.15
     assert 0.1 < trace.sampler.step_size / (scale**2 if isinstance(sampler, MALA) else scale) < 4
 
 
@@ -61,15 +60,13 @@ def test_step_and_noise_of_papers():
     assert Langevin.from_step_and_noise(10.0, 0.005) == Langevin(10.0, 0.005**2 / 10)
     energy, init = Bowl(), torch.ones(4, 3)
     x = energy.sample((4, 3), sampler=Langevin.from_step_and_noise(0.5, 0.1), steps=1, seed=0, init=init)
-    noise = Noise(0, range(4), step=1).normal(init)
-    torch.testing.assert_close(x, init - 0.25 * init + 0.1 * noise)
+    torch.testing.assert_close(x, init - 0.25 * init + 0.1 * Noise(0, range(4), step=1).normal(init))
 
 
 def test_a_largest_gradient_bounds_each_coordinate_of_a_step():
     x = torch.tensor([[5.0, 0.1, -3.0]])
     drawn = Bowl().sample((1, 3), sampler=Langevin(0.5, temperature=0, max_gradient=1.0), steps=1, init=x, seed=0)
-    expected = x - 0.25 * energy_and_gradient(Bowl(), x)[1].clamp(-1, 1)
-    assert torch.equal(drawn, expected)
+    assert torch.equal(drawn, x - 0.25 * energy_and_gradient(Bowl(), x)[1].clamp(-1, 1))
     with pytest.raises(OptionError, match="max_gradient"):
         Langevin(0.5, max_gradient=0)
 

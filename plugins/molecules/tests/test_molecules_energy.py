@@ -56,8 +56,7 @@ def test_the_energy_keeps_the_contract():
 
 
 def test_a_library_is_a_density_and_draws_from_it():
-    data = molecules.generate(3000, residues=("LEU", "VAL"))
-    library = molecules.AngleLibrary(24).fit(data)
+    library = molecules.AngleLibrary(24).fit(molecules.generate(3000, residues=("LEU", "VAL")))
     context = molecules.context_of("LEU", 0.0, 0.0)
     centres = (torch.arange(24) + 0.5) * 2 * math.pi / 24 - math.pi
     pairs = torch.cartesian_prod(centres, centres)
@@ -207,8 +206,7 @@ def test_a_dihedral_is_the_turn_seen_along_the_middle_bond():
     """The bond goes from the origin along y, with x to the right and z towards the feet: clockwise turns x to -z."""
     turns = {(1, 1, 0): 0, (0, 1, -1): 90, (0, 3, 1): -90, (1, 2, -1): 45, (-1, 1, -1e-9): 180, (-1, 0, 1): -135}
     a, b, c, *ends = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 0.0], *turns], dtype=F64)
-    found = [math.degrees(molecules.dihedral(a, b, c, d)) for d in ends]
-    assert found == pytest.approx(list(turns.values()), abs=1e-6)
+    assert [math.degrees(molecules.dihedral(a, b, c, d)) for d in ends] == pytest.approx(list(turns.values()), abs=1e-6)
 
 
 @given(ANGLES, st.floats(0.3, 2.8), st.floats(0.5, 3.0))
@@ -274,8 +272,7 @@ def test_an_arc_holds_what_is_near_its_centre():
     event, x = arc(1, 175.0, 30.0), points([175.0, 150.0, -160.0, 140.0, -145.0, 0.0])
     assert ((-event(x)).exp() > 0.5).tolist() == [True, True, True, False, False, False]
     assert float((-event(points([145.0]))).exp()) == pytest.approx(0.5, abs=1e-3)  # on the border
-    odds = torch.logit((-event(points([148.0]))).exp())
-    assert float(odds) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
+    assert float(torch.logit((-event(points([148.0]))).exp())) == pytest.approx(1, abs=0.06)  # a border of 3 degrees
 
 
 test_events_and_clashes_say_what_they_need = refusals(

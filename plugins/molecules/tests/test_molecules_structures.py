@@ -83,8 +83,7 @@ def test_angles_are_those_that_the_chain_was_built_with(chain, tmp_path, form):
 def test_an_angle_by_hand_and_none_with_missing_atoms_or_atoms_in_line(tmp_path):
     lines = [line for line in peptide(SEQUENCE, BACKBONE, CHI) if not (" CE " in line and "LYS" in line)]
     found = read_side_chains(write(tmp_path / "missing.pdb", lines))
-    assert found.chi[1].isnan().tolist() == [False, False, True, True]
-    assert found.complete().names == ["LEU", "SER"]
+    assert found.chi[1].isnan().tolist() == [False, False, True, True] and found.complete().names == ["LEU", "SER"]
     # Seen from CA to CB, N is above and OG to the right, a quarter turn clockwise; then N, CA and CB are in line.
     for n, expected in (((0, 1, 0), math.pi / 2), ((0, 0, -1), math.nan)):
         places = {"N": n, "CA": (0, 0, 0), "CB": (0, 0, 1.5), "OG": (-1.4, 0, 1.5), "C": (1, 1, 1)}
@@ -93,8 +92,7 @@ def test_an_angle_by_hand_and_none_with_missing_atoms_or_atoms_in_line(tmp_path)
 
 
 def test_gaps_and_other_chains_end_a_backbone(tmp_path):
-    lines = peptide(SEQUENCE, BACKBONE, CHI)
-    gap = [line for line in lines if "LYS" not in line]
+    gap = [line for line in peptide(SEQUENCE, BACKBONE, CHI) if "LYS" not in line]
     other = peptide(["SER", "ALA"], [(0.0, 100.0), (-60.0, 0.0)], [(60.0,), ()], chain="B")
     found = read_side_chains(write(tmp_path / "gap.pdb", gap + other))
     assert found.places == ("A/LEU 1", "A/SER 3", "A/ALA 4", "B/SER 1", "B/ALA 2")

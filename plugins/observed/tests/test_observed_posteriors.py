@@ -54,8 +54,7 @@ def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian
     prior = ce.as_energy(td.Normal(mean.view(SHAPE), scale.view(SHAPE)))
     seen = ce.observed(y, operator, sigma, event_shape=SHAPE)
     x = torch.randn(9, 16, dtype=F64, generator=generator)
-    gradient = (prior & seen).with_gradient(x.view(9, *SHAPE))[1].flatten(1)
-    torch.testing.assert_close(gradient, (x - expected) @ precision)
+    torch.testing.assert_close((prior & seen).with_gradient(x.view(9, *SHAPE))[1].flatten(1), (x - expected) @ precision)
 
 
 def test_the_energy_is_minus_the_log_probability_of_the_measurement():
@@ -63,8 +62,7 @@ def test_the_energy_is_minus_the_log_probability_of_the_measurement():
     y = torch.tensor([1.0, 2.0], dtype=F64)
     gaussian = -td.Normal(x, 0.3).log_prob(y).sum(1)
     torch.testing.assert_close(ce.observed(y, None, 0.3).double()(x), gaussian, rtol=1e-6, atol=1e-6)
-    poisson = -td.Poisson(2 * x + 0.5).log_prob(y).sum(1)
-    torch.testing.assert_close(ce.observed(y, None, Poisson(2.0, 0.5))(x), poisson)
+    torch.testing.assert_close(ce.observed(y, None, Poisson(2.0, 0.5))(x), -td.Poisson(2 * x + 0.5).log_prob(y).sum(1))
     normal = td.Normal(x, 0.3)
     rounded = -(normal.cdf(y + 0.25) - normal.cdf(y - 0.25)).log().sum(1)
     torch.testing.assert_close(ce.observed(y, None, Quantised(0.5, 0.3))(x), rounded)
@@ -76,8 +74,7 @@ def test_rates_below_zero_are_impossible_and_zero_counts_allow_a_zero_rate():
     x = torch.tensor([[-1.0], [0.0], [2.0]], dtype=F64)
     assert ce.observed(torch.tensor([1.0]), None, "poisson")(x)[:2].tolist() == [math.inf, math.inf]
     energies, gradient = ce.observed(torch.tensor([0.0]), None, "poisson").with_gradient(x)
-    assert energies.tolist() == [math.inf, 0.0, 2.0]
-    assert gradient.isfinite().all()
+    assert energies.tolist() == [math.inf, 0.0, 2.0] and gradient.isfinite().all()
 
 
 def test_either_of_two_instruments_weighs_them_by_the_probability_of_the_measurement():
@@ -86,8 +83,7 @@ def test_either_of_two_instruments_weighs_them_by_the_probability_of_the_measure
     sharp, wide = ce.observed(y, None, 0.2).double(), ce.observed(y, None, 2.0).double()
     x = torch.linspace(-3, 3, 7, dtype=F64)[:, None]
     density = sum(td.Normal(x[:, 0], s).log_prob(y).exp() for s in (0.2, 2.0))
-    found = (prior & (sharp | wide))(x) - prior(x)
-    torch.testing.assert_close(found, -density.log(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close((prior & (sharp | wide))(x) - prior(x), -density.log(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.full
@@ -160,15 +156,13 @@ def test_a_decoder_counts_in_what_is_not_known():
 @pytest.mark.slow
 @pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0))], ids=str)
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
-    seen = ce.observed(torch.full((2,), y), None, noise)
-    x = draw(diffusion((2,)) & seen)
+    x = draw(diffusion((2,)) & ce.observed(torch.full((2,), y), None, noise))
     grid = torch.linspace(-2, 4, 2001)[:, None]
     values = grid.square().sum(1) / 2 + ce.observed(torch.tensor([y]), None, noise)(grid)
     p = torch.softmax(-values, 0)
     mean = (p * grid[:, 0]).sum()
     deviation = (p * (grid[:, 0] - mean).square()).sum().sqrt()
-    assert abs(x.mean() - mean) < 0.2 * deviation
-    assert 0.7 < x.std() / deviation < 1.3
+    assert abs(x.mean() - mean) < 0.2 * deviation and 0.7 < x.std() / deviation < 1.3
 
 
 PICTURE = (2, 6, 6)
@@ -292,8 +286,7 @@ def test_a_reward_composes_is_described_and_saved_with_a_network_of_a_plugin(tmp
     reward, x = ce.reward(first, 2.0), torch.randn(5, 2)
     torch.testing.assert_close((gaussian() & reward)(x), gaussian()(x) - 2 * x[:, 0])
     torch.testing.assert_close((0.5 * reward)(x), -x[:, 0])
-    assert str(gaussian() & reward) == "prior & reward(first)"
-    assert not reward.grounded
+    assert str(gaussian() & reward) == "prior & reward(first)" and not reward.grounded
     with ce.register("encoder", "preference", lambda: torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Flatten(0))):
         reward = ce.reward(ce.get("encoder", "preference"), 2.0)
         (gaussian() & reward).save(tmp_path)

@@ -45,8 +45,7 @@ def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
 
 @pytest.mark.full
 def test_a_bridge_of_equal_increments_has_a_straight_mean():
-    expression = bridge(planning.start([-1.5, 1.0], 0.05))
-    draws = expression.sample(256, seed=0, steps=30)
+    draws = bridge(planning.start([-1.5, 1.0], 0.05)).sample(256, seed=0, steps=30)
     share = torch.linspace(0, 1, HORIZON)[:, None]
     expected = (1 - share) * torch.tensor([-1.5, 1.0]) + share * torch.tensor([1.5, 0.0])
     error = draws.std(0) / 256**0.5
@@ -96,18 +95,14 @@ def test_a_zone_that_was_passed_still_counts_after_a_new_search():
     planner.change(bridge(planning.effort(10.0), shop, ~wet))
     rest = planner.step(rest[1])
     assert planner.last is not None and distance_along(planner.last, (-1.0, 0.2)) < 0.45
-    assert distance_along(rest, (-1.0, 0.2)) > 0.45
-    assert distance_along(rest, (1.0, 0.1)) > 0.25
+    assert distance_along(rest, (-1.0, 0.2)) > 0.45 and distance_along(rest, (1.0, 0.1)) > 0.25
 
 
 @pytest.mark.slow
 def test_angles_turn_the_short_way():
     turning = walk(1, (0,))
     turning.visited.mul_(torch.pi / 3)
-
-    def heading(states: Tensor) -> Tensor:
-        return torch.cat([states.cos(), states.sin()], 1)
-
+    heading = lambda states: torch.cat([states.cos(), states.sin()], 1)
     task = ce.over_time(turning, HORIZON) & planning.goal([-0.96, -0.28], 0.05, of=heading) & planning.effort(10.0)
     plan = Planner(task).plan([2.8])
     assert 0.3 < (plan[-1] - plan[0]).item() < 1.0  # from 2.8 over pi, not back through 0
@@ -142,8 +137,7 @@ def test_training_finds_the_density_of_moves_and_a_wall():
     pairs = torch.stack([torch.zeros(3), steps], 1)[..., None]
     differences = energy(pairs) - energy(pairs[:1])
     assert ((differences - (steps / 0.1) ** 2 / 2).abs() < 0.4).all()
-    wall = torch.tensor([[[0.97], [1.07]], [[0.0], [0.1]]])
-    assert energy(wall).diff().item() < -2
+    assert energy(torch.tensor([[[0.97], [1.07]], [[0.0], [0.1]]])).diff().item() < -2
 
 
 def pair(x: Tensor) -> Tensor:
@@ -162,8 +156,7 @@ def paths(rows: int, horizon: int, seed: int, size: int = 2) -> Tensor:
 @given(st.integers(2, 7), st.integers(1, 6), st.integers(0, 999))
 def test_lifting_adds_up_along_a_path_that_is_cut(one: int, other: int, seed: int):
     x = paths(3, one + other, seed)
-    whole = lifted(one + other)(x)
-    torch.testing.assert_close(whole, lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
+    torch.testing.assert_close(lifted(one + other)(x), lifted(one)(x[:, :one]) + lifted(other + 1)(x[:, one - 1 :]))
 
 
 def test_named_variables_are_parts_of_a_joined_state():
@@ -199,8 +192,7 @@ def test_a_zone_and_its_complement_have_probabilities_that_add_up_to_one(horizon
 
 def test_a_zone_is_seen_between_states():
     x = torch.tensor([[[-1.0, 0.0], [1.0, 0.0]], [[-1.0, 1.0], [1.0, 1.0]]])
-    wet = planning.disc((0.0, 0.0), 0.5, between=3)
-    outside = (~wet)(x)
+    outside = (~planning.disc((0.0, 0.0), 0.5, between=3))(x)
     assert outside[0] > 10 and outside[1] < 1e-4
     assert (~planning.disc((0.0, 0.0), 0.5, between=0))(x)[0] < 1e-4  # only the states
 
@@ -258,8 +250,7 @@ def test_random_motion_touches_nothing(name: str):
 @pytest.mark.parametrize("name", ["maze", "arm"])
 def test_a_plan_of_small_moves_is_followed_exactly(name: str):
     world = WORLDS[name]()
-    state = world.random_states(1, torch.Generator().manual_seed(1))
-    plan = [state]
+    plan = [world.random_states(1, torch.Generator().manual_seed(1))]
     for seed in range(10):
         actions = world.reach * (2 * torch.rand(1, 2, generator=torch.Generator().manual_seed(seed)) - 1)
         plan.append(world.step(plan[-1], actions)[0])
@@ -270,8 +261,7 @@ def test_a_plan_of_small_moves_is_followed_exactly(name: str):
 
 def test_a_car_with_inertia_moves_one_step_after_its_action():
     world = Car(blocks=[(0.9, 0.9, 0.05, 0.05)])
-    state = torch.tensor([[0.0, 0.0, 0.0, 0.0]])
-    faster, _ = world.step(state, torch.tensor([[0.0, 0.03]]))
+    faster, _ = world.step(torch.tensor([[0.0, 0.0, 0.0, 0.0]]), torch.tensor([[0.0, 0.03]]))
     torch.testing.assert_close(faster, torch.tensor([[0.0, 0.0, 0.0, 0.03]]))
     moved, _ = world.step(faster, torch.tensor([[0.0, 0.0]]))
     torch.testing.assert_close(moved, torch.tensor([[0.03, 0.0, 0.0, 0.03]]))

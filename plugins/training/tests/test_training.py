@@ -34,8 +34,7 @@ class Fit(Objective):
     """Mean squared distance of a network to noisy points: has randomness of its own, and a scalar."""
 
     def loss(self, model, batch):
-        x = batch.x + 0.1 * batch.noise.normal(batch.x)
-        value = (model(x) - batch.x).square().mean()
+        value = (model(batch.x + 0.1 * batch.noise.normal(batch.x)) - batch.x).square().mean()
         return Loss(value, {"magnitude": model(batch.x).detach().abs().mean()})
 
 
@@ -64,8 +63,7 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     whole, parts = Noted(), Noted()
     one = train(callbacks=[whole])[0]
-    other = train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0]
-    same(one, other, rtol=0, atol=1e-5)
+    same(one, train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0], rtol=0, atol=1e-5)
     for a, b in zip(whole.seen, parts.seen, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
 
@@ -161,8 +159,7 @@ def test_every_row_comes_once_an_epoch_in_another_order():
     batches = BatchLoader(torch.arange(40.0)[:, None], 16, range(16), *BATCH)
     dealt = torch.cat([batches.load(3, step).x[:, 0] for step in range(1, 6)])
     first, second = dealt[:40], dealt[40:]
-    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40))
-    assert not torch.equal(first, second)
+    assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(40)) and not torch.equal(first, second)
     assert torch.equal(batches.load(3, 2).x, batches.load(3, 2).x) and torch.equal(batches.load(3, 2).x[:, 0], dealt[16:32])
     assert not torch.equal(batches.load(4, 2).x, batches.load(3, 2).x)
 
@@ -179,9 +176,7 @@ def test_an_iterable_is_read_again_and_advanced():
 
 
 def test_preparation_is_keyed_by_rows():
-    def prepare(images, noise):
-        return images + noise.uniform(images)[:, None]
-
+    prepare = lambda images, noise: images + noise.uniform(images)[:, None]
     x = BatchLoader(Prepared(DATA, prepare), 8, range(4, 8), *BATCH).load(0, 2).x
     whole, raw = (BatchLoader(data, 8, range(8), *BATCH).load(0, 2).x for data in (Prepared(DATA, prepare), DATA))
     assert torch.equal(whole[4:], x)

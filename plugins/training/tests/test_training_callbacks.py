@@ -81,8 +81,7 @@ def test_a_sheet_shows_the_chains(tmp_path):
     with Image.open(tmp_path / "samples" / "step-00000010.png") as found:
         assert found.size == (4 * 6 - 2, 4 * 6 - 2)
         corner = found.getpixel((0, 0))[0] / 255
-    chain = objective.state()["slots"][0, 0, 0, 0].clamp(0, 1).item()
-    assert corner == pytest.approx(chain, abs=1 / 255)
+    assert corner == pytest.approx(objective.state()["slots"][0, 0, 0, 0].clamp(0, 1).item(), abs=1 / 255)
 
 
 def test_a_sheet_shows_draws_from_the_averaged_energy(tmp_path):

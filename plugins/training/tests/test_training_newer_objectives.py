@@ -112,8 +112,7 @@ def test_energy_discrepancy_sees_the_weights_of_modes_that_its_noise_connects():
     found = learn(TwoModes(), EnergyDiscrepancy(4.0, particles=32), x, steps=200, rate=0.05)["logit"].sigmoid()
     assert abs(found - 0.7) < 4 * math.sqrt(0.7 * 0.3 / ROWS)
     model = TwoModes()
-    blind = gradients(model, EnergyDiscrepancy(0.01, particles=32).loss(model, batch_of(x)))[0]
-    assert abs(blind) < 1e-3
+    assert abs(gradients(model, EnergyDiscrepancy(0.01, particles=32).loss(model, batch_of(x)))[0]) < 1e-3
 
 
 @pytest.mark.full
@@ -147,8 +146,7 @@ def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
     mass = flow.log_prob(grid).exp().sum() * 0.05**2
     assert abs(mass - 1) < 0.01
     inside = (flow.log_prob(grid).exp() * (grid.norm(dim=1) < 1)).sum() * 0.05**2
-    share = (x.norm(dim=1) < 1).float().mean()
-    assert abs(share - inside) < 4 * 0.5 / math.sqrt(4000) + 0.01
+    assert abs((x.norm(dim=1) < 1).float().mean() - inside) < 4 * 0.5 / math.sqrt(4000) + 0.01
 
 
 @pytest.mark.full
@@ -270,8 +268,7 @@ def test_states_of_all_parts_are_saved_and_restored():
         return combined
 
     first, second = fresh(), fresh()
-    batch = batch_of(data(8, 2), kind=torch.arange(8) % 3)
-    first.loss(Net(3), batch)
+    first.loss(Net(3), batch_of(data(8, 2), kind=torch.arange(8) % 3))
     assert sorted(first.state()) == ["1.slots", "2.slots"]
     assert not torch.equal(first.state()["1.slots"], second.state()["1.slots"])
     second.restore({name: value.clone() for name, value in first.state().items()})

@@ -107,8 +107,7 @@ def test_the_loss_and_its_scalars_are_those_of_the_formula():
     objective.begin(model, context(4, (2,)))
     loss = objective.loss(model, batch_of(x))
     here, there = model(x), model(objective.state()["slots"])
-    expected = (here - there).mean() + 0.7 * (here.square() + there.square()).mean()
-    torch.testing.assert_close(loss.value, expected)
+    torch.testing.assert_close(loss.value, (here - there).mean() + 0.7 * (here.square() + there.square()).mean())
     results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
     results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
     results |= {"spread": torch.stack([here, there]).var(1, correction=0).mean().sqrt()}
@@ -333,8 +332,7 @@ def test_heads_become_the_posterior_of_a_linear_gaussian():
     width = math.sqrt((SPREAD**2 + sigma**2) / variance)
     assert abs(model.gain.item() - SLOPE / variance) < 5 * width / math.sqrt(variance * 2 * rows)
     assert abs(model.log_width.item() - math.log(width)) < 5 / math.sqrt(2 * 2 * rows)
-    scalars = objective.loss(model, batch_of(x, v=v)).scalars
-    assert abs(scalars["error"] - width) < 5 * width / math.sqrt(2 * 2 * rows)
+    assert abs(objective.loss(model, batch_of(x, v=v)).scalars["error"] - width) < 5 * width / math.sqrt(2 * 2 * rows)
 
 
 def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():

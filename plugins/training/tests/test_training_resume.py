@@ -17,7 +17,7 @@ from composable_energy_image.data import Pictures, Preparation
 from composable_energy_mcmc import Langevin
 from composable_energy_training.augmentation import hue_matrix, luma
 from plugins.training.tests.run_helpers import DATA, StopAt, fit_until_stopped, network, same
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 SHAPE = torch.Size([3])
 bad: Any = "gaussian"
@@ -151,8 +151,7 @@ def test_half_of_the_pictures_are_mirrored_and_without_any_part_none_change():
     out = training.Augmentation(**{**OFF, "flip": True})(x, rows_of(rows, 0))
     same = (out - x).flatten(1).abs().amax(1) < 1e-5
     mirrored = (out - x.flip(3)).flatten(1).abs().amax(1) < 1e-5
-    assert bool((same ^ mirrored).all())
-    assert abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
+    assert bool((same ^ mirrored).all()) and abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
 
 
 def test_a_crop_has_the_requested_area():
@@ -191,8 +190,7 @@ def test_each_picture_is_augmented_by_its_own_noise():
     x, augment = ramps(7), training.Augmentation()
     whole = augment(x, rows_of(7, 2))
     torch.testing.assert_close(augment(x[3:], rows_of(7, 2, range(3, 7))), whole[3:], rtol=0, atol=1e-6)
-    assert whole.flatten(1).unique(dim=0).shape[0] == 7
-    assert not torch.equal(whole, augment(x, rows_of(7, 3)))
+    assert whole.flatten(1).unique(dim=0).shape[0] == 7 and not torch.equal(whole, augment(x, rows_of(7, 3)))
 
 
 class Fit(training.Objective):
@@ -261,8 +259,7 @@ def of(part):
 )
 def test_other_settings_of_the_objective_are_refused(tmp_path, before, after, message):
     trainer(tmp_path, of(before), steps=4).fit()
-    with pytest.raises(OptionError, match=message):
-        trainer(tmp_path, of(after)).fit()
+    refused(OptionError, message, trainer(tmp_path, of(after)).fit)
     assert trainer(tmp_path, of(before)).fit().steps == 12
 
 
@@ -272,11 +269,9 @@ def test_another_class_and_a_changed_attribute_of_the_objective_are_refused(tmp_
 
     run = trainer(tmp_path, Fit(penalty=1.0), steps=4)
     run.fit()
-    with pytest.raises(OptionError, match=r"objective\.class was 'Fit', is '.*Other'"):
-        trainer(tmp_path, Other()).fit()
+    refused(OptionError, r"objective\.class was 'Fit', is '.*Other'", trainer(tmp_path, Other()).fit)
     run.objective.penalty = 0.0
-    with pytest.raises(OptionError, match=r"objective\.penalty was 1\.0, is 0\.0"):
-        run.fit()
+    refused(OptionError, r"objective\.penalty was 1\.0, is 0\.0", run.fit)
 
 
 def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(tmp_path):
@@ -287,15 +282,13 @@ def test_networks_of_an_objective_count_by_value_but_the_model_itself_does_not(t
     assert trainer(tmp_path, of([network(), other]), other, steps=8).fit().steps == 8
     with torch.no_grad():
         critic.weight[0, 0] += 1
-    with pytest.raises(OptionError, match=r"objective\.part was"):
-        trainer(tmp_path, of([critic, model]), model).fit()
+    refused(OptionError, r"objective\.part was", trainer(tmp_path, of([critic, model]), model).fit)
 
 
 def test_other_settings_of_the_model_and_of_the_preparation_are_refused(tmp_path):
     steep, flat = (nn.Sequential(network(), nn.LeakyReLU(slope)) for slope in (0.1, 0.3))
     trainer(tmp_path / "model", model=steep, steps=4).fit()
-    with pytest.raises(OptionError, match=r"model\.1\.negative_slope was 0\.1, is 0\.3"):
-        trainer(tmp_path / "model", model=flat).fit()
+    refused(OptionError, r"model\.1\.negative_slope was 0\.1, is 0\.3", trainer(tmp_path / "model", model=flat).fit)
     images, model = torch.rand(16, 1, 4, 4), nn.Conv2d(1, 1, 3, padding=1)
     trainer(tmp_path / "data", None, model, training.Prepared(images, Preparation(flip=True)), steps=4).fit()
     with pytest.raises(OptionError, match=r"preparation\.flip was True, is False"):
@@ -343,8 +336,7 @@ def test_without_a_monitor_chains_are_not_copied_and_an_interrupted_run_with_cha
     run = chained(callbacks=[training.Monitor(None), StopAt(10)])
     fit_until_stopped(run)
     run.callbacks = ()
-    with pytest.raises(OptionError, match=r"interrupted, and the state of ContrastiveDivergence, .* of step 8\. Add `Checkpoints"):
-        run.fit()
+    refused(OptionError, r"interrupted, and the state of ContrastiveDivergence, .* of step 8\. Add `Checkpoints", run.fit)
     run = chained(callbacks=[StopAt(10)])
     fit_until_stopped(run)
     run.callbacks = ()
@@ -375,8 +367,7 @@ def pictures(data):
 def test_data_with_one_other_number_are_refused(tmp_path, make, message):
     model = nn.Conv2d(3, 3, 1) if make is pictures else network()
     fit_until_stopped(trainer(tmp_path, model=model, data=make(DATA), callbacks=[StopAt(9)]))
-    with pytest.raises(OptionError, match=f"trained on other data.*{message}"):
-        trainer(tmp_path, model=model, data=make(changed(DATA))).fit()
+    refused(OptionError, f"trained on other data.*{message}", trainer(tmp_path, model=model, data=make(changed(DATA))).fit)
     assert trainer(tmp_path, model=model, data=make(DATA)).fit().steps == 12
 
 

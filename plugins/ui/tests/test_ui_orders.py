@@ -151,8 +151,7 @@ def test_python_draws_the_same_edited_faces():
     first = Order("male & ~smiling", n=2, steps=10)
     points, result = carry_out(first)
     assert result["view"] == "pictures" and "--option levels=10" in result["command"]
-    second = Order("glasses", n=3, seed=5, steps=8, edit=Edit("job", 1, 0.5))
-    edited, result = carry_out(first, second, start=points[1])
+    edited, result = carry_out(first, Order("glasses", n=3, seed=5, steps=8, edit=Edit("job", 1, 0.5)), start=points[1])
     names = {}
     exec(result["python"], names)
     assert result["command"] == ""

@@ -45,8 +45,7 @@ def read(playground, path, body):
 
 def events(playground, body):
     """Yields the events of an order as they arrive."""
-    answer = ask(playground, "POST", "/api/sample", body)
-    for line in iter(answer.readline, b""):
+    for line in iter(ask(playground, "POST", "/api/sample", body).readline, b""):
         if line.strip():
             yield json.loads(line)
 

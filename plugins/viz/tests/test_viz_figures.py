@@ -83,8 +83,7 @@ def test_lines_are_chains_and_their_median():
     axes = axes_of(ce.viz.trace(trace, chains=2))
     first, _, median = axes.lines
     torch.testing.assert_close(torch.as_tensor(first.get_ydata()), trace.energies[:, 0].double())
-    middle = trace.energies.double().quantile(0.5, 1)
-    torch.testing.assert_close(torch.as_tensor(median.get_ydata()), middle)
+    torch.testing.assert_close(torch.as_tensor(median.get_ydata()), trace.energies.double().quantile(0.5, 1))
     assert list(median.get_xdata()) == list(range(1, 31))
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"90 % of the chains", "median", "burn-in"}
 
@@ -209,8 +208,7 @@ test_what_cannot_be_drawn_is_refused = refusals(
 @pytest.mark.slow
 def test_notebooks_show_what_is_returned_and_pyplot_is_not_touched():
     before = "matplotlib.pyplot" in sys.modules
-    figure = ce.viz.show(line(), draws=0, window=(-3, 3))
-    assert figure._repr_png_().startswith(b"\x89PNG")
+    assert ce.viz.show(line(), draws=0, window=(-3, 3))._repr_png_().startswith(b"\x89PNG")
     if before:
         import matplotlib.pyplot as plt
 
@@ -235,8 +233,7 @@ class TestLayout:
     def test_images_are_in_reading_order(self, channels):
         sheet = ce.viz.grid(steps(6, channels), columns=3, scale=2)
         assert sheet.size == (3 * 16 + 8, 2 * 16 + 4)
-        found = [middle(sheet, i // 3, i % 3, 16) for i in range(6)]
-        assert found == [round(255 * i / 5) for i in range(6)]
+        assert [middle(sheet, i // 3, i % 3, 16) for i in range(6)] == [round(255 * i / 5) for i in range(6)]
 
     def test_one_image_a_list_and_an_array_are_images(self):
         images = steps(3)
@@ -285,5 +282,4 @@ def test_grids_need_no_matplotlib_and_figures_name_the_extra(tmp_path):
         "ce.viz.grid(torch.rand(2, 3, 8, 8))\n"
         "ce.viz.show(lambda x: x.square().sum(1), window=(-1, 1), draws=0)\n"
     )
-    done = run_code(code, tmp_path)
-    assert re.search(r"ExtraNotInstalled: .*pip install 'composable-energy\[viz\]'", done.stderr)
+    assert re.search(r"ExtraNotInstalled: .*pip install 'composable-energy\[viz\]'", run_code(code, tmp_path).stderr)

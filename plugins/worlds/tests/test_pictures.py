@@ -46,8 +46,7 @@ def test_pictures_are_read_as_what_was_asked_for(text, least):
     for asked, low, high in ((energy, least, 1), (other, 0, 0.5)):
         pictures = asked.sample(16, seed=0)
         assert pictures.min() >= 0 and pictures.max() <= 1
-        read = (-energy.evidence(energy.decoder.encode(pictures))).exp()
-        assert low <= read.mean() <= high
+        assert low <= (-energy.evidence(energy.decoder.encode(pictures))).exp().mean() <= high
 
 
 def test_the_judge_of_small_faces_is_right_on_drawn_faces():
@@ -64,8 +63,7 @@ def test_expressions_over_the_shipped_pipeline_are_obeyed():
     assert sum(path.stat().st_size for path in files) < 10e6 and not [path for path in files if path.suffix in (".bin", ".pt", ".py")]
     faces = ce.load(f"diffusers:{PIPELINE}", unconditional=ANY_FACE)
     male, serious = (faces.concept(class_label=class_of(name, present)) for name, present in (("male", True), ("smiling", False)))
-    images = (male & serious).sharpened(3).sample(12, sampler="sde", levels=10, seed=0)
-    verdict = judge_small(images)
+    verdict = judge_small((male & serious).sharpened(3).sample(12, sampler="sde", levels=10, seed=0))
     assert (verdict["male"] & ~verdict["smiling"]).float().mean() > 0.7
 
 

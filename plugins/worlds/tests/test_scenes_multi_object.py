@@ -99,8 +99,7 @@ class TestPresence:
     @pytest.mark.full
     def test_it_and_its_base_keep_the_contract(self, base, codes):
         check_energy(base, codes)
-        presence = Presence(stirred(PlaceHead()), base)
-        check_energy(presence.given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
+        check_energy(Presence(stirred(PlaceHead()), base).given(c=torch.tensor([[0.3, -0.2]])).at(0.5), codes)
 
 
 def made_by(command, folder):
@@ -165,8 +164,7 @@ def test_the_command_makes_all_weights_and_finds_them_done(one, monkeypatch, tmp
     names = {"judge", "autoencoder", "base", "position", "size", "light", "color", "shape", "of_position", "of_color"}
     first = {path.stem: path.read_bytes() for path in (one / "weights").glob("*.safetensors")}
     assert first.keys() == names
-    report = json.loads((one / "report.json").read_text())
-    assert report["trainings"].keys() == names | {"decoder", "base_refined"}
+    assert json.loads((one / "report.json").read_text())["trainings"].keys() == names | {"decoder", "base_refined"}
     train.main(["--out", str(one), "--effort", "0.001", "--install"])
     assert {path.stem: path.read_bytes() for path in tmp_path.glob("*.safetensors")} == first
 

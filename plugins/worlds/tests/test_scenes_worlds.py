@@ -66,8 +66,7 @@ def test_labels_are_spread_over_their_ranges():
         share = np.bincount(values, minlength=len(kinds)) / 2_000
         np.testing.assert_allclose(share, 1 / len(kinds), atol=5 * np.sqrt(1 / len(kinds) / 2_000))
     np.testing.assert_allclose(np.linalg.norm(one["light"], axis=1), 1, atol=1e-6)
-    assert set(many["present"].sum(1)) == {3, 4, 5, 6}
-    assert np.abs(many["position"]).max() <= 1
+    assert set(many["present"].sum(1)) == {3, 4, 5, 6} and np.abs(many["position"]).max() <= 1
     assert many["size"][many["present"]].min() >= 0.16 and many["size"].max() <= 0.30
     factors = worlds.Room().labels(500, seed=1)["factors"]
     assert factors.shape == (500, len(worlds.ROOM_FACTORS)) and 0 <= factors.min() < 0.01 < 0.99 < factors.max() <= 1
@@ -149,8 +148,7 @@ class TestRoom:
     @pytest.mark.parametrize("factor", range(len(worlds.ROOM_FACTORS)), ids=worlds.ROOM_FACTORS)
     def test_each_factor_changes_the_picture_steadily(self, factor):
         low, near, high = self.pictures(factor, [0, 0.25, 1])
-        assert np.abs(high - low).mean() > 3
-        assert 0 < np.abs(near - low).mean() < np.abs(high - low).mean()
+        assert np.abs(high - low).mean() > 3 and 0 < np.abs(near - low).mean() < np.abs(high - low).mean()
 
 
 def render(world: World, **changes: np.ndarray) -> None:
@@ -184,8 +182,7 @@ class TestSprites:
         scenes = worlds.Sprites(128).draw(120, seed=1, masks=True)
         assert scenes.masks is not None
         area = 0.3 / 4 * 128**2 * scenes.labels["scale"] ** 2
-        found = scenes.masks.sum((1, 2), dtype=int)
-        np.testing.assert_allclose(found, area, rtol=0.02, atol=6)
+        np.testing.assert_allclose(scenes.masks.sum((1, 2), dtype=int), area, rtol=0.02, atol=6)
         assert set(scenes.labels["shape"]) == {0, 1, 2}
         np.testing.assert_array_equal(scenes.images[:, 0], 255 * scenes.masks)
 
@@ -199,8 +196,7 @@ class TestSprites:
             x, y = (columns + 0.5) / 64 - 1, 1 - (rows + 0.5) / 64
             np.testing.assert_allclose([x.mean(), y.mean()], 0.59 * where, atol=0.01)
             assert min(rows.min(), columns.min()) > 0 and max(rows.max(), columns.max()) < 127
-            longest = np.linalg.eigh(np.cov(np.stack([x, y])))[1][:, 1]
-            assert abs(longest @ turn) > 0.99
+            assert abs(np.linalg.eigh(np.cov(np.stack([x, y])))[1][:, 1] @ turn) > 0.99
 
     def test_every_point_of_the_grid_has_its_labels(self):
         steps = np.stack(np.meshgrid(*(np.arange(k) for k in (3, 6, 4, 2, 2)), indexing="ij"), -1).reshape(-1, 5) * [1, 1, 10, 31, 31]
@@ -280,9 +276,7 @@ def test_a_toy_is_one_object_as_large_as_a_solid(name):
     assert scenes.masks is not None and box.masks is not None
     assert set(np.unique(scenes.masks)) == {0, 1}
     area, whole = (scenes.masks > 0).sum(), (box.masks > 0).sum()
-    assert 0.25 * whole < area < 1.1 * whole
-    columns = np.nonzero(scenes.masks[0].any(0))[0]
-    assert abs(columns.mean() - 31.5) < 1.5
+    assert 0.25 * whole < area < 1.1 * whole and abs(np.nonzero(scenes.masks[0].any(0))[0].mean() - 31.5) < 1.5
 
 
 @pytest.mark.parametrize("name", worlds.TOYS)
@@ -293,8 +287,7 @@ def test_a_toy_has_its_color_and_colors_of_its_parts(name):
     np.testing.assert_array_equal(red.masks, blue.masks)
     changed = (np.abs(red.images[0].astype(int) - blue.images[0]).max(0) > 30)[here].mean()
     assert 0.3 < changed < 1.0
-    brightest = red.images[0][:, here].max(1)
-    assert brightest[0] > 150 and worlds.PALETTE[worlds.COLORS.index("red")][0] > 0.8
+    assert red.images[0][:, here].max(1)[0] > 150 and worlds.PALETTE[worlds.COLORS.index("red")][0] > 0.8
 
 
 def test_labels_and_flat_worlds_need_nothing_that_draws(monkeypatch):
