@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 32_760,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_923,
-    "tests: lines": 27_880,
+    "tests: lines": 27_885,
     "docs: words": 59_990,
     "sample(): keywords": 14,
     "ce.__all__": 31,

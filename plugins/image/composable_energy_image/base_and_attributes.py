@@ -37,10 +37,11 @@ AUTOMATIC = {
     "corrector_steps": (3, 8),
     "components": (256, 0),
     "features": (64, 64),  # 32 for 16 pixels and 48 up to 32, whatever the number of pictures
+    "details": (8, 8),  # 0 up to 32 pixels, whose blocks are small
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
-_FEATURES = {1: 32, 2: 48}  # by the side in blocks of 16 pixels
+_SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}}  # by the side in blocks of 16 pixels
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ class BaseAndAttributes(Recipe):
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         common = find_combinations(labels) if sizes["components"] else None
-        options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "corrector_steps")}
-        options |= {name: model[name] for name in ("details", "sigma_min", "sigma_max", "balanced")}
+        options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "details", "corrector_steps")}
+        options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
 
         def new_base(**mixture: int) -> CodeEnergy:
@@ -154,7 +155,7 @@ def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[s
 
     The decoder has fewer features for pictures with a short side, so that the cost follows the size.
     """
-    automatic = {name: values[small] for name, values in AUTOMATIC.items()} | {"features": _FEATURES.get(math.ceil(side / 16), 64)}
+    automatic = {name: values[small] for name, values in AUTOMATIC.items()} | _SHORT.get(math.ceil(side / 16), {})
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 

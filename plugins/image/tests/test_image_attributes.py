@@ -43,16 +43,25 @@ def stirred(module: nn.Module) -> nn.Module:
 class TestNetworks:
     @pytest.mark.parametrize("size", [16, 48, 80, 112, 144, 256])
     def test_pictures_of_any_size_go_to_codes_and_back(self, size):
-        coder = Autoencoder(size, 1 + 2 * (size % 32 == 0), code=5).eval()
+        coder = Autoencoder(size, 1 + 2 * (size % 32 == 0), code=5, details=8 * (size > 80)).eval()
         images = torch.rand(2, coder.channels, size, size)
         codes = coder.encode(images)
         assert codes.shape == (2, 5) and coder(codes).shape == images.shape
         assert coder(100 * codes).min() >= 0 and coder(100 * codes).max() <= 1
 
-    @pytest.mark.parametrize("options", [{"size": 15}, {"size": 272}, {"size": 0}, {"channels": 2}, {"code": 0}])
+    @pytest.mark.parametrize("options", [{"size": 15}, {"size": 272}, {"size": 0}, {"channels": 2}, {"code": 0}, {"details": -1}])
     def test_others_are_refused(self, options):
         with pytest.raises(OptionError, match=next(iter(options))):
             Autoencoder(**options)
+
+    def test_a_last_layer_of_all_pixels_reads_across_the_borders_of_blocks(self):
+        """What the decoder writes into a block changes pixels of its neighbours."""
+        for details, changed in ((0, 4), (2, 6)):
+            coder, codes = Autoencoder(64, 1, code=5, details=details), torch.zeros(1, 5)
+            before, written = coder.decode(codes), torch.zeros(16 * (details or 1), 16, 16)
+            written[:, 8, 8] = 1.0
+            coder.to_pixels.register_forward_hook(lambda _, __, found, written=written: found + written)
+            assert ((coder.decode(codes) - before).abs()[0, 0] > 1e-4).any(0).sum() == changed
 
     def test_before_training_the_base_is_that_of_normal_codes(self):
         z, sigma = torch.randn(5, 8), torch.tensor([0.05, 0.1, 1.0, 2.0, 4.0])
