@@ -301,9 +301,9 @@ def test_the_flow_passes_the_checks_of_samplers():
 def test_heads_with_noise_levels_are_asked_at_a_high_one():
     """Of codes of shipped clothes; at the lowest level the posteriors of a mixture are steps, which stop the flow."""
     bright, upper = ce.load("fashion/bright"), ce.load("fashion/upper")
-    codes = (upper & ~bright).latents.sample(8, seed=0)
+    codes = (upper & ~bright).latents.sample(32, seed=0)
     edits = latents.edit(codes, bright, keep=[upper])
     assert edits.last.reached.mean() > 0.8 and edits.last.kept["upper"] > 0.7
-    with pytest.warns(ce.SamplingWarning, match="of 8 edits end where bright has a probability below a half"):
+    with pytest.warns(ce.SamplingWarning, match="of 32 edits end where bright has a probability below a half"):
         stiff = latents.edit(codes, bright, keep=[upper], weights=latents.EditWeights(level=0.05))
     assert stiff.last.reached.mean() < 0.5
