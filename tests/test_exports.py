@@ -160,6 +160,8 @@ def test_what_a_plugin_says_is_shown_in_a_table_and_nothing_is_built():
     assert len(str(table).splitlines()) == len(table) + 1 and repr(table) == str(table)
     with pytest.raises(PluginNotFound, match="Did you mean 'faces'"):
         table["face"]
+    with pytest.raises(OptionError, match="which has all kinds; got 'sampler'"):
+        ce.installed("sampler")
     assert "No energies are installed" in str(ce.registry.EnergyTable([]))
 
 

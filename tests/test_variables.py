@@ -286,6 +286,8 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: lift(far, {"theta": 3}), OptionError, "theta is a shape"),
     (lambda: lift(far, {"theta": (0,)}), OptionError, "theta is a shape"),
     (lambda: lift(far, {"theta": ((2, 2), constraints.simplex)}), OptionError, "may be one row"),
+    (lambda: lift(far, {"theta": constraints.simplex}), OptionError, r"simplex, is of rows, and it has no shape"),
+    (lambda: lift(far, {"theta": constraints.independent(constraints.positive, 1)}), OptionError, "give both"),
     (lambda: lift(far, {"theta 1": (3,)}), OptionError, "identifier"),
     (lambda: lift(far, {"theta": (3,)}, event_shape=(3,)), OptionError, "leave out event_shape"),
     (lambda: lift(Normal(0.0, 1.0), {"a": (), "b": ()}), ShapeError, "one variable"),

@@ -217,7 +217,9 @@ def installed(records: Iterable[PluginRecord] | None = None) -> EnergyTable:
         >>> ce.installed()["faces"].state
         'trained'
     """
-    rows = plugins() if records is None else records
+    rows = plugins() if records is None else tuple(records)
+    if not all(isinstance(row, PluginRecord) for row in rows):
+        raise OptionError(f"`installed` describes energies, given by records of `plugins()`, which has all kinds; got {records!r}.")
     return EnergyTable(_describe(row) for row in rows if row.group == group_of("energy"))
 
 

@@ -43,6 +43,11 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
                 f"The variable {name} is a shape such as () or (8,), a support such as constraints.positive, or a pair of both, got "
                 f"{variable!r}."
             )
+        if isinstance(support, Constraint) and not shape and support.event_dim:
+            raise OptionError(
+                f"The support of the variable {name}, {format_support(support)}, is of rows, and it has no shape: give both, as in "
+                f"{{'{name}': ((8,), support)}}."
+            )
         shapes[name], supports[name] = torch.Size(shape), flatten_support(name, check_support(support), torch.Size(shape))
     if not shapes:
         raise OptionError(f"`variables` maps names to shapes or supports, as in {{'mu': (), 'tau': constraints.positive}}, got {given!r}.")
