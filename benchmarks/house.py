@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_262,
+    "core: lines": 14_321,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
