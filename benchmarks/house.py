@@ -21,18 +21,18 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_262,
+    "core: lines": 14_321,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 400,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_760,
+    "plug-ins: lines without tests": 32_990,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_923,
-    "tests: lines": 27_885,
-    "docs: words": 59_990,
+    "tests: lines": 27_990,
+    "docs: words": 59_995,
     "sample(): keywords": 14,
     "ce.__all__": 31,
     "a call with langevin: functions of the core": 226,

@@ -11,7 +11,7 @@ from torch.distributions import Normal, constraints
 
 import composable_energy as ce
 from composable_energy.errors import ContradictionError, ExpressionError, LiftError, OptionError, ShapeError, SupportWarning
-from composable_energy.supports import circle, contains, coordinates_of, ordered, positive_ordered, same_support, sphere, zero_sum
+from composable_energy.supports import circle, contains, coordinates_of, ordered, polytope, positive_ordered, same_support, sphere, zero_sum
 from tests.factories import DTYPE as F64
 from tests.factories import t
 from tests.refusals import refusals
@@ -95,7 +95,7 @@ def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
     [
         *(constraints.positive, constraints.interval(2.0, 5.0), BOX, constraints.simplex, constraints.lower_triangular),
         *(constraints.lower_cholesky, constraints.positive_definite, constraints.corr_cholesky, STACK, circle, sphere, MIXED),
-        *(ordered, positive_ordered, zero_sum, ROWS),
+        *(ordered, positive_ordered, zero_sum, ROWS, polytope(-torch.eye(2), [0.0, 1.0], [1, 2])),
     ],
     ids=str,
 )
@@ -196,7 +196,11 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
     assert ((turned.mean(0) - t(*means)).abs() < 4 * errors).all()
 
 
-@pytest.mark.parametrize(("support", "size"), [(ordered, 3), (positive_ordered, 3), (zero_sum, 4)], ids=str)
+@pytest.mark.parametrize(
+    ("support", "size"),
+    [(ordered, 3), (positive_ordered, 3), (zero_sum, 4), (polytope(torch.eye(3)[:2] - 0.2, [1, 2], [0, 0, 1]), 3)],
+    ids=str,
+)
 def test_coordinates_of_vectors_have_their_change_of_volume_and_an_inverse(support, size):
     coordinates = coordinates_of(support, (2, size), F64, torch.device("cpu"))
     u = torch.randn(5, *coordinates.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
@@ -265,6 +269,38 @@ def test_draws_of_vectors_have_the_moments_of_closed_forms():
 
 @unconverged
 @pytest.mark.full
+def budget(size: int) -> ce.supports.Support:
+    """Positive numbers whose sum is at most 1."""
+    return polytope(torch.cat([-torch.eye(size), torch.ones(1, size)]), [0.0] * size + [1.0], [0.8 / size] * size)
+
+
+TURN = t([0.8, -0.6], [0.6, 0.8])  # of a box of 1 by 1/100
+THIN = polytope(torch.cat([TURN, -TURN]), t(1.0, 0.01, 1.0, 0.01), [0.0, 0.0])
+WEDGE = polytope([[1.0, 1.0], [-1.0, 0.5]], [1.0, 0.3], [0.0, 0.0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("support", "exact"),
+    [
+        (budget(2), lambda: td.Dirichlet(torch.ones(3)).sample((20_000,))[:, :2]),
+        (budget(5), lambda: td.Dirichlet(torch.ones(6)).sample((20_000,))[:, :5]),
+        (THIN, lambda: ((2 * torch.rand(20_000, 2) - 1) * torch.tensor([1.0, 0.01])) @ TURN.float()),
+        (WEDGE, lambda: torch.randn(60_000, 2)),
+    ],
+    ids=["triangle", "budget", "thin", "normal in a wedge"],
+)
+def test_polytopes_have_draws_as_by_rejection(support, exact):
+    torch.manual_seed(0)
+    exact = exact()
+    exact, normal = exact[support.check(exact)].double(), support is WEDGE
+    x = ce.as_energy(lambda x: normal * x.square().sum(1) / 2, support=support, event_shape=exact.shape[1:]).sample(400, seed=0).double()
+    assert support.check(x).all()
+    for values in (lambda x: x, lambda x: x.square(), lambda x: x[:, :1] * x[:, 1:2]):
+        error = (values(exact).var(0) * (1 / len(x) + 1 / len(exact))).sqrt()
+        assert ((values(x).mean(0) - values(exact).mean(0)).abs() < 4 * error).all()
+
+
 def test_log_z_integrates_over_the_support():
     for energy, expected in (
         (ce.as_energy(td.VonMises(t(0.0, 1.0), t(2.0, 1.0))), 0.0),
@@ -273,6 +309,7 @@ def test_log_z_integrates_over_the_support():
         (ce.as_energy(td.Gamma(t(3.0), t(1.0))) & ce.inside(constraints.less_than(3.0)), math.log(td.Gamma(3.0, 1.0).cdf(t(3.0)).item())),
         (ce.as_energy(STANDARD).on(ordered), -math.log(6)),  # one of the orders of three numbers
         (ce.as_energy(lambda x: x.sum(1), support=positive_ordered, event_shape=(3,)), -math.log(6)),
+        (ce.as_energy(lambda x: 0 * x.sum(1), support=budget(3), event_shape=(3,)), -math.log(6)),
         (ce.as_energy(lambda x: x.square().sum(1) / 2, support=zero_sum, event_shape=(4,)), 1.5 * math.log(2 * math.pi)),
     ):
         found = ce.log_z(energy, seed=0, dtype=F64, particles=512)

@@ -250,7 +250,7 @@ class CheckpointFile(Observer):
             found = {name: tensors[name] for name in _TENSORS if name in tensors}
             found |= {name: self.record[name] for name in ("steps", "scalars", "point_steps")}
             trace = replace(blank, state=replace(like, **dict(self.record["state"]), **state), **found)
-            missing = {field.name for field in fields(like)} - state.keys() - self.record["state"].keys()
+            missing = {f.name for f in fields(like) if f.metadata.get("saved", True)} - state.keys() - self.record["state"].keys()
             problem = f"the state has no {', '.join(sorted(missing))}" if missing else _inconsistency(trace, like, chains.count)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             trace, problem = None, f"{type(error).__name__}: {error}"
@@ -290,7 +290,7 @@ class CheckpointFile(Observer):
                 tensors[f"state.{field.name}"] = value
             elif isinstance(value, _PLAIN):
                 state[field.name] = value
-            else:
+            elif field.metadata.get("saved", True):
                 raise ExpressionError(
                     f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and "
                     "text; make it one of these, or sample without a `Checkpoint`."

@@ -282,7 +282,7 @@ _LATER = (
 def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
     """Raises if chains have run far away, were stopped, or have not converged, because the energy grows too slowly for a density."""
     problem = chains.problem
-    if not (chains.sampler.stationary and problem.plain.has_value):
+    if not (chains.sampler.stationary and problem.plain.has_value) or problem.plain.sites is not None:
         return
     zeros, init = problem.points.zeros(), problem.init
     x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)

@@ -43,7 +43,8 @@ class State:
         scales: Tensor = field(metadata={"per_chain": False})
 
     Tensors without axes and objects that are no tensors are shared as well. Shared fields must not depend on the chains: joined states
-    keep those of the first. The driver raises `ShapeError` for a tensor with another number of rows.
+    keep those of the first. With `saved=False` a checkpoint leaves a shared object out, and `init` makes it again. The driver raises
+    `ShapeError` for a tensor with another number of rows.
 
     Args:
         x: The points, with shape $(B, *)$.

@@ -3,6 +3,7 @@ from composable_energy.supports.coordinates import Identity as Identity
 from composable_energy.supports.coordinates import coordinates_of as coordinates_of
 from composable_energy.supports.coordinates import evaluate_inside as evaluate_inside
 from composable_energy.supports.coordinates import interior as interior
+from composable_energy.supports.coordinates import polytope as polytope
 from composable_energy.supports.sets import Support as Support
 from composable_energy.supports.sets import arguments_of as arguments_of
 from composable_energy.supports.sets import build_support as build_support

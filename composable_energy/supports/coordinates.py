@@ -19,15 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
+from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import ShapeError
+from composable_energy.errors import OptionError, ShapeError
 from composable_energy.supports import sets
 from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
 from composable_energy.supports.variables import Sites, map_support, numbers_between, one_hot_rows
 
-_TURNS = 3  # of the window of angles
+_TURNS, _NEAR = 3, 1e-3  # of the window of angles; and a gauge whose square, times a rounding, counts no more
 
 
 class Coordinates(ABC):
@@ -223,6 +224,52 @@ class Angles(Coordinates):
         return torch.cat([u.cos(), u.sin()], -1) if u.ndim > 1 else torch.stack([u.cos(), u.sin()], -1)
 
 
+class _Polytope(Constraint):
+    r"""Vectors $x$ with $A x \le b$, for $A$ with shape $(m, n)$, given with a point inside; the last axis of a point is one vector."""
+
+    event_dim = 1
+
+    def __init__(self, matrix: Any, bounds: Any, inside: Any) -> None:
+        given = [torch.as_tensor(value) for value in (matrix, bounds, inside)]
+        a, b, x = (value.to(sum(value.sum() * 1.0 for value in given)) for value in given)
+        if a.ndim != 2 or b.shape != a.shape[:1] or x.shape != a.shape[1:] or not (x.isfinite().all() and (a @ x < b).all()):
+            raise OptionError(
+                f"A polytope has rows of numbers, a bound for each, and a point inside of all bounds, got {matrix}, {bounds} and {inside}. "
+                "`scipy.optimize.linprog` finds a point. Two rows that state an equality have none: write the energy of free numbers."
+            )
+        self.matrix, self.bounds, self.inside = a, b, x
+
+    def check(self, value: Tensor) -> Tensor:
+        rows, bounds = self.matrix.to(value).mT, self.bounds.to(value)
+        return (value @ rows - bounds <= 8 * torch.finfo(value.dtype).eps * (value.abs() @ rows.abs() + bounds.abs())).all(-1)
+
+
+polytope = sets.KINDS["polytope"] = _Polytope
+
+
+class Gauge(Coordinates):
+    r"""Rays from a point $c$ inside of a polytope: $x = c + u \tanh(g) / g$, with the gauge $g = \max_i a_i u / (b_i - a_i c)$, or 0."""
+
+    def __init__(self, event: Sequence[int], support: Any) -> None:
+        super().__init__(event)
+        self.middle, slacks = support.inside, support.bounds - support.matrix @ support.inside
+        if event[-1] != len(self.middle):
+            raise ShapeError(f"The support {format_support(support)} is for rows of {len(self.middle)} numbers, got {tuple(event)}.")
+        self.slopes = (support.matrix / slacks[:, None]).mT
+
+    def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        gauge = (u @ self.slopes).amax(-1, keepdim=True).clamp_min(0)
+        far = gauge.clamp_min(_NEAR)
+        ratio = torch.where(gauge < _NEAR, 1 - gauge.square() / 3, far.tanh() / far)
+        volume = (u.shape[-1] - 1) * ratio.log() + 2 * (math.log(2) - gauge - F.softplus(-2 * gauge))
+        return self.middle + (1 - 8 * torch.finfo(u.dtype).eps) * ratio * u, _total(volume[..., 0])
+
+    def inverse(self, x: Tensor) -> Tensor:
+        gauge = ((x - self.middle) @ self.slopes).amax(-1, keepdim=True).clamp_min(0)
+        ratio = torch.where(gauge < _NEAR, 1 + gauge.square() / 3, gauge.atanh() / gauge.clamp_min(_NEAR))
+        return (x - self.middle) * ratio
+
+
 class Triangular(Coordinates):
     """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
 
@@ -310,7 +357,12 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     if name in sets.MATRICES:
         return Triangular(event, name)
     known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
-    known |= {"ordered": Ordered, "positive_ordered": partial(Ordered, positive=True), "zero_sum": ZeroSum}
+    known |= {
+        "polytope": partial(Gauge, support=inner),
+        "ordered": Ordered,
+        "positive_ordered": partial(Ordered, positive=True),
+        "zero_sum": ZeroSum,
+    }
     return known[name](event) if name in known else Bijection(inner, event)
 
 

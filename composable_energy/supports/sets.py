@@ -97,7 +97,9 @@ _ARGUMENTS = {
     "independent": ("base_constraint", "reinterpreted_batch_ndims"),
     "cat": ("cseq", "dim", "lengths"),
     "stack": ("cseq", "dim"),
+    "polytope": ("matrix", "bounds", "inside"),
 }
+KINDS: dict[str, Any] = {name: getattr(constraints, name, None) for name in _ARGUMENTS}  # `coordinates` adds that of polytopes
 # Of single numbers in points of these supports.
 _RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "positive_ordered": (0.0, math.inf)}
 _RANGES["one_hot"] = (0.0, 1.0)
@@ -216,7 +218,7 @@ def interval(low: Bound, high: Bound) -> Support:
 
 def is_full(support: Support) -> bool:
     """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered) for part in parts_of(support))
+    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered | KINDS["polytope"]) for part in parts_of(support))
 
 
 def is_bounded(support: Support) -> bool:
@@ -251,7 +253,7 @@ def _smaller(a: Bound, b: Bound) -> Bound:
 def name_of(support: Constraint) -> str | None:
     """Returns the name of a support that this module knows; None for a constraint of another package."""
     single = (name for name, known in _SINGLE.items() if type(known) is type(support))
-    return next(single, None) or next((name for name in _ARGUMENTS if type(support) is getattr(constraints, name)), None)
+    return next(single, None) or next((name for name in KINDS if type(support) is KINDS[name]), None)
 
 
 def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
@@ -269,8 +271,8 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     kinds = int | float | Tensor | Constraint | (list if name in ("cat", "stack") else Tensor)
     if len(arguments) != len(_ARGUMENTS.get(name, ())) or not all(isinstance(value, kinds) for value in arguments) or name in _SINGLE:
         raise ValueError(f"the support {name!r} with {len(arguments)} arguments is not known")
-    support = getattr(constraints, name)(*arguments)
     try:
+        support = KINDS[name](*arguments)
         check_support(support)
     except OptionError as error:
         raise ValueError(str(error)) from error

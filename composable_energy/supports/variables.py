@@ -61,7 +61,7 @@ def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:
             f"The variable {name} has shape {tuple(shape)} and the support {format_support(support)}, which joins its numbers: a variable "
             "may be one row, such as a simplex of shape (n,). Of a matrix name the free numbers, and build it in the function."
         )
-    return map_support(support, lambda tensor: tensor.expand(shape).flatten() if tensor.ndim else tensor)
+    return support if getattr(support, "event_dim", 0) else map_support(support, lambda x: x.expand(shape).flatten() if x.ndim else x)
 
 
 def places_of(variables: Variables) -> dict[str, slice]:
@@ -138,6 +138,8 @@ def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     if not is_joined(support):
         if len(variables) > 1 and support is not None and support.event_dim:
             raise OptionError(f"The support {format_support(support)} is of one vector, not of {', '.join(variables)}: name that vector.")
+        if getattr(support, "event_dim", 0):
+            return dict.fromkeys(variables, support)
         places, size = places_of(variables).items(), size_of(variables)
         return {name: map_support(support, lambda end, place=place: end.expand(size)[place] if end.ndim else end) for name, place in places}
     if vars(support).get("lengths") != [shape.numel() for shape in variables.values()]:

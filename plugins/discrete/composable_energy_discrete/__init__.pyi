@@ -12,3 +12,4 @@ from composable_energy_discrete.models import Potts as Potts
 from composable_energy_discrete.neighbours import LocalEnergy as LocalEnergy
 from composable_energy_discrete.population import DiscreteSMC as DiscreteSMC
 from composable_energy_discrete.pseudo_likelihood import PseudoLikelihood as PseudoLikelihood
+from composable_energy_discrete.tempering import DiscreteTempering as DiscreteTempering

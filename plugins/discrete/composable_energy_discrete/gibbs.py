@@ -13,7 +13,7 @@ from composable_energy import Energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, repeated
-from composable_energy_discrete.neighbours import Blocks, choose_values, has_gradients, neighbour_energies
+from composable_energy_discrete.neighbours import Blocks, choose_values, has_gradients, neighbour_energies, visible
 
 _STATES = 2**16  # that are enumerated by default
 _TOGETHER = 2**16  # states that are evaluated together
@@ -21,10 +21,10 @@ _SITES = 64  # values of all sites together that Gibbs sampling takes one after 
 
 
 @dataclass(frozen=True)
-class _Blocked(State):
+class Blocked(State):
     """A state with the blocks of sites that are drawn together."""
 
-    blocks: Blocks = field(metadata={"per_chain": False})
+    blocks: Blocks = field(metadata={"per_chain": False, "saved": False})
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,21 @@ class Gibbs(Sampler):
         check_integer("sweeps", self.sweeps)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
-        return _Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
+        return Blocked(x, energy(x), torch.zeros_like(x), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         return sweep(energy, state, noise, 1.0, self.sweeps), Info()
 
 
-def sweep(energy: Energy, state: Any, noise: Noise, temperature: float, count: int = 1) -> State:
-    """Draws all sites, a block after another, at a temperature, and all of them `count` times."""
+def sweep(energy: Energy, state: Any, noise: Noise, temperature: float | Tensor, count: int = 1) -> State:
+    """Draws all sites, a block after another, at one temperature or that of each point, and all of them `count` times.
+
+    A chain may have several points, one after another.
+    """
     x, blocks, sites = state.x, state.blocks, energy.sites
-    uniform = (noise.uniforms(x.new_empty((len(x), len(sites.counts))), stream=number) for number in range(count))
+    shape = len(x), len(sites.counts)
+    like = x.new_empty((len(noise.chains), math.prod(shape) // max(1, len(noise.chains))))
+    uniform = (noise.uniforms(like, stream=number).view(shape) for number in range(count))
     if blocks.links:
         rows = sites.index(x).to(x.dtype).T.contiguous()  # chains last, so that neighbours are rows
         for numbers in uniform:
@@ -72,14 +77,14 @@ def sweep(energy: Energy, state: Any, noise: Noise, temperature: float, count: i
     return replace(state, x=x, energy=energy(x))
 
 
-def _swept(energy: Energy, x: Tensor, blocks: Blocks, uniform: Tensor, temperature: float) -> Tensor:
-    sites = energy.sites
+def _swept(energy: Energy, x: Tensor, blocks: Blocks, uniform: Tensor, temperature: float | Tensor) -> Tensor:
+    sites, wide = energy.sites, temperature.view(-1, 1, 1) if isinstance(temperature, Tensor) else temperature
     for chosen, numbers in zip(blocks.sites, blocks.numbers, strict=True):
         if blocks.known:
             values = blocks.choose(energy, x, uniform, temperature)
         else:
             energies = neighbour_energies(energy, x, chosen)
-            values = sites.index(x).index_copy(1, chosen, choose_values(-energies / temperature, uniform[:, chosen]).long())
+            values = sites.index(x).index_copy(1, chosen, choose_values(-energies / wide, uniform[:, chosen]).long())
         placed = sites.place(x, values)
         x = torch.where(numbers.view(x.shape[1:]), placed, x) if blocks.known else placed
     return x
@@ -148,7 +153,9 @@ class Enumeration(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if energy.sites.log_states > math.log(self.most) + 1e-9:
             raise OptionError(f"{energy} has e^{energy.sites.log_states:.1f} states, and at most {self.most:,} are enumerated.")
-        logits = x.new_empty(0) if has_rows(energy) else torch.cat([-energy(some) for some in all_states(energy, x).split(_TOGETHER)])
+        logits = (
+            x.new_empty(0) if has_rows(energy) else torch.cat([-visible(energy(some)) for some in all_states(energy, x).split(_TOGETHER)])
+        )
         return _Table(x, energy(x), torch.zeros_like(x), logits.double())
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
@@ -159,7 +166,7 @@ class Enumeration(Sampler):
         else:
             points = all_states(energy, state.x)
             rows = repeated(energy, len(state.x), len(points))(points.repeat(len(state.x), *[1] * (points.ndim - 1)))
-            chosen = choose_values(-rows.view(len(state.x), -1).double(), uniform).long()
+            chosen = choose_values(-visible(rows).view(len(state.x), -1).double(), uniform).long()
         for count in reversed(energy.sites.counts.tolist()):  # the last site varies first in `all_states`
             index.insert(0, chosen % count)
             chosen = chosen // count

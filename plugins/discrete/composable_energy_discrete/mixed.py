@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 import composable_energy as ce
-from composable_energy import Energy
+from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
 from composable_energy_discrete.gibbs import Gibbs, all_states
 from composable_energy_discrete.neighbours import choose_values
+from composable_energy_mcmc.tempering import Replicas, Tempering
 
 _COMBINATIONS = 64  # of discrete values that are summed out by default
 _ROUNDS = 3  # in which the pilots approach the bulk, where discrete numbers are not summed out
@@ -97,14 +99,13 @@ class Mixed(Sampler):
     ones by a sweep of `Gibbs`.
 
     Args:
-        inner: The sampler of the continuous numbers: a name, or a sampler whose state is a `State`.
+        inner: The sampler of the continuous numbers: a name, or a sampler whose state is a `State`; `Tempering` where discrete values are
+            summed out.
         most: The largest number of combinations that are summed out.
     """
 
     inner: Any = "chees"
     most: int = _COMBINATIONS
-
-    traits: ClassVar[Traits] = Traits(steps=200, states=("mixed",), from_pilots=True)
 
     def __post_init__(self) -> None:
         check_integer("most", self.most, 0)
@@ -119,6 +120,11 @@ class Mixed(Sampler):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         part = self._part(energy, x)
+        if isinstance(self.inner, Tempering) and not isinstance(part, _Summed):
+            raise OptionError(
+                f"{energy} has e^{energy.sites.log_states:.1f} combinations of discrete values, and tempering of mixed points sums up to "
+                f"{self.most} out: give `Mixed(inner='tempering', most=...)` a larger number, or take 'mixed'."
+            )
         for number in range(0 if isinstance(part, _Summed) else _ROUNDS):  # discrete numbers that suit, before steps are tuned
             own = noise.child(f"round {number}")
             v, _ = self.inner.approach(part, part.take(x), own, None)
@@ -137,14 +143,23 @@ class Mixed(Sampler):
         return self._joined(energy, part, x, self.inner.init(part, part.take(x), noise))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
-        part, before = self._part(energy, state.x), cast(_MixedState, state)
+        part, before = self._part(energy, state.x), state
         v = part.take(state.x)
         # Summed over the discrete numbers, energies do not depend on those that were drawn.
-        inner = State(v, before.part, before.slope) if isinstance(part, _Summed) else self.inner.init(part, v, noise)
+        inner: State = before
+        if isinstance(before, _MixedState):
+            inner = State(v, before.part, before.slope) if isinstance(part, _Summed) else self.inner.init(part, v, noise)
         after, info = self.inner.step(part, inner, noise)
         return self._joined(energy, part, part.move(after.x, noise.child("sites")), after), info
 
+    def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
+        return self.inner.warn(state, exact) if isinstance(state, Replicas) else ()
+
+    traits: ClassVar[Traits] = Traits(steps=200, states=("mixed",), from_pilots=True, warn=warn)
+
     def _joined(self, energy: Energy, part: _Continuous, x: Tensor, inner: State) -> State:
+        if isinstance(inner, Replicas) and isinstance(part, _Summed):  # the replicas are of continuous numbers
+            return replace(inner, x=x, energy=torch.where(inner.energy.isnan(), torch.nan, energy(x)), grad=torch.zeros_like(x))
         if type(inner) is not State:
             raise OptionError(f"The state of {self.inner} has more than points: take 'chees', 'hmc', 'mala' or 'langevin'.")
         return _MixedState(x, energy(x), torch.zeros_like(x), inner.energy, inner.grad)

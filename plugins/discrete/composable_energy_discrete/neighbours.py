@@ -12,6 +12,7 @@ from torch.distributions import Independent
 
 import composable_energy as ce
 from composable_energy import Energy
+from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.sampling import plain_energy, repeated
 
 _NUMBERS = 2**23  # of points that are evaluated together
@@ -81,20 +82,21 @@ class Blocks:
     def __hash__(self) -> int:
         return self._hash
 
-    def choose(self, energy: Energy, x: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def choose(self, energy: Energy, x: Tensor, uniform: Tensor, temperature: float | Tensor) -> Tensor:
         """Returns a value for each site, drawn given the other sites, with shape $(B, S)$."""
-        terms = [(term, weight / temperature) for term, weight in _terms(energy) if isinstance(term, LocalEnergy)]
-        found = [_scaled(term.differences(x), factor) for term, factor in terms]
+        found = [_scaled(term.differences(x), weight) for term, weight in _terms(energy) if isinstance(term, LocalEnergy)]
         shift = None if not found else found[0] if len(found) == 1 else torch.stack(found).sum(0)
         if energy.sites.allowed.shape[1] == 2:
             shift = None if shift is None else shift[..., 0]
         elif shift is not None:
             shift = torch.nn.functional.pad(shift, (1, 0))
-        table = None if self.table is None else _scaled(self.table, 1 / temperature).expand(len(x), *self.table.shape)
+        table = None if self.table is None else self.table.expand(len(x), *self.table.shape)
         total: Any = table if shift is None else shift if table is None else shift + table
+        factor = 1 / temperature
+        total = _scaled(total, unsqueeze_to(factor, total) if isinstance(factor, Tensor) else factor)
         return uniform < torch.sigmoid(-total) if energy.sites.allowed.shape[1] == 2 else choose_values(-total, uniform)
 
-    def draw_linked(self, rows: Tensor, uniform: Tensor, temperature: float) -> Tensor:
+    def draw_linked(self, rows: Tensor, uniform: Tensor, temperature: float | Tensor) -> Tensor:
         """Returns the indices of all sites, drawn a block after another, with chains on the last axis, as for uniform numbers."""
         numbers = uniform.split([len(sites) for sites in self.sites])  # in the order of blocks: runs of memory
         for sites, (near, weights, bias), some in zip(self.sites, self.links or (), numbers, strict=True):
@@ -140,7 +142,12 @@ def neighbour_energies(energy: Energy, x: Tensor, chosen: Tensor) -> Tensor:
     for some in chosen.split(max(1, _NUMBERS // (x.numel() * values))):
         points = points_near(energy.sites, x, index, some).flatten(0, 2)
         found.append(repeated(energy, len(x), len(some) * values)(points).view(len(x), len(some), values))
-    return torch.cat(found, 1).masked_fill(~energy.sites.allowed[chosen], math.inf)
+    return visible(torch.cat(found, 1)).masked_fill(~energy.sites.allowed[chosen], math.inf)
+
+
+def visible(energies: Tensor) -> Tensor:
+    r"""Returns energies with very low ones where they are NaN or $-\infty$: such a value is drawn, and the driver finds it in the state."""
+    return energies.nan_to_num(-1e30, torch.inf, -1e30)
 
 
 def points_near(sites: Any, x: Tensor, index: Tensor, chosen: Tensor) -> Tensor:

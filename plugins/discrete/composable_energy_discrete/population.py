@@ -28,7 +28,7 @@ _FEW, _TOGETHER = math.log(2**16) + 1e-9, 2**14  # states whose sum needs no sam
 
 @dataclass(frozen=True)
 class _Blocked(Particles):
-    blocks: Blocks = field(metadata={"per_chain": False})
+    blocks: Blocks = field(metadata={"per_chain": False, "saved": False})
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -12,14 +12,16 @@ from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
+from composable_energy.registry import get
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, repeated
 from composable_energy_mcmc.annealing.path import Gaussian, evaluate, hamiltonian_step
 from composable_energy_mcmc.annealing.schedule import Schedule, Scheduled, tune_schedule
 from composable_energy_mcmc.batch import REFUSED
 from composable_energy_mcmc.hamiltonian import van_der_corput
 
-_ROUNDS, _SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
+ROUNDS, SWEEPS = 3, 24  # of the pilots, to give all pairs of neighbours the same swap rate
 _REJECTION = 0.3  # of a swap between neighbours, which decides the number of levels
 _MIN_LEVELS, _MAX_LEVELS = 4, 32
 _OLD, _LEAST_STEPS = 0.1, 80  # of the chains, which bias a share by less; and steps, as for the other checks of convergence
@@ -35,6 +37,9 @@ class Replicas(State):
     born: Tensor  # the last step at which each was drawn from the base, with shape (B, K); 0 for a replica that descends from the start
 
 
+R = TypeVar("R", bound=Replicas)
+
+
 @dataclass(frozen=True)
 class Tempering(Scheduled):
     r"""Replica exchange (Swendsen & Wang, 1986; Geyer, 1991): for modes too far apart for a chain to move between them.
@@ -48,7 +53,8 @@ class Tempering(Scheduled):
     points still descend from start points, not from draws of $E_0$.
 
     The Gaussian, the levels and a step size for each are tuned on pilot chains, the levels so that all neighbours have the same swap rate.
-    `trace.sampler` is the tuned sampler; pass it again to skip the tuning.
+    `trace.sampler` is the tuned sampler; pass it again to skip the tuning. Discrete points are drawn by `DiscreteTempering` with the same
+    `levels`, and mixed ones by `Mixed`, whose continuous numbers this sampler moves.
 
     Args:
         levels: $K$; None takes as many as give a swap rate of .7.
@@ -67,12 +73,14 @@ class Tempering(Scheduled):
         check_integer("levels", self.levels, 2, optional=True)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+        if energy.sites is not None:
+            return self._of_sites(energy).tune(energy, x, noise)
         if self.schedule is not None:
             return self, x
         schedule, points = tune_schedule(energy, x, noise, self.mean, self.scale, self.leapfrogs, self.acceptance)
-        schedule = schedule.respace(self.levels or _limit_levels(len(schedule.levels)))
-        for number in range(_ROUNDS):
-            schedule = self._equalize_levels(schedule, energy, points, noise.child(f"round {number}"), final=number == _ROUNDS - 1)
+        schedule = schedule.respace(self.levels or limit_levels(len(schedule.levels)))
+        for number in range(ROUNDS):
+            schedule = self._equalize_levels(schedule, energy, points, noise.child(f"round {number}"), final=number == ROUNDS - 1)
         return replace(self, schedule=schedule), points
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> Replicas:
@@ -87,21 +95,21 @@ class Tempering(Scheduled):
         base = self.tuned_schedule.base.to(state.x)
         b = torch.tensor(self.tuned_schedule.levels, dtype=state.energy.dtype, device=state.x.device)
         state, rates = self._move_replicas(energy, self.tuned_schedule.step_sizes, base, b, state, noise)
-        state, swaps = swap_replicas(state, base, b, noise)
-        broken = (state.energies.isnan() | (state.energies == -torch.inf)).any(1)
-        scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
-        return replace(state, energy=torch.where(broken, torch.nan, state.energy)), Info(rates[:, -1], scalars)
+        state, swaps = swap_replicas(state, b, noise, base)
+        return report(state, swaps, rates[:, -1])
 
     def warn(self, state: State, exact: bool) -> Sequence[SamplingWarning]:
-        born = cast(Replicas, state).born
-        share = (born[:, -1] == 0).double().mean().item()
-        if exact or share <= _OLD or born.max() < _LEAST_STEPS:
-            return []
-        seen = f"The points of {share:.0%} of the chains still descend from the start, not from draws of the Gaussian: modes may"
-        ways = "Take more `steps`, more `levels`, or the `mean` and `scale` of a Gaussian nearer to the density."
-        return [SamplingWarning("trips", f"{seen} have wrong shares.", ways)]
+        return warn_of_trips(state, exact, "the Gaussian", ", or the `mean` and `scale` of a Gaussian nearer to the density")
 
-    traits: ClassVar[Traits] = Traits(steps=300, refused=REFUSED, warn=warn)
+    traits: ClassVar[Traits] = Traits(steps=300, states=("continuous", "discrete", "mixed"), refused=REFUSED, warn=warn)
+
+    def _of_sites(self, energy: Energy) -> Sampler:
+        """Returns the sampler that takes its place on points with discrete numbers."""
+        if energy.sites.mixed:
+            return get("sampler", "mixed")(inner=self)
+        if self != Tempering(levels=self.levels):
+            raise OptionError(f"The points of {energy} are discrete, and tempering takes `levels` alone for these, got {self}.")
+        return get("sampler", "discrete-tempering")(levels=self.levels)
 
     def _move_replicas(
         self, energy: Energy, step_sizes: Sequence[float], base: Gaussian, b: Tensor, state: Replicas, noise: Noise
@@ -133,25 +141,28 @@ class Tempering(Scheduled):
         base, b = schedule.base.to(x), torch.tensor(schedule.levels, dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         state, step_sizes = trial.init(energy, x, noise), list(schedule.step_sizes)
         swaps = torch.zeros(len(b) - 1, dtype=torch.float64, device=x.device)
-        for sweep in range(1, _SWEEPS + 1):
+        for sweep in range(1, SWEEPS + 1):
             own = noise.at(sweep)
             after, rates = trial._move_replicas(energy, step_sizes, base, b, state, own)
-            state, swap_rates = swap_replicas(_keep_finite(after, state), base, b, own)
+            state, swap_rates = swap_replicas(_keep_finite(after, state), b, own, base)
             swaps += swap_rates.nan_to_num().mean(0)
             gain = sweep**-0.5
             for level, rate in enumerate(rates.nan_to_num(0.0).mean(0).tolist(), start=1):
                 step_sizes[level] *= math.exp(gain * (rate - self.acceptance))
-        rejections = [0.0, *accumulate((1 - swaps / _SWEEPS).clamp_min(1e-3).tolist())]
-        count = len(b)
-        if self.levels is None and not final:
-            count = _limit_levels(math.ceil(rejections[-1] / _REJECTION) + 1)
+        rejections = cumulate_rejections(swaps / SWEEPS)
+        count = len(b) if self.levels is not None or final else count_levels(rejections)
         return replace(schedule, step_sizes=tuple(step_sizes)).respace(count, rejections)
 
 
-def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> tuple[Replicas, Tensor]:
-    """Swaps neighbouring replicas, the even pairs and then the odd ones; returns them, and swap probabilities with shape $(B, K - 1)$."""
+def swap_replicas(state: R, b: Tensor, noise: Noise, base: Gaussian | None = None) -> tuple[R, Tensor]:
+    """Swaps neighbouring replicas, the even pairs and then the odd ones; returns them, and swap probabilities with shape $(B, K - 1)$.
+
+    Without a Gaussian the first level has the same energy everywhere.
+    """
     chains, count = state.energies.shape
-    differences = state.energies.to(b) - base.energy(state.points.flatten(0, 1)).view(chains, count).to(b)
+    differences = state.energies.to(b, copy=True)
+    if base is not None:
+        differences -= base.energy(state.points.flatten(0, 1)).view(chains, count).to(b)
     order = torch.arange(count, device=b.device).repeat(chains, 1)
     log_uniform = torch.special.log_ndtr(noise.normal(differences[:, 1:], stream=2))
     rates = torch.zeros_like(log_uniform)
@@ -165,7 +176,25 @@ def swap_replicas(state: Replicas, base: Gaussian, b: Tensor, noise: Noise) -> t
             values[:, low], values[:, high] = torch.where(swap, right, left), torch.where(swap, left, right)
     rows = torch.arange(chains, device=b.device)[:, None]
     points, energies, grads, born = (values[rows, order] for values in (state.points, state.energies, state.grads, state.born))
-    return Replicas(points[:, -1], energies[:, -1], grads[:, -1], points, energies, grads, born), rates
+    last = {"x": points[:, -1], "energy": energies[:, -1], "grad": grads[:, -1]}
+    return replace(state, **last, points=points, energies=energies, grads=grads, born=born), rates
+
+
+def report(state: R, swaps: Tensor, acceptance: Tensor | None) -> tuple[R, Info]:
+    """Returns the state and diagnostics of a step; a chain with a broken replica has an energy of NaN, so that the driver reports it."""
+    broken = (state.energies.isnan() | (state.energies == -torch.inf)).any(1)
+    scalars = {"swaps": swaps.mean(1), **{f"swaps[{pair}]": rate for pair, rate in enumerate(swaps.unbind(1))}}
+    return replace(state, energy=torch.where(broken, torch.nan, state.energy)), Info(acceptance, scalars)
+
+
+def warn_of_trips(state: State, exact: bool, base: str, way: str = "") -> Sequence[SamplingWarning]:
+    """Warns if points still descend from start points."""
+    born = cast(Replicas, state).born
+    share = (born[:, -1] == 0).double().mean().item()
+    if exact or share <= _OLD or born.max() < _LEAST_STEPS:
+        return []
+    seen = f"The points of {share:.0%} of the chains still descend from the start, not from draws of {base}: modes may"
+    return [SamplingWarning("trips", f"{seen} have wrong shares.", f"Take more `steps`, more `levels`{way}.")]
 
 
 def _keep_finite(after: Replicas, before: Replicas) -> Replicas:
@@ -177,5 +206,16 @@ def _keep_finite(after: Replicas, before: Replicas) -> Replicas:
     return replace(after, points=points, energies=energies, grads=grads)
 
 
-def _limit_levels(count: int) -> int:
+def cumulate_rejections(rates: Tensor) -> list[float]:
+    """Returns for each level the sum of the rejection rates of the pairs below it, of mean swap rates with shape $(K - 1,)$."""
+    return [0.0, *accumulate((1 - rates).clamp_min(1e-3).tolist())]
+
+
+def count_levels(rejections: Sequence[float]) -> int:
+    """Returns how many levels give neighbours a swap rate of .7."""
+    return limit_levels(math.ceil(rejections[-1] / _REJECTION) + 1)
+
+
+def limit_levels(count: int) -> int:
+    """Returns a number of levels between the least and the most that tuning takes."""
     return max(_MIN_LEVELS, min(_MAX_LEVELS, count))

@@ -54,15 +54,22 @@ class Schedule:
 
     def respace(self, count: int, positions: Sequence[float] | None = None) -> Schedule:
         """Returns a schedule of at least 2 other levels, evenly spaced in a quantity that rises from level to level."""
-        at = range(len(self.levels)) if positions is None else positions
-        even = [at[-1] * i / (count - 1) for i in range(count)]
         logs = [math.log(step_size) for step_size in self.step_sizes]
-        levels = [_interpolate(at, self.levels, position) for position in even]
-        step_sizes = tuple(math.exp(_interpolate(at, logs, position)) for position in even)
-        return replace(self, levels=(0.0, *levels[1:-1], 1.0), step_sizes=step_sizes)
+        step_sizes = tuple(map(math.exp, _respace(logs, count, positions)))
+        return replace(self, levels=respace_levels(self.levels, count, positions), step_sizes=step_sizes)
 
     def __repr__(self) -> str:
         return f"Schedule({len(self.levels)} levels)"
+
+
+def respace_levels(levels: Sequence[float], count: int, positions: Sequence[float] | None = None) -> tuple[float, ...]:
+    """Returns at least 2 levels from 0 to 1 in place of others, evenly spaced in a quantity that rises from level to level."""
+    return (0.0, *_respace(levels, count, positions)[1:-1], 1.0)
+
+
+def _respace(values: Sequence[float], count: int, positions: Sequence[float] | None) -> list[float]:
+    at = range(len(values)) if positions is None else positions
+    return [_interpolate(at, values, at[-1] * i / (count - 1)) for i in range(count)]
 
 
 class Pilots(ABC):
