@@ -121,6 +121,10 @@ class PluginConflictError(ComposableEnergyError, LookupError):
     """Two distributions offer the same name."""
 
 
+UNAVAILABLE = (ExtraNotInstalled, PluginNotFound, PluginLoadError, PluginConflictError)
+"""Why a plug-in that a file names may not be there."""
+
+
 class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Chains reached a non-finite energy or gradient.
 
@@ -132,9 +136,7 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
     def __init__(self, message: str, *, samples: Tensor | None = None, diverged: Tensor | None = None, step: int = 0) -> None:
         super().__init__(message)
-        self.samples = samples
-        self.diverged = diverged
-        self.step = step
+        self.samples, self.diverged, self.step = samples, diverged, step
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -147,8 +149,7 @@ class SamplingInterrupted(KeyboardInterrupt):
 
     def __init__(self, message: str, *, points: Tensor, trace: Any) -> None:
         super().__init__(message)
-        self.points = points
-        self.trace = trace
+        self.points, self.trace = points, trace
 
 
 class SupportWarning(UserWarning):

@@ -1,7 +1,5 @@
 """Energies over named variables: factors over some of the variables of an expression, at given values of others, or over an index."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +56,7 @@ class Factor(Transformed):
         own = (*self.variables.items(),), self.names, bool(self.terms[0].variables), "sigma" in self.conditions
         return None if self.values else own
 
-    def around(self, operand: Energy) -> Factor:
+    def around(self, operand: Energy) -> "Factor":
         """Returns a factor of another energy at the same place; unlike `rebuild` with the recommendation of that energy."""
         return Factor(operand, self.variables, self.names, self.values)
 
@@ -103,7 +101,7 @@ class Factor(Transformed):
             parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Factor:
+    def _apply(self, fn: Any, recurse: bool = True) -> "Factor":
         self.values = {name: fn(value) for name, value in self.values.items()}
         return super()._apply(fn, recurse)
 

@@ -46,18 +46,15 @@ class Summary:
         wide = max(len(name) for name in self.facts)
         lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.facts.items())]
         if self.rows:
-            header = ["", *(field.name for field in fields(Row)[1:])]
-            lines += ["", text_table(header, list(map(_cells, self.rows)), right=range(1, len(header)))]
+            header, cells = ["", *(field.name for field in fields(Row)[1:])], []
+            for name, *figures in (astuple(row) for row in self.rows):
+                cells.append([name, *("-" if math.isnan(one) else format(one, form) for one, form in zip(figures, _FORMATS, strict=True))])
+            lines += ["", text_table(header, cells, right=range(1, len(header)))]
         style: dict[str, Any] = {"initial_indent": "! ", "subsequent_indent": "  ", "break_on_hyphens": False}
         lines += ["", *(textwrap.fill(str(one), 100, **style) for one in self.warnings)] if self.warnings else ["", "No warnings."]
         return "\n".join(lines)
 
     __repr__ = __str__
-
-
-def _cells(row: Row) -> list[str]:
-    name, *figures = astuple(row)
-    return [name, *("-" if math.isnan(figure) else format(figure, form) for figure, form in zip(figures, _FORMATS, strict=True))]
 
 
 def summarize(trace: Trace, burn_in: int | None) -> Summary:

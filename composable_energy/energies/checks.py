@@ -80,12 +80,19 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
             f"{energy} must return a dense tensor of energies on the device of the points, {x.device}, got layout {energies.layout} on "
             f"{energies.device}."
         )
-    if energies.shape != x.shape[:1]:
-        raise ShapeError(
-            f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)."
-            f"{_advise_shape(energies, len(x))}"
-        )
-    return energies
+    if energies.shape == x.shape[:1]:
+        return energies
+    hint = ""
+    if energies.shape == (len(x), 1):
+        hint = " If it ends in a layer of one output, add `.squeeze(-1)`."
+    elif energies.ndim == 0:
+        hint = " Sum over the axes of each point, not over the batch."
+    elif energies.ndim > 1 and len(energies) == len(x):
+        what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
+        hint = f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
+    raise ShapeError(
+        f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
+    )
 
 
 def advise_output(output: object) -> str:
@@ -108,17 +115,6 @@ def advise_output(output: object) -> str:
     if type(output).__module__.partition(".")[0] == "numpy":
         return " NumPy has no gradients: compute with torch."
     return " Does the function lack a `return`?" if output is None else ""
-
-
-def _advise_shape(energies: Tensor, count: int) -> str:
-    if energies.shape == (count, 1):
-        return " If it ends in a layer of one output, add `.squeeze(-1)`."
-    if energies.ndim == 0:
-        return " Sum over the axes of each point, not over the batch."
-    if energies.ndim > 1 and len(energies) == count:
-        what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
-        return f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
-    return ""
 
 
 def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
@@ -153,20 +149,26 @@ def _parts_without_value(energy: Energy) -> list[Energy]:
     return [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
 
 
-def weights_of(module: nn.Module) -> Iterator[Tensor]:
-    """Yields the parameters of a module, faster than `parameters()`, which hashes all of them at each evaluation."""
-    seen: set[int] = set()
+def modules_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yields a module and the modules inside, each once, as `modules()`, which makes a generator for each."""
+    seen: set[int] = set()  # torch.compile does not know `set[int]()`
     todo = [module]
     while todo:
-        inner = todo.pop()
-        if id(inner) not in seen:
-            seen.add(id(inner))
-            for parameter in inner._parameters.values():
-                if parameter is not None:
-                    yield parameter
-            for part in reversed(list(inner._modules.values())):
-                if part is not None:
-                    todo.append(part)
+        part = todo.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            for inner in reversed(part._modules.values()):
+                if inner is not None:
+                    todo.append(inner)
+
+
+def weights_of(module: nn.Module) -> Iterator[Tensor]:
+    """Yields the parameters of a module, faster than `parameters()`, which hashes all of them at each evaluation."""
+    for part in modules_of(module):
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                yield parameter
 
 
 def changed_points(energy: object) -> ExpressionError:

@@ -20,15 +20,7 @@ from composable_energy.algebra.node import common_recommendation
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in
 from composable_energy.energies.lift import CallableEnergy, DistributionEnergy
-from composable_energy.errors import (
-    ExpressionError,
-    ExtraNotInstalled,
-    FileFormatError,
-    OptionError,
-    PluginConflictError,
-    PluginLoadError,
-    PluginNotFound,
-)
+from composable_energy.errors import UNAVAILABLE, ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.files.record import digest_of
 from composable_energy.files.values import check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
 from composable_energy.options import plain_values
@@ -49,7 +41,6 @@ _BUILT = {"class", "kind", "entry", "member", "distribution", "version", "option
 _OPTIONAL = {"token", "recommended"}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}  # of nodes; plug-ins may have others
-_MISSING = (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError)
 _FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 """What building an object from options of a file may raise; errors of this library derive from them."""
 
@@ -129,7 +120,11 @@ class _Writer:
         terms, values = (encode(part, self.store, hint) for part in (list(energy.terms), config))
         node: dict[str, Any] = {"class": name, "terms": terms, "config": values}
         if entry is not None:
-            _check_complete(energy, config)
+            known = {id(tensor) for term in energy.terms for tensor in (*term.parameters(), *term.buffers())}
+            known |= {id(value) for value in config.values()}
+            for part, tensor in (*energy.named_parameters(), *energy.named_buffers()):
+                if id(tensor) not in known:
+                    raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {part}. Return the tensor itself.")
             _check_stored("energy", Origin(entry.qualified, options=config))
             node |= {"class": "plugin", "entry": entry.qualified}
         if not energy.terms:
@@ -165,7 +160,7 @@ class _Writer:
 def _check_stored(kind: str, origin: Origin) -> None:
     """Raises if the options may be a path, which no reader takes from a file; what is not installed here is checked by the reader."""
     try:
-        with contextlib.suppress(PluginNotFound, PluginConflictError, PluginLoadError):
+        with contextlib.suppress(*UNAVAILABLE):
             check_origin(kind, origin)
     except OptionError as error:
         raise ExpressionError(f"{origin} cannot be saved: {error}.") from error
@@ -196,15 +191,6 @@ def _entry_of(energy: Energy) -> PluginRecord:
     )
 
 
-def _check_complete(energy: Energy, config: Mapping[str, Any]) -> None:
-    """Raises unless the tensors of a plug-in's node are those of its terms and of its `config()`."""
-    known = {id(tensor) for term in energy.terms for tensor in (*term.parameters(), *term.buffers())}
-    known |= {id(value) for value in config.values()}
-    for name, tensor in (*energy.named_parameters(), *energy.named_buffers()):
-        if id(tensor) not in known:
-            raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {name}. Return the tensor itself.")
-
-
 def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
     """Returns the expression of a header, with the errors of `load`; the random state does not change."""
     reader, index = _Reader(tensors), -1
@@ -217,7 +203,7 @@ def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
                 reader.nodes.append(reader.node(data))
         index = -1
         return _checked(decode(header["root"], reader.resolve), Energy)
-    except _MISSING:
+    except UNAVAILABLE:
         raise
     except _FAILURES as error:
         what = f"node {index} cannot be built: " if index >= 0 else ""
@@ -286,8 +272,17 @@ class _Reader:
         if missing := set(names.values()) - self._tensors.keys():
             raise ValueError(f"{origin} has no tensors {sorted(missing)}")
         tensors, training = {path: self._tensors[name] for path, name in names.items()}, set(_checked(data["training"], list))
+        kind = data["kind"]
+        try:
+            name = check_origin(kind, origin)
+        except PluginNotFound as error:
+            way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
+            if origin.distribution is None:
+                way = f"The session that wrote it registered it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
+            raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
+        name = name if origin.member is None else f"{name}/{origin.member}"
         with _Limit(tensors):
-            module = _rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
+            module = build_module(kind, name, dict(origin.options), self._copies.setdefault(data["group"], {}))
         if "recommended" in data:
             module.recommended = decode_recommendation(data["recommended"], self.resolve)  # pyright: ignore[reportArgumentType]
         for path, inner in module.named_modules():
@@ -296,18 +291,6 @@ class _Reader:
                 set_token(inner, tokens[path])
         _restore(module, tensors, origin)
         return module
-
-
-def _rebuild(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
-    """Returns an energy or encoder built again from its origin; objects built with one memo `copies` share their parts."""
-    try:
-        name = check_origin(kind, origin)
-    except PluginNotFound as error:
-        way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
-        if origin.distribution is None:
-            way = f"The session that wrote it registered it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
-        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
-    return build_module(kind, name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
 def _restore(module: nn.Module, tensors: Mapping[str, Tensor], origin: Origin) -> None:
@@ -363,7 +346,10 @@ class _Limit(TorchFunctionMode):
         arguments = [*args, *(kwargs or {}).values()]
         makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
         copied = args[0].numel() if func is Tensor.repeat else 1
-        self._spend(copied * _size(arguments) if makes else 0, 1)
+        # The largest number of elements that numbers or tuples of numbers may stand for.
+        numbers = [max(abs(value), 1) for value in arguments if type(value) is int]
+        shapes = [math.prod(value) for value in arguments if isinstance(value, (list, tuple)) and all(type(i) is int for i in value)]
+        self._spend(copied * max([math.prod(numbers), *shapes]) if makes else 0, 1)
         result = func(*args, **(kwargs or {}))
         if not makes and isinstance(result, Tensor) and _storage(result) not in {None, *map(_storage, arguments)}:
             self._spend(result.numel(), 0)
@@ -378,10 +364,3 @@ class _Limit(TorchFunctionMode):
 
 def _storage(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else None
-
-
-def _size(arguments: list[Any]) -> int:
-    """Returns the largest number of elements that numbers or tuples of numbers may stand for."""
-    numbers = [max(abs(value), 1) for value in arguments if type(value) is int]
-    shapes = [math.prod(value) for value in arguments if isinstance(value, (list, tuple)) and all(type(i) is int for i in value)]
-    return max([math.prod(numbers), *shapes])

@@ -86,7 +86,11 @@ def replace_file(path: Path, data: bytes) -> None:
     fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)  # of processes that were killed
+        leftover = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
+        with contextlib.suppress(OSError):
+            for entry in target.parent.iterdir():
+                if (match := leftover.fullmatch(entry.name)) and not _runs(int(match[1])):  # of a process that was killed
+                    entry.unlink(missing_ok=True)
         with fresh.open("xb") as file:
             with contextlib.suppress(FileNotFoundError):
                 fresh.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
@@ -116,14 +120,6 @@ def _real_path(path: Path) -> Path:
     except FileNotFoundError as error:
         lost = "since the working directory was deleted: change to another, or give an absolute path"
         raise StorageError(f"{path} leads nowhere, {lost}.") from error
-
-
-def _remove_leftovers(path: Path) -> None:
-    known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
-    with contextlib.suppress(OSError):
-        for entry in path.parent.iterdir():
-            if (match := known.fullmatch(entry.name)) and not _runs(int(match[1])):
-                entry.unlink(missing_ok=True)
 
 
 def _runs(pid: int) -> bool:
@@ -194,7 +190,11 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
 
     data = read_bytes(path)
     try:
-        _refuse_archive(data)
+        # A file that is an archive, too, is refused: another reader would find other things in that. Its last part lists its files.
+        end = data.rfind(b"PK\5\6", max(len(data) - 2**16 - 22, 0))
+        size = int.from_bytes(data[end + 12 : end + 16], "little")
+        if end >= 0 and (data.startswith(b"PK\1\2", max(end - size, 0)) or data.startswith(b"PK\6\7", max(end - 20, 0))):
+            raise ValueError("it is a zip archive, too")
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         record = json.loads(metadata[_KEY], object_pairs_hook=_unique)
@@ -220,11 +220,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key occurs twice")
     return dict(pairs)
-
-
-def _refuse_archive(data: bytes) -> None:
-    """Raises if a file is an archive at the same time: another reader would find other things in that."""
-    end = data.rfind(b"PK\5\6", max(len(data) - 2**16 - 22, 0))  # the last part of an archive; before it, the list of its files
-    size = int.from_bytes(data[end + 12 : end + 16], "little")
-    if end >= 0 and (data.startswith(b"PK\1\2", max(end - size, 0)) or data.startswith(b"PK\6\7", max(end - 20, 0))):
-        raise ValueError("it is a zip archive, too")

@@ -1,7 +1,5 @@
 """Energies and encoders by name; each call returns a new object with its origin. And which energies are installed."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import inspect
@@ -23,7 +21,7 @@ from composable_energy.options import describe_error, listed, nearest, plain_val
 from composable_energy.registry.entries import FIRST_PARTY, KINDS, PluginRecord, group_of, plugin_error
 from composable_energy.registry.registry import build, check_built, check_options, find, get_factory, guarded, load, names, plugins, rows_of
 
-_FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
+_FAMILIES: dict[tuple[PluginRecord, Any, str], "EnergyFamily"] = {}
 
 
 class EnergyFamily(ABC):

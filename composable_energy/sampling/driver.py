@@ -169,8 +169,17 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
     with evaluation_context(call.energy) as held:
         # As recommended, chains need not converge.
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
-        problem, file = _continue(resolve(call), held)
+        problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
+        checkpoints = [one for one in call.observers if isinstance(one, Checkpoint)]
+        if len(checkpoints) > 1:
+            raise OptionError("A call has one Checkpoint, got several.")
+        file = CheckpointFile(checkpoints[0], problem, held) if checkpoints else None
+        if file is not None:
+            problem = file.problem
+        elif resume is not None:
+            advice = "To start this energy at the points of the trace give them as `init`."
+            check_same_energy(problem, resume.reference, "The trace is", advice)
         warn_of_shares(call.energy)
         if "sigma" in problem.sampler.traits.binds:
             warn_of_weak_evidence(call.energy, problem.sampler)
@@ -209,22 +218,6 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
             record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
     record.seconds = time.perf_counter() - began
     return points, record
-
-
-def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFile | None]:
-    """Reads the checkpoint, and checks that the energy is that of the call which goes on."""
-    resume, file = problem.call.resume, None
-    for one in problem.call.observers:
-        if isinstance(one, Checkpoint):
-            if file is not None:
-                raise OptionError("A call has one Checkpoint, got several.")
-            file = CheckpointFile(one, problem, held)
-    if file is not None:
-        return file.problem, file
-    if resume is not None:
-        advice = "To start this energy at the points of the trace give them as `init`."
-        check_same_energy(problem, resume.reference, "The trace is", advice)
-    return problem, None
 
 
 def _run(

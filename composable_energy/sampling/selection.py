@@ -65,24 +65,19 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     except ComposableEnergyError:
         raise
     except (TypeError, ValueError) as error:
-        _check_options(name, kind, options, arguments, complete=instance is None)
+        own = signature(kind).parameters.values()
+        accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for option in options.keys() & (kind.traits.refused.keys() - accepted.keys()):
+            raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option]) from error
+        for option in filter(lambda option: option not in accepted, options):
+            near = nearest_names(option, [*accepted, *arguments], 1)
+            seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
+            raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near]) from error
+        missing = [option for option, required in accepted.items() if required and option not in options]
+        if missing and instance is None:
+            raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing) from error
         given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
         raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error
-
-
-def _check_options(name: str, kind: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
-    """Raises if an option is unknown, or a required one is missing."""
-    own = signature(kind).parameters.values()
-    accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for option in options.keys() & (kind.traits.refused.keys() - accepted.keys()):
-        raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option])
-    for option in filter(lambda option: option not in accepted, options):
-        near = nearest_names(option, [*accepted, *arguments], 1)
-        seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
-        raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near])
-    missing = [option for option, required in accepted.items() if required and option not in options]
-    if complete and missing:
-        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:

@@ -4,10 +4,7 @@ The support of such points is a `cat` with one part for each variable, or a supp
 points, named or not.
 """
 
-from __future__ import annotations
-
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -199,11 +196,6 @@ class Sites:
         """The logarithm of the number of states."""
         return self.counts.double().log().sum().item()
 
-    def shifted(self, start: int, size: int) -> Sites:
-        """Returns the same sites in points of `size` numbers, of which these begin at `start`."""
-        groups = (SiteGroup(slice(g.columns.start + start, g.columns.stop + start), g.counts, g.low, g.values) for g in self.groups)
-        return Sites(list(groups), size)
-
     def index(self, x: Tensor) -> Tensor:
         """Returns which value each site has, with shape $(B, S)$."""
         flat = x.reshape(len(x), -1)
@@ -225,16 +217,3 @@ class Sites:
         first = torch.cat([flat[:, g.columns].unflatten(-1, (len(g.counts), -1))[..., 0] for g in self.groups], 1)
         share = torch.special.ndtr(first).clamp(max=1 - torch.finfo(first.dtype).eps)
         return self.place(normals, (share * self.counts).long())
-
-
-def numbers_between(low: Tensor, high: Tensor, size: int) -> Sites:
-    """Returns the sites of points of whole numbers between two ends, with shape $(n,)$ each."""
-    counts = (high - low).round().long() + 1
-    return Sites([SiteGroup(slice(0, size), counts, low, int(counts.max()))], size)
-
-
-def one_hot_rows(event: Sequence[int], device: torch.device) -> Sites:
-    """Returns the sites of points whose last axis is a one-hot row."""
-    size = math.prod(event)
-    counts = torch.full((size // event[-1],), event[-1], device=device)
-    return Sites([SiteGroup(slice(0, size), counts, None, event[-1])], size)
