@@ -1,14 +1,11 @@
 """Errors. Messages say what was requested, what was found, and what to do. Each class derives from the matching built-in error."""
 
-from __future__ import annotations
-
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
 
@@ -134,7 +131,7 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         step: The step at which the first chain diverged.
     """
 
-    def __init__(self, message: str, *, samples: Tensor | None = None, diverged: Tensor | None = None, step: int = 0) -> None:
+    def __init__(self, message: str, *, samples: "Tensor | None" = None, diverged: "Tensor | None" = None, step: int = 0) -> None:
         super().__init__(message)
         self.samples, self.diverged, self.step = samples, diverged, step
 
@@ -147,7 +144,7 @@ class SamplingInterrupted(KeyboardInterrupt):
         trace: Their trace; `sample(..., resume=trace, steps=k)` takes k more steps.
     """
 
-    def __init__(self, message: str, *, points: Tensor, trace: Any) -> None:
+    def __init__(self, message: str, *, points: "Tensor", trace: Any) -> None:
         super().__init__(message)
         self.points, self.trace = points, trace
 

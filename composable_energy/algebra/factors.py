@@ -9,11 +9,10 @@ from torch import Tensor
 from composable_energy.algebra.node import Operand, Transformed, format_value
 from composable_energy.algebra.transformed import bind_conditions, noise_leaves
 from composable_energy.arithmetic import Estimate
+from composable_energy.energies import Energy, as_energy
 from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.conditions import copy_condition, detach_conditions
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
-from composable_energy.energies.lift import as_energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.supports import Support, contains, format_support
@@ -176,8 +175,7 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
     Args:
         energy: The energy.
         variables: The name of the point, or a mapping from that name to a shape, a support such as `constraints.positive` for a single
-            number, or a pair of both; several names are parts along its last axis. For an energy over named variables a mapping with these
-            and others.
+            number, or a pair of both; several names are parts along its last axis. For an energy over variables, these and others.
 
     Raises:
         OptionError: `variables` is no such mapping.

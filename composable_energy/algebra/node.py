@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.energies.bases import RelativeEnergy
+from composable_energy.energies import Energy, RelativeEnergy
 from composable_energy.energies.checks import check_value, has_levels, modules_of
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula

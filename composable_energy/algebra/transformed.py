@@ -218,7 +218,18 @@ class Restricted(Transformed):
 
 
 class Inside(Energy):
-    r"""The energy 0 inside a support and $\infty$ outside: a wall; see `composable_energy.inside`."""
+    r"""The energy 0 inside a support and $\infty$ outside, a wall: `E & inside(support)` is E within it.
+
+    Args:
+        support: The support, such as `constraints.interval(0, 1)`; what is no continuous constraint raises `OptionError`.
+        event_shape: The shape of one point, if there is only one.
+
+    Example:
+        >>> from torch.distributions import Normal, constraints
+        >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
+        >>> bool((half.sample(100, seed=0) > 0).all())
+        True
+    """
 
     no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
 
@@ -240,20 +251,8 @@ class Inside(Energy):
         return self.name or f"inside({format_support(self.support)})"
 
 
-def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside:
-    r"""Returns the energy 0 inside a support and $\infty$ outside, so that `E & inside(support)` is E within it.
-
-    Args:
-        support: The support, such as `constraints.interval(0, 1)`; what is no continuous constraint raises `OptionError`.
-        event_shape: The shape of one point, if there is only one.
-
-    Example:
-        >>> from torch.distributions import Normal, constraints
-        >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
-        >>> bool((half.sample(100, seed=0) > 0).all())
-        True
-    """
-    return Inside(support, event_shape)
+inside = Inside
+"""An energy that is 0 inside a support and infinite outside; see `Inside`."""
 
 
 class NoiseLeaves(NamedTuple):

@@ -18,9 +18,8 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, contains, evaluate_inside, interior, same_support
+from composable_energy.supports import Support, circle, contains, ends_of, evaluate_inside, interior, same_support
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
-from composable_energy.supports.sets import circle, ends_of
 from composable_energy.supports.variables import join_parts, read_variables, size_of, split
 
 
@@ -196,8 +195,7 @@ class CallableEnergy(Energy):
             that sampling evaluates copies in eval mode. A module that the function uses otherwise must not be in training mode.
         support: Where the density lives, such as `constraints.positive`; None for all of $\mathbb{R}^n$. The energy is infinite outside,
             and the function is not evaluated there.
-        variables: Named variables in place of points, as in `Energy.over`: the function is called with a tensor of shape $(B, *)$ for
-            each, by their names.
+        variables: Named variables in place of points, as in `Energy.over`: the function gets a tensor of shape $(B, *)$ for each.
 
     Raises:
         OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
@@ -327,8 +325,7 @@ class ScoreEnergy(CallableEnergy):
     It works with `&`, weights, `-` and `|` of events, and with samplers that need only gradients, such as `langevin`.
 
     Args:
-        function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of the same shape. Its other
-            parameters are conditions.
+        function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of that shape. Others are conditions.
 
     The other arguments are those of `CallableEnergy`.
 

@@ -318,8 +318,7 @@ class DiagramBuilder:
             self._children.append(children)
         if max(len(self._levels), len(self._memo) / 4) > NODE_LIMIT:
             raise ExpressionError(
-                f"{self.name} needs a decision diagram of more than {NODE_LIMIT} nodes. Write related events next to each other, or "
-                "combine fewer of them."
+                f"{self.name} needs a decision diagram of more than {NODE_LIMIT} nodes. Put related events side by side, or combine fewer."
             )
         return found
 

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies import Energy, RelativeEnergy, WeightedBase
 from composable_energy.energies.conditions import CHAINS, Parameters, copy_condition, rows_for
-from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import ChainValues, Interval
 from composable_energy.events.formula import Formula, conjoin

@@ -17,9 +17,8 @@ from torch.overrides import TorchFunctionMode
 
 from composable_energy import algebra, events
 from composable_energy.algebra.node import common_recommendation
-from composable_energy.energies.energy import Energy
-from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in
-from composable_energy.energies.lift import CallableEnergy, DistributionEnergy
+from composable_energy.energies import CallableEnergy, DistributionEnergy, Energy
+from composable_energy.energies.identity import PART, TOKEN, Origin, equal, token_of
 from composable_energy.errors import UNAVAILABLE, ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.files.record import digest_of
 from composable_energy.files.values import check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
@@ -86,7 +85,7 @@ class _Writer:
     def store(self, value: Tensor | nn.Module, hint: str) -> dict[str, Any]:
         if isinstance(value, Tensor):
             return {"$parameter" if isinstance(value, nn.Parameter) else "$tensor": self._name(value, id(value), hint)}
-        if part := part_of(value):
+        if part := vars(value).get(PART):
             return {"$module": [self._built(part.kind, part.origin, value, part.path), part.path]}
         if not isinstance(value, Energy):
             raise ExpressionError(
@@ -148,7 +147,7 @@ class _Writer:
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
         node["training"] += [f"{prefix}{inner}".rstrip(".") for inner, part in module.named_modules() if part.training]
-        node["tokens"] |= {f"{prefix}{inner}".rstrip("."): token for inner, token in tokens_in(module).items()}
+        node["tokens"] |= {f"{prefix}{inner}".rstrip("."): vars(p)[TOKEN] for inner, p in module.named_modules() if TOKEN in vars(p)}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if not isinstance(tensor, Tensor):
                 raise ExpressionError(f"{origin} cannot be saved: its state {name} is a {type(tensor).__name__}, not a tensor.")
@@ -255,7 +254,7 @@ class _Reader:
         if not equal(energy.config(), config):  # constructors may convert arguments
             raise ValueError(f"a {cls.__name__} of this config has another config")
         if "token" in data:
-            set_token(energy, _checked(data["token"], str))
+            vars(energy)[TOKEN] = _checked(data["token"], str)
         if "recommended" in data:
             energy.recommended = decode_recommendation(data["recommended"], self.resolve)
         return energy
@@ -288,7 +287,7 @@ class _Reader:
         for path, inner in module.named_modules():
             inner.training = path in training
             if path in tokens:
-                set_token(inner, tokens[path])
+                vars(inner)[TOKEN] = tokens[path]
         _restore(module, tensors, origin)
         return module
 

@@ -4,8 +4,6 @@ Energies, checkpoints of sampling and of training, and models are records, told 
 digest are in the metadata of the file, under one key, so that equal records have equal bytes. Files are written atomically.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -25,7 +23,6 @@ from composable_energy.errors import FileFormatError, OptionError, StorageError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
 
 exists, is_file, is_directory = os.path.exists, os.path.isfile, os.path.isdir  # those of `Path` raise OSError for a name that is too long
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
@@ -132,7 +129,7 @@ def _runs(pid: int) -> bool:
         return True
 
 
-def memory_of(device: torch.device) -> int | None:
+def memory_of(device: "torch.device") -> int | None:
     """Returns the memory of a device in bytes, used or free; of the CPU that of the container, if it has less. None if it is unknown."""
     if device.type == "cuda":
         import torch
@@ -158,7 +155,7 @@ class DamagedFileError(FileFormatError):
     """A file is no record, or has changed since it was written."""
 
 
-def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
+def digest_of(tensors: Mapping[str, "Tensor"], metadata: object = None) -> str:
     """Returns the hexadecimal digest of dense tensors, by names, dtypes, shapes and bits in any order, and of JSON data."""
     import torch
 
@@ -172,7 +169,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
     return whole.hexdigest()
 
 
-def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> None:
     """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content."""
     import safetensors.torch
 
@@ -184,7 +181,7 @@ def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any],
     replace_file(path, safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})}))
 
 
-def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     """Returns the header and the tensors of a record; raises a `FileFormatError` if it is damaged, or of another kind or version."""
     import safetensors.torch
 

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import warn_of_shares
+from composable_energy.energies import Energy, as_energy
 from composable_energy.energies.checks import check_tails
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
-from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
 from composable_energy.sampling.checks import check_detached, check_gradients, check_rows, check_same_energy, mixes_values, warn_of_spacing
@@ -108,8 +107,7 @@ def sample(
             `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number, and doubles it up to three times while the chains have not
             converged and more steps help. Calls with `init`, `resume`, `first_chain` or a `Checkpoint` are not extended.
-        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed. For named
-            variables also a mapping of them.
+        init: The start points, with shape $(n, *)$, in the support, latent for a latent energy, or a mapping of variables; not changed.
         seed: The seed; None draws one, which the trace reports.
         observers: Look at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, own `sampling.Observer`s.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.

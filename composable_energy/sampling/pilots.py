@@ -17,8 +17,7 @@ from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunct
 from composable_energy.algebra.disjunction import Branch
 from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.energy import Energy
-from composable_energy.energies.lift import DistributionEnergy
+from composable_energy.energies import DistributionEnergy, Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
@@ -93,8 +92,7 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
     """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
 
     Without `init` they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The
-    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do
-    not depend on the other chains.
+    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. No chain depends on others.
     """
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0

@@ -1,6 +1,6 @@
 """Selection of a sampler: by name, class or instance, by the energy's recommendation, or by default; and whether it fits the energy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
 from inspect import Parameter, signature
 from operator import attrgetter
@@ -88,7 +88,20 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if energy.support is not None or "continuous" not in traits.states:
-        _check_states(energy, traits.states, name)
+        parts = parts_of(energy.support)
+        discrete = [part for part in parts if is_discrete(part)]
+        found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
+        if found not in traits.states:
+            use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
+            draws = f"{name} draws {' or '.join(traits.states)} points"
+            raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
+        for part in discrete:
+            ends = integer_ends_of(part)
+            if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
+                raise OptionError(
+                    f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
+                    "`E.on(constraints.integer_interval(0, 100))`."
+                )
     if traits.values or (energy.needs_log_densities and not traits.log_densities):
         check_value(energy, name)
     if not (traits.values or traits.log_densities):
@@ -113,24 +126,6 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
         "`'contrast'`); or insist with allow_improper=True."
     )
-
-
-def _check_states(energy: Energy, states: Sequence[str], name: str) -> None:
-    """Raises if a sampler does not draw points with discrete numbers, or without, or if their values have no end."""
-    parts = parts_of(energy.support)
-    discrete = [part for part in parts if is_discrete(part)]
-    found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
-    if found not in states:
-        use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
-        draws = f"{name} draws {' or '.join(states)} points"
-        raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
-    for part in discrete:
-        ends = integer_ends_of(part)
-        if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
-            raise OptionError(
-                f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
-                "`E.on(constraints.integer_interval(0, 100))`."
-            )
 
 
 def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:

@@ -1,14 +1,13 @@
 r"""Named variables: a point is a vector of the numbers of all variables, one variable after another, in the order of a mapping.
 
-The support of such points is a `cat` with one part for each variable, or a support that all numbers have. Sites are the discrete numbers of
-points, named or not.
+The support of such points is a `cat` with one part for each variable, or a support that all numbers have. Sites are discrete numbers.
 """
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -135,12 +134,6 @@ def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     if vars(support).get("lengths") != [shape.numel() for shape in variables.values()]:
         raise OptionError(f"The support {format_support(support)} has other parts than the variables {', '.join(variables)}.")
     return dict(zip(variables, map(plain, vars(support)["cseq"]), strict=True))
-
-
-def label_numbers(variables: Variables) -> list[str]:
-    """Returns a label for each number of a point, such as `mu` and `theta[0]`."""
-    places = ((name, place) for name, shape in variables.items() for place in product(*map(range, shape)))
-    return [f"{name}[{', '.join(map(str, place))}]" if place else name for name, place in places]
 
 
 @dataclass(frozen=True)
