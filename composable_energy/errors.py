@@ -1,14 +1,11 @@
 """Errors. Messages say what was requested, what was found, and what to do. Each class derives from the matching built-in error."""
 
-from __future__ import annotations
-
 import sys
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from torch import Tensor
 
 
@@ -121,6 +118,10 @@ class PluginConflictError(ComposableEnergyError, LookupError):
     """Two distributions offer the same name."""
 
 
+UNAVAILABLE = (ExtraNotInstalled, PluginNotFound, PluginLoadError, PluginConflictError)
+"""Why a plug-in that a file names may not be there."""
+
+
 class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     """Chains reached a non-finite energy or gradient.
 
@@ -130,11 +131,9 @@ class SamplingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
         step: The step at which the first chain diverged.
     """
 
-    def __init__(self, message: str, *, samples: Tensor | None = None, diverged: Tensor | None = None, step: int = 0) -> None:
+    def __init__(self, message: str, *, samples: "Tensor | None" = None, diverged: "Tensor | None" = None, step: int = 0) -> None:
         super().__init__(message)
-        self.samples = samples
-        self.diverged = diverged
-        self.step = step
+        self.samples, self.diverged, self.step = samples, diverged, step
 
 
 class SamplingInterrupted(KeyboardInterrupt):
@@ -145,10 +144,9 @@ class SamplingInterrupted(KeyboardInterrupt):
         trace: Their trace; `sample(..., resume=trace, steps=k)` takes k more steps.
     """
 
-    def __init__(self, message: str, *, points: Tensor, trace: Any) -> None:
+    def __init__(self, message: str, *, points: "Tensor", trace: Any) -> None:
         super().__init__(message)
-        self.points = points
-        self.trace = trace
+        self.points, self.trace = points, trace
 
 
 class SupportWarning(UserWarning):

@@ -43,9 +43,8 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
             return importlib.import_module(f"{package}.{name}")
         from composable_energy.options import nearest  # late: it is rarely needed
 
-        raise AttributeError(
-            f"module {package!r} has no attribute {name!r}.{'' if name.startswith('_') else nearest(name, [*homes, *modules])}"
-        )
+        hint = "" if name.startswith("_") else nearest(name, [*homes, *modules])
+        raise AttributeError(f"module {package!r} has no attribute {name!r}.{hint}")
 
     def list_attributes() -> list[str]:
         return sorted({*homes, *modules, *(name for name in vars(sys.modules[package]) if name.startswith("__"))})

@@ -138,8 +138,6 @@ _ELSEWHERE = {  # names that other libraries and papers use, by the names here
     "seed": "generator key random-seed random-state rng",
     "trace": "thin thinning",
 }
-
-
 _INSTEAD_OF_NUTS = (
     " It does the work of NUTS: on the four targets of benchmarks.md an effective draw takes 7.7, 114, 6.3 and 11.1 gradients, "
     "with the NUTS of BlackJAX 56.2, 4,727, 19.3 and 54.1."
@@ -192,11 +190,6 @@ def printable(text: object) -> str:
     return "".join(one if fine else one.encode("unicode_escape").decode() for one, fine in zip(found, harmless, strict=True))
 
 
-def one_line(text: object) -> str:
-    """Returns text as `printable`, with escapes for newlines and tabs too."""
-    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
 def describe_error(error: BaseException) -> str:
     """Returns the type and the text of an error of third-party code, whose `str` may raise."""
     return f"{type(error).__name__}: {printable(error)}"
@@ -204,7 +197,9 @@ def describe_error(error: BaseException) -> str:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Returns a table with aligned columns, those of `right` to the right, and escapes for control characters; a cell of None is empty."""
-    cells = [list(header)] + [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+    cells = [list(header)]
+    for row in rows:
+        cells.append(["" if cell is None else printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     aligned = ([f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells)
     return "\n".join("  ".join(row).rstrip() for row in aligned)

@@ -1,7 +1,5 @@
 """What points say of an expression: the energy of each of its terms."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -34,11 +32,11 @@ class Explanation:
     expression: str
     energy: Tensor
     share: Tensor | None = None
-    terms: tuple[Explanation, ...] = ()
+    terms: tuple["Explanation", ...] = ()
     note: str = ""
     probability: Tensor | None = None
 
-    def rows(self, depth: int = 0) -> Iterator[tuple[int, Explanation]]:
+    def rows(self, depth: int = 0) -> Iterator[tuple[int, "Explanation"]]:
         """Yields each node with its depth, in reading order; the terms of a repeated part are yielded once."""
         seen: set[int] = set()
         todo = [(depth, self)]

@@ -1,7 +1,5 @@
 """Energies over named variables: factors over some of the variables of an expression, at given values of others, or over an index."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,11 +9,10 @@ from torch import Tensor
 from composable_energy.algebra.node import Operand, Transformed, format_value
 from composable_energy.algebra.transformed import bind_conditions, noise_leaves
 from composable_energy.arithmetic import Estimate
+from composable_energy.energies import Energy, as_energy
 from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.conditions import copy_condition, detach_conditions
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
-from composable_energy.energies.lift import as_energy
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 from composable_energy.supports import Support, contains, format_support
@@ -58,7 +55,7 @@ class Factor(Transformed):
         own = (*self.variables.items(),), self.names, bool(self.terms[0].variables), "sigma" in self.conditions
         return None if self.values else own
 
-    def around(self, operand: Energy) -> Factor:
+    def around(self, operand: Energy) -> "Factor":
         """Returns a factor of another energy at the same place; unlike `rebuild` with the recommendation of that energy."""
         return Factor(operand, self.variables, self.names, self.values)
 
@@ -103,7 +100,7 @@ class Factor(Transformed):
             parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Factor:
+    def _apply(self, fn: Any, recurse: bool = True) -> "Factor":
         self.values = {name: fn(value) for name, value in self.values.items()}
         return super()._apply(fn, recurse)
 
@@ -178,8 +175,7 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
     Args:
         energy: The energy.
         variables: The name of the point, or a mapping from that name to a shape, a support such as `constraints.positive` for a single
-            number, or a pair of both; several names are parts along its last axis. For an energy over named variables a mapping with these
-            and others.
+            number, or a pair of both; several names are parts along its last axis. For an energy over variables, these and others.
 
     Raises:
         OptionError: `variables` is no such mapping.

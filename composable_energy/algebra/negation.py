@@ -15,12 +15,11 @@ from composable_energy.algebra.node import Node, Operand, Weight, as_float, divi
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate, scale, zeros
+from composable_energy.energies import DistributionEnergy, Energy
 from composable_energy.energies.bases import evidence_of
 from composable_energy.energies.checks import check_value
 from composable_energy.energies.conditions import CHAINS
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import contents, same, tensors_of, twin
-from composable_energy.energies.lift import DistributionEnergy
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, ExpressionError, OptionError
 from composable_energy.events import complement
 from composable_energy.options import check_choice, check_number

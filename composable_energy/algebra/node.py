@@ -1,7 +1,5 @@
 """The abstract nodes of expressions, what terms have in common, such as bases and a space, and the text of expressions."""
 
-from __future__ import annotations
-
 import math
 import weakref
 from abc import ABC
@@ -14,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from composable_energy.energies.bases import RelativeEnergy
-from composable_energy.energies.checks import check_value, has_levels
-from composable_energy.energies.energy import Energy
+from composable_energy.energies import Energy, RelativeEnergy
+from composable_energy.energies.checks import check_value, has_levels, modules_of
 from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
@@ -171,7 +168,7 @@ class Node(RelativeEnergy, ABC):
         """The complement of this node that exists already, if there is one."""
         return self._opposite() if isinstance(self._opposite, weakref.ref) else self._opposite
 
-    def link_opposite(self, opposite: Node) -> None:
+    def link_opposite(self, opposite: "Node") -> None:
         """Makes two nodes each other's complement, so that `~~A is A`, and a parity of 12 events has 97 nodes instead of 8,201."""
         self._opposite = weakref.ref(opposite)  # weak, so that no cycle keeps networks in memory
         object.__setattr__(opposite, "_opposite", self)  # not as a sub-module
@@ -238,19 +235,8 @@ def format_value(value: Any) -> str:
 
 
 def energies_in(module: nn.Module) -> list[Energy]:
-    """Returns the energies inside of a module and itself, each once; faster than `modules()`, a generator for each module."""
-    found, seen, todo = list[Energy](), set[nn.Module](), [module]
-    while todo:
-        part = todo.pop()
-        if part in seen:
-            continue
-        seen.add(part)
-        if isinstance(part, Energy):
-            found.append(part)
-        for inner in reversed(part._modules.values()):
-            if inner is not None:
-                todo.append(inner)
-    return found
+    """Returns the energies inside of a module and itself, each once."""
+    return [part for part in modules_of(module) if isinstance(part, Energy)]
 
 
 def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
@@ -334,18 +320,19 @@ def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
 
 def tree(energy: Energy) -> str:
     """Returns an expression as a tree with one line for each term; the terms of a repeated part are drawn once."""
-    return "\n".join(_branches(energy, set()))
+    shown = set[Energy]()
 
+    def branches(energy: Energy) -> list[str]:
+        detail = f"{energy}" if energy.name and not energy.terms else energy.extra_repr()
+        head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
+        if energy in shown:
+            return [f"{head} (as above)"]
+        if energy.terms:
+            shown.add(energy)
+        lines = [head]
+        for i, term in enumerate(energy.terms):
+            first, rest = ("└─ ", "   ") if i == len(energy.terms) - 1 else ("├─ ", "│  ")
+            lines += [(rest if row else first) + line for row, line in enumerate(branches(term))]
+        return lines
 
-def _branches(energy: Energy, shown: set[Energy]) -> list[str]:
-    detail = f"{energy}" if energy.name and not energy.terms else energy.extra_repr()
-    head = f"{type(energy).__name__}({detail})" if detail else type(energy).__name__
-    if energy in shown:
-        return [f"{head} (as above)"]
-    if energy.terms:
-        shown.add(energy)
-    lines = [head]
-    for i, term in enumerate(energy.terms):
-        first, rest = ("└─ ", "   ") if i == len(energy.terms) - 1 else ("├─ ", "│  ")
-        lines += [(rest if row else first) + line for row, line in enumerate(_branches(term, shown))]
-    return lines
+    return "\n".join(branches(energy))

@@ -57,8 +57,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
 def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
     """Returns the complement of an energy; see `Negation` for the modes.
 
-    Without options it is `~energy`. A conjunction with an absolute density has a level of its own, because the draws of `A & B` need not
-    be where those of A or of B are.
+    Without options it is `~energy`. A conjunction with an absolute density has a level of its own, as its draws may be elsewhere.
 
     Args:
         energy: The energy, or an object that `as_energy` takes.

@@ -1,7 +1,5 @@
 """Weighted sums of energies: `A & B`, `w * A`, `A.sharpened(w)`, `A - B`, `A.relative_to(B)`."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections import Counter
@@ -54,7 +52,7 @@ class Conjunction(Node):
 
     sums = True
     precedence = 60
-    _groups: Sequence[Sequence[Power]] = ()
+    _groups: Sequence[Sequence["Power"]] = ()
 
     def __init__(self, *terms: Energy) -> None:
         if not terms:
@@ -72,21 +70,28 @@ class Conjunction(Node):
         for term in self._others:
             self.evidence_has_value &= term.evidence_has_value
             weighted |= isinstance(term, Weighted | Conjunction)
-        if weighted:
-            self._join_weighted()
-
-    def _join_weighted(self) -> None:
-        """Makes groups of dependent events, if terms are powers of events."""
-        powers = {term: found for term in self._others if (found := powers_of(term))}
-        if powers:
+        powers = {term: found for term in self._others if (found := powers_of(term))} if weighted else {}
+        if powers:  # makes groups of dependent events
             every = dict.fromkeys([*(Power((), formula) for formula in self._formulas), *itertools.chain(*powers.values())])
             self._formulas, self._others = (), Counter({term: n for term, n in self._others.items() if term not in powers})
             self._groups, self._joined, self.formula = _group(every), dict[tuple[Formula, ...], Formula](), None
             self.unsatisfiable |= any(formula.constant is False and as_float(weight) > 0 for weight, formula in self._weighted())
 
     def _weighted(self) -> Iterator[tuple[Weight, Formula]]:
-        """Yields exponents and formulas of groups of dependent events; they follow learnable weights."""
-        return itertools.chain(*(_join(group, self._joined) for group in self._groups))
+        """Yields exponents and formulas of the evidence of groups of dependent events; they follow learnable weights."""
+        for group in self._groups:
+            exponents = [power.exponent for power in group]
+            order = sorted(range(len(group)), key=lambda i: -as_float(exponents[i]))
+            positive = [i for i in order if as_float(exponents[i]) > 0]
+            for i in order[len(positive) :]:
+                yield exponents[i], group[i].formula
+            for k, i in enumerate(positive):
+                rest = exponents[i] - exponents[positive[k + 1]] if k + 1 < len(positive) else exponents[i]
+                if isinstance(rest, Tensor) or rest > 0:
+                    formulas = tuple(group[j].formula for j in sorted(positive[: k + 1]))
+                    if formulas not in self._joined:
+                        self._joined[formulas] = conjoin(formulas)
+                    yield rest, self._joined[formulas]
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         if not self.variables:
@@ -102,7 +107,7 @@ class Conjunction(Node):
         return intersect([*zip(self.terms, supports, strict=True), *bases])
 
     @property
-    def powers(self) -> list[Power]:
+    def powers(self) -> list["Power"]:
         """The powers of events whose product is its evidence; none if it is no such product."""
         return [] if self._others else [*(Power((), formula) for formula in self._formulas), *itertools.chain(*self._groups)]
 
@@ -212,33 +217,17 @@ def powers_of(term: Energy) -> list[Power]:
 
 def _group(powers: Iterable[Power]) -> list[list[Power]]:
     """Returns groups of powers that have a base and variables in common; those without a weight over one base are in one group."""
+
+    def depend(one: Power, other: Power) -> bool:
+        plain = not one.nodes and not other.nodes
+        return one.formula.same_base(other.formula) and (plain or not set(one.formula.variables).isdisjoint(other.formula.variables))
+
     groups: list[list[Power]] = []
     for power in powers:
-        mine = [group for group in groups if any(_depend(power, other) for other in group)]
+        mine = [group for group in groups if any(depend(power, other) for other in group)]
         groups = [group for group in groups if group not in mine]
         groups.append([*(other for group in mine for other in group), power])
     return groups
-
-
-def _depend(one: Power, other: Power) -> bool:
-    plain = not one.nodes and not other.nodes
-    return one.formula.same_base(other.formula) and (plain or not set(one.formula.variables).isdisjoint(other.formula.variables))
-
-
-def _join(group: Sequence[Power], known: dict[tuple[Formula, ...], Formula]) -> list[tuple[Weight, Formula]]:
-    """Returns exponents and formulas of the evidence of dependent events; `known` keeps the conjunctions of formulas."""
-    exponents = [power.exponent for power in group]
-    order = sorted(range(len(group)), key=lambda i: -as_float(exponents[i]))
-    positive = [i for i in order if as_float(exponents[i]) > 0]
-    joined: list[tuple[Weight, Formula]] = [(exponents[i], group[i].formula) for i in order[len(positive) :]]
-    for k, i in enumerate(positive):
-        rest = exponents[i] - exponents[positive[k + 1]] if k + 1 < len(positive) else exponents[i]
-        if isinstance(rest, Tensor) or rest > 0:
-            formulas = tuple(group[j].formula for j in sorted(positive[: k + 1]))
-            if formulas not in known:
-                known[formulas] = conjoin(formulas)
-            joined.append((rest, known[formulas]))
-    return joined
 
 
 class Difference(Node):

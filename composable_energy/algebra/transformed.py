@@ -1,7 +1,5 @@
 """Energies at other points or conditions: bound conditions, latent points of a decoder, a support; and what depends on a noise level."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -54,7 +52,7 @@ class Conditioned(Transformed):
         term, conditions = self.terms[0], {**conditions, **bound}
         return evidence_of(term, x, conditions) if term.bases else evaluate_once(term, x, select_conditions(term, conditions))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Conditioned:
+    def _apply(self, fn: Any, recurse: bool = True) -> "Conditioned":
         self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
         return super()._apply(fn, recurse)
 
@@ -115,12 +113,10 @@ class PulledBack(Transformed):
         if points is not x:  # a sampler gave the denoised ones
             decoded = evaluate_once(self.generator, points, {})
         else:
-            decoded = evaluate_once(self.generator, x, {"sigma": sigma}, self._shrunk)
+            shrunk = unsqueeze_to(1 + sigma.to(x).square(), x)
+            decoded = evaluate_once(self.generator, x, {"sigma": sigma}, lambda x, sigma: self.generator(x / shrunk))
         energies = value_of(self.terms[0], decoded, conditions)
         return energies / (1 + self.damping * sigma.to(x).square()) if self.damping else energies
-
-    def _shrunk(self, x: Tensor, sigma: Tensor) -> Tensor:
-        return self.generator(x / unsqueeze_to(1 + sigma.to(x).square(), x))
 
     def text(self, operand: Operand) -> str:
         damping = f", damping={self.damping:g}" if self.damping else ""
@@ -210,7 +206,7 @@ class Restricted(Transformed):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         return evaluate_inside(self._within, x, lambda points: evidence_of(self.terms[0], points, conditions))
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Restricted:
+    def _apply(self, fn: Any, recurse: bool = True) -> "Restricted":
         self._within = map_support(self._within, fn)
         return super()._apply(fn, recurse)
 
@@ -222,7 +218,18 @@ class Restricted(Transformed):
 
 
 class Inside(Energy):
-    r"""The energy 0 inside a support and $\infty$ outside: a wall; see `composable_energy.inside`."""
+    r"""The energy 0 inside a support and $\infty$ outside, a wall: `E & inside(support)` is E within it.
+
+    Args:
+        support: The support, such as `constraints.interval(0, 1)`; what is no continuous constraint raises `OptionError`.
+        event_shape: The shape of one point, if there is only one.
+
+    Example:
+        >>> from torch.distributions import Normal, constraints
+        >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
+        >>> bool((half.sample(100, seed=0) > 0).all())
+        True
+    """
 
     no_complement = "the outside of a wall may have infinite volume; lift a function that is infinite inside."
 
@@ -244,20 +251,8 @@ class Inside(Energy):
         return self.name or f"inside({format_support(self.support)})"
 
 
-def inside(support: Support, event_shape: Sequence[int] | None = None) -> Inside:
-    r"""Returns the energy 0 inside a support and $\infty$ outside, so that `E & inside(support)` is E within it.
-
-    Args:
-        support: The support, such as `constraints.interval(0, 1)`; what is no continuous constraint raises `OptionError`.
-        event_shape: The shape of one point, if there is only one.
-
-    Example:
-        >>> from torch.distributions import Normal, constraints
-        >>> half = ce.as_energy(Normal(torch.zeros(1), 1.0)) & ce.inside(constraints.positive)
-        >>> bool((half.sample(100, seed=0) > 0).all())
-        True
-    """
-    return Inside(support, event_shape)
+inside = Inside
+"""An energy that is 0 inside a support and infinite outside; see `Inside`."""
 
 
 class NoiseLeaves(NamedTuple):

@@ -5,9 +5,8 @@ References:
     https://doi.org/10.1214/20-BA1221
 """
 
-from __future__ import annotations
-
 import importlib.util
+import itertools
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,6 @@ from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
 from composable_energy.errors import OptionError, SamplingWarning
 from composable_energy.options import import_extra, text_table
-from composable_energy.supports.variables import label_numbers
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -46,8 +44,10 @@ class Summary:
         wide = max(len(name) for name in self.facts)
         lines = [self.title, *(f"  {name:{wide}}  {value}" for name, value in self.facts.items())]
         if self.rows:
-            header = ["", *(field.name for field in fields(Row)[1:])]
-            lines += ["", text_table(header, list(map(_cells, self.rows)), right=range(1, len(header)))]
+            header, cells = ["", *(field.name for field in fields(Row)[1:])], []
+            for name, *figures in (astuple(row) for row in self.rows):
+                cells.append([name, *("-" if math.isnan(one) else format(one, form) for one, form in zip(figures, _FORMATS, strict=True))])
+            lines += ["", text_table(header, cells, right=range(1, len(header)))]
         style: dict[str, Any] = {"initial_indent": "! ", "subsequent_indent": "  ", "break_on_hyphens": False}
         lines += ["", *(textwrap.fill(str(one), 100, **style) for one in self.warnings)] if self.warnings else ["", "No warnings."]
         return "\n".join(lines)
@@ -55,12 +55,7 @@ class Summary:
     __repr__ = __str__
 
 
-def _cells(row: Row) -> list[str]:
-    name, *figures = astuple(row)
-    return [name, *("-" if math.isnan(figure) else format(figure, form) for figure, form in zip(figures, _FORMATS, strict=True))]
-
-
-def summarize(trace: Trace, burn_in: int | None) -> Summary:
+def summarize(trace: "Trace", burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
     draws = select_draws(trace, burn_in)
     unchecked = _unchecked(trace, draws)
@@ -73,8 +68,9 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
         event = draws.points.shape[2:]
         points = draws.points.reshape(*draws.points.shape[:2], -1)
         indices = _worst_coordinates(points)
-        names = label_numbers(trace.variables or {"x": event})
-        names = [names[i] for i in indices]
+        shapes = trace.variables or {"x": event}
+        places = [(name, place) for name, shape in shapes.items() for place in itertools.product(*map(range, shape))]
+        names = [f"{name}[{', '.join(map(str, place))}]" if place else name for name, place in map(places.__getitem__, indices)]
         some = _statistics(names, points[:, :, indices].cpu(), by_arviz)
         if len(indices) < points.shape[2]:
             some.sort(key=lambda row: -row.r_hat if row.r_hat == row.r_hat else 0.0)
@@ -83,7 +79,7 @@ def summarize(trace: Trace, burn_in: int | None) -> Summary:
     return Summary(repr(trace.sampler), facts, rows, find_warnings(trace, draws, rows, unchecked))
 
 
-def select_draws(trace: Trace, burn_in: int | None) -> Draws:
+def select_draws(trace: "Trace", burn_in: int | None) -> Draws:
     """Returns the kept points; else the steps after the burn-in, or the later half of them; of a fixed schedule the last step alone."""
     before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
     kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
@@ -108,7 +104,7 @@ def select_draws(trace: Trace, burn_in: int | None) -> Draws:
     return Draws(steps, chains, energies, points, acceptance, description)
 
 
-def _unchecked(trace: Trace, draws: Draws) -> str | None:
+def _unchecked(trace: "Trace", draws: Draws) -> str | None:
     """Returns why R-hat cannot be computed, and what to do; None if it can."""
     if not len(draws.chains):
         return "No chain reached the end; see above."
@@ -156,7 +152,7 @@ def _worst_coordinates(points: Tensor) -> list[int]:
     return torch.cat(found).topk(_WORST).indices.tolist()
 
 
-def _facts(trace: Trace, draws: Draws) -> dict[str, str]:
+def _facts(trace: "Trace", draws: Draws) -> dict[str, str]:
     chains = len(trace.diverged_at)
     facts = {
         "chains": f"{chains}" + (f", {chains - len(draws.chains)} of them diverged" if chains > len(draws.chains) else ""),

@@ -1,7 +1,5 @@
 r"""Warnings about a run: the observation, and what to do."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -57,7 +55,7 @@ _ADVICE = {
 }
 
 
-def advise(name: str, sampler: Sampler) -> str:
+def advise(name: str, sampler: "Sampler") -> str:
     """Returns what to do about a kind of warning; it names no sampler that is in use."""
     step, own = getattr(sampler, "step_size", None), type(sampler).__name__.lower()
     others = [f"`{name}`" for name in ("chees", "tempering") if name != own]
@@ -97,19 +95,25 @@ class Row:
     r_hat: float = math.nan
 
 
-def find_warnings(trace: Trace, draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
+def find_warnings(trace: "Trace", draws: Draws, rows: Sequence[Row], unchecked: str | None) -> list[SamplingWarning]:
     """Returns the warnings about a run; `unchecked` says why R-hat and effective sample size are unknown, and what to do."""
     found = list[SamplingWarning]()
     if trace.sampler.stationary:
         found += [*_acceptance(trace, draws), *_still(trace, draws), *_bias(trace), *_drift(trace, draws)]
         if not trace.exact and (trace.branch_of is None or len(trace.branch_of.unique()) == 1):  # else they need not leave their branch
-            found += [*_r_hat(trace, draws, rows), *_ess(trace, draws, rows)]
+            found += _r_hat(trace, draws, rows)
+            worths = [(min(row.ess_bulk, row.ess_tail), row.name) for row in rows if row.ess_bulk == row.ess_bulk]
+            least, name = min(worths, default=(math.inf, ""))
+            required = min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])
+            if least < required:
+                seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
+                found.append(SamplingWarning("ess", seen, advise("ess", trace.sampler)))
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
     known = {warning.kind for warning in found}
     return [warning for warning in trace.observed if warning.kind not in known] + found
 
 
-def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+def _acceptance(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
     """Judges the mean that was tuned for. Steps that were tuned may be shorter than they need to be, where pilots met narrower places."""
     goal, rates = getattr(trace.sampler, "acceptance", None), draws.acceptance
     if rates is None or not isinstance(goal, float) or (rates.nanmean(0) < _STUCK).all():
@@ -123,7 +127,7 @@ def _acceptance(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
         yield SamplingWarning("acceptance", seen, advise("longer", trace.sampler))
 
 
-def _still(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+def _still(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
     """Finds constant chains, for which R-hat is not defined, and chains that reject nearly all steps."""
     count, chains = draws.energies.shape
     if not count or not chains:
@@ -148,7 +152,7 @@ def _still(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
         yield SamplingWarning("stuck", f"{_who(draws.chains[stuck], chains)} accept less than {_STUCK:.0%} of their steps{more}.", advice)
 
 
-def _bias(trace: Trace) -> Iterator[SamplingWarning]:
+def _bias(trace: "Trace") -> Iterator[SamplingWarning]:
     estimate = trace.sampler.traits.bias
     bias = None if trace.state is None or estimate is None else estimate(trace.sampler, trace.state)
     if trace.state is not None and bias is not None and not trace.diverged.all():
@@ -157,7 +161,7 @@ def _bias(trace: Trace) -> Iterator[SamplingWarning]:
             yield warn_of_bias(trace.sampler, excess)
 
 
-def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
+def _drift(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
     """Compares the halves of the draws by pieces; the spread of the differences of pieces accounts for autocorrelation."""
     count, chains = draws.energies.shape
     pieces = math.ceil(_PAIRS / max(1, chains))
@@ -175,7 +179,7 @@ def _drift(trace: Trace, draws: Draws) -> Iterator[SamplingWarning]:
         yield SamplingWarning("drift", seen, advise("drift", trace.sampler))
 
 
-def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
+def _r_hat(trace: "Trace", draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
     r"""R-hat is about $\sqrt{1 + 2 m / n}$ for $m$ converged chains whose draws are worth $n$ independent ones (Vats & Knudson, 2021). So
     the usual threshold, 1.01 for four chains, asks for 400 independent draws. The same number of draws gives larger values for more chains,
     up to the older threshold, at which a chain is worth about ten draws: it has forgotten its start. For few chains and for the worst of
@@ -197,14 +201,6 @@ def _r_hat(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[Sampling
         yield SamplingWarning("r_hat", seen, advise("r_hat", trace.sampler))
 
 
-def _ess(trace: Trace, draws: Draws, rows: Sequence[Row]) -> Iterator[SamplingWarning]:
-    least, name = min(((min(row.ess_bulk, row.ess_tail), row.name) for row in rows if row.ess_bulk == row.ess_bulk), default=(math.inf, ""))
-    required = min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])
-    if least < required:
-        seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
-        yield SamplingWarning("ess", seen, advise("ess", trace.sampler))
-
-
 def chance(pieces: int, numbers: int) -> float:
     """Returns how much larger than expected the variance of the means of pieces is by chance, for the worst of some numbers."""
     spread = 2 / (9 * (pieces - 1))  # the quantile of a chi-squared number by Wilson & Hilferty (1931)
@@ -216,20 +212,20 @@ def largest_r_hat(usual: float, draws: int, pieces: int, numbers: int) -> float:
     return math.sqrt(1 + (usual**2 - 1 + 1 / draws) * chance(pieces, numbers) - 1 / draws)
 
 
-def warn_of_bias(sampler: Sampler, excess: float) -> SamplingWarning:
+def warn_of_bias(sampler: "Sampler", excess: float) -> SamplingWarning:
     """Returns the warning about steps of an unadjusted sampler that are too long."""
     seen = f"The step is so long that points spread too far: for a Gaussian density, variances are too large by {excess:.0%} on average."
     return SamplingWarning("bias", seen, advise("bias", sampler))
 
 
-def warn_of_still_chains(sampler: Sampler, ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
+def warn_of_still_chains(sampler: "Sampler", ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
     """Returns the warning about chains that did not move."""
     seen = f"{_who(ids, count)} did not move in the last {steps} steps, so their points are where they started, and no draws."
     advice = advise("narrow" if sampler.traits.values else "broken", sampler)
     return SamplingWarning("constant" if len(ids) == count else "stuck", seen, advice)
 
 
-def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Sequence[Branch], count: int) -> Iterator[SamplingWarning]:
+def find_branch_warnings(sampler: "Sampler", shares: Sequence[float], known: Sequence["Branch"], count: int) -> Iterator[SamplingWarning]:
     """Yields warnings about branches without points, or whose shares at the points differ from the `known` ones by more than chance."""
     wrong = []
     for number, (share, branch) in enumerate(zip(shares, known, strict=False)):
@@ -245,7 +241,7 @@ def find_branch_warnings(sampler: Sampler, shares: Sequence[float], known: Seque
         yield SamplingWarning("branch", seen, advise("empty", sampler))
 
 
-def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
+def find_point_warnings(trace: "Trace") -> list[SamplingWarning]:
     """Returns the warnings about chains that stopped, about points where the energy raised, and about draws that hardly show a formula."""
     found, stopped = [], trace.diverged_at >= 0
     if stopped.any():
@@ -268,7 +264,7 @@ def find_point_warnings(trace: Trace) -> list[SamplingWarning]:
     return found
 
 
-def _shorter_step(trace: Trace) -> str:
+def _shorter_step(trace: "Trace") -> str:
     """Returns the advice for steps that are too long."""
     tuned = "step_size" in trace.tuned or (trace.tuned and not hasattr(trace.sampler, "step_size"))
     return advise("tuned" if tuned else "shorter", trace.sampler)

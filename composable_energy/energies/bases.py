@@ -3,8 +3,6 @@ r"""Relative energies $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, and the e
 A base $b$ is a density shared by many concepts, the evidence is what one concept adds. The algebra counts each base once.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -31,7 +29,7 @@ class WeightedBase:
     """A base and the nodes `w * A` around it, whose factors may be learnable; calling it returns weighted energies."""
 
     energy: Energy
-    scaled_by: tuple[Weighted, ...] = ()
+    scaled_by: tuple["Weighted", ...] = ()
 
     @property
     def weight(self) -> float | Tensor:

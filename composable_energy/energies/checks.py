@@ -1,7 +1,5 @@
 """Checks of the points and energies of an evaluation: shapes, dtypes, devices, values, and what to do about exceptions of functions."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,9 +22,9 @@ _IN_PLACE = "a leaf Variable that requires grad is being used in an in-place ope
 _HAPPENED, _TERM = "This happened in the energy", "_composable_energy_term"
 
 
-def check_points(energy: Energy, x: Tensor) -> None:
+def check_points(energy: "Energy", x: Tensor) -> None:
     """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""
-    check_batch(energy, x)
+    as_points(energy, x)
     shape = energy.event_shape
     if shape is not None and x.shape[1:] != shape:
         hint, decoder = "", energy.decoder
@@ -39,21 +37,16 @@ def check_points(energy: Energy, x: Tensor) -> None:
         check_weights(energy, energy, x)
 
 
-def as_points(energy: Energy, x: Any) -> Tensor:
+def as_points(energy: "Energy", x: Any) -> Tensor:
     """Returns points, or those of a mapping of named variables; raises if they are not a batch of a floating dtype."""
     x = join(x, energy.variables) if isinstance(x, Mapping) and energy.variables else x
-    check_batch(energy, x)
-    return x
-
-
-def check_batch(energy: Energy, x: Tensor) -> None:
-    """Raises if points are not a batch of a floating dtype."""
     if not isinstance(x, Tensor):
         raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
     if not x.is_floating_point():
         raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}: write `x.float()`, for images `x.float() / 255`.")
     if x.ndim < 1:
         raise ShapeError(f"{energy} takes a batch of points of shape (B, *), got a single number; write `x.unsqueeze(0)`.")
+    return x
 
 
 def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
@@ -67,7 +60,7 @@ def check_weights(energy: object, module: nn.Module, x: Tensor) -> None:
             return
 
 
-def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
+def check_energies(energy: "Energy", energies: Tensor, x: Tensor) -> Tensor:
     """Returns the energies if they have shape (B,); (B, 1) would broadcast with (B,) to (B, B) without an error."""
     same_kind = type(energies) is Tensor and energies.dtype is x.dtype and energies.device == x.device
     if same_kind and energies.shape == x.shape[:1] and energies.layout is torch.strided:  # the usual case, quickly
@@ -80,12 +73,19 @@ def check_energies(energy: Energy, energies: Tensor, x: Tensor) -> Tensor:
             f"{energy} must return a dense tensor of energies on the device of the points, {x.device}, got layout {energies.layout} on "
             f"{energies.device}."
         )
-    if energies.shape != x.shape[:1]:
-        raise ShapeError(
-            f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)."
-            f"{_advise_shape(energies, len(x))}"
-        )
-    return energies
+    if energies.shape == x.shape[:1]:
+        return energies
+    hint = ""
+    if energies.shape == (len(x), 1):
+        hint = " If it ends in a layer of one output, add `.squeeze(-1)`."
+    elif energies.ndim == 0:
+        hint = " Sum over the axes of each point, not over the batch."
+    elif energies.ndim > 1 and len(energies) == len(x):
+        what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
+        hint = f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
+    raise ShapeError(
+        f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
+    )
 
 
 def advise_output(output: object) -> str:
@@ -110,18 +110,7 @@ def advise_output(output: object) -> str:
     return " Does the function lack a `return`?" if output is None else ""
 
 
-def _advise_shape(energies: Tensor, count: int) -> str:
-    if energies.shape == (count, 1):
-        return " If it ends in a layer of one output, add `.squeeze(-1)`."
-    if energies.ndim == 0:
-        return " Sum over the axes of each point, not over the batch."
-    if energies.ndim > 1 and len(energies) == count:
-        what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
-        return f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
-    return ""
-
-
-def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
+def check_value(energy: "Energy", use: str, *, evidence: bool = False) -> None:
     """Raises `ExpressionError` if an energy, or its `evidence`, has no value; `use` is the operation that needs it."""
     if energy.evidence_has_value if evidence else energy.has_value:
         return
@@ -136,7 +125,7 @@ def check_value(energy: Energy, use: str, *, evidence: bool = False) -> None:
     )
 
 
-def has_levels(energy: Energy) -> bool:
+def has_levels(energy: "Energy") -> bool:
     """Returns whether all parts without value depend on a noise level, along which a sampler can carry their log densities."""
     seen, todo = {energy}, [energy]
     while todo:  # each part once, however often it occurs
@@ -149,24 +138,30 @@ def has_levels(energy: Energy) -> bool:
     return True
 
 
-def _parts_without_value(energy: Energy) -> list[Energy]:
+def _parts_without_value(energy: "Energy") -> list["Energy"]:
     return [part for part in (*energy.terms, *(base.energy for base in energy.bases)) if not part.has_value]
+
+
+def modules_of(module: nn.Module) -> Iterator[nn.Module]:
+    """Yields a module and the modules inside, each once, as `modules()`, which makes a generator for each."""
+    seen: set[int] = set()  # torch.compile does not know `set[int]()`
+    todo = [module]
+    while todo:
+        part = todo.pop()
+        if id(part) not in seen:
+            seen.add(id(part))
+            yield part
+            for inner in reversed(part._modules.values()):
+                if inner is not None:
+                    todo.append(inner)
 
 
 def weights_of(module: nn.Module) -> Iterator[Tensor]:
     """Yields the parameters of a module, faster than `parameters()`, which hashes all of them at each evaluation."""
-    seen: set[int] = set()
-    todo = [module]
-    while todo:
-        inner = todo.pop()
-        if id(inner) not in seen:
-            seen.add(id(inner))
-            for parameter in inner._parameters.values():
-                if parameter is not None:
-                    yield parameter
-            for part in reversed(list(inner._modules.values())):
-                if part is not None:
-                    todo.append(part)
+    for part in modules_of(module):
+        for parameter in part._parameters.values():
+            if parameter is not None:
+                yield parameter
 
 
 def changed_points(energy: object) -> ExpressionError:
@@ -216,7 +211,7 @@ _ROUNDING, _FALLS = 0.005, 0.5  # of exponents
 _FARTHEST = 1e8  # points farther away have lost their place to rounding
 
 
-def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> None:
+def check_tails(energy: "Energy", points: Tensor, conditions: Mapping[str, Any]) -> None:
     r"""Raises if an energy grows too slowly for $\int e^{-E(x)}\, dx$ to be finite, far from given points.
 
     A density has a finite integral along almost all parallels of any line, so $E \ge s \log t$ with $s > 1$ there; and along almost all
@@ -245,7 +240,7 @@ def check_tails(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -
         )
 
 
-def _slowest_growth(energy: Energy, points: Tensor, conditions: Mapping[str, Any]) -> tuple[float, float]:
+def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, Any]) -> tuple[float, float]:
     """Returns the exponent along the line where it is least in relation to what it must be, and what it must be."""
     flat = points.flatten(1) if points.ndim > 1 else points[:, None]
     size, center = flat.shape[1], flat.median(0).values

@@ -4,8 +4,6 @@ A condition is a keyword parameter of `forward`. The energy receives a tensor wi
 tensor with one row for all points, or one row for each chain. For a batch of some chains, the reserved condition `chains` selects rows.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -92,7 +90,7 @@ def bound_rows(name: str, value: object, x: Tensor, chains: Tensor | None) -> Te
     return rows
 
 
-def check_conditions(energy: Energy, conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
+def check_conditions(energy: "Energy", conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
     """Returns the conditions that an energy depends on, with one row for each point; raises `ExpressionError` if they are not those."""
     required = energy.required_conditions
     if not (required or conditions):

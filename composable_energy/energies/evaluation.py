@@ -11,8 +11,6 @@ evaluated by their override: `OwnGradient` is their node in the autograd graph, 
 rule. Outside of `with_gradient`, as in training, `forward` is used.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,10 +24,10 @@ from torch import Tensor, nn
 from composable_energy.arithmetic import unsqueeze_to, zeros
 from composable_energy.energies.checks import as_points, changed_points, check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.supports import Support
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
-    from composable_energy.supports import Support
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Use:
 class Evaluation:
     """One evaluation of an expression. Its attributes are set after its construction, as a call less in each step counts."""
 
-    root: Energy | None = None  # whose `with_gradient` runs by its `forward`, also if its class overrides it; None outside of one
+    root: "Energy | None" = None  # whose `with_gradient` runs by its `forward`, also if its class overrides it; None outside of one
     valueless: bool = False  # whether a term without value was evaluated
     memo: dict[Any, Any] | None = None  # results of parts that several terms share; None outside of the evaluation of one energy
     repeated: frozenset[int] = frozenset()  # the ids of sub-expressions that occur more than once
@@ -180,7 +178,7 @@ def shared(module: nn.Module) -> nn.Module:
     return module if isinstance(module, SharedModule) else SharedModule(module)
 
 
-def evaluate(energy: Energy, x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
+def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the checked energies of checked points; `forward` is that of the energy with the hooks of the module."""
     kind = type(energy)
     evaluation = THREAD.evaluation
@@ -228,7 +226,7 @@ def note_detached(energy: Any, x: Tensor, conditions: Mapping[str, Any]) -> None
         evaluation.uses.append(Use(energy, x.detach(), dict(conditions), None))
 
 
-def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
+def value_and_gradient(self: "Energy", x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
     r"""Returns energies and $\nabla E$ in one pass, without a graph: the method `Energy.with_gradient`.
 
     Override the method to compute the gradient without autograd; expressions then use the override by the chain rule. An energy without
@@ -266,7 +264,7 @@ def value_and_gradient(self: Energy, x: Tensor, **conditions: Any) -> tuple[Tens
     return torch.where(energies.isfinite(), 0.0, energies) if evaluation.valueless else energies, gradient
 
 
-def uses_own_gradient(energy: Energy, x: Tensor) -> bool:
+def uses_own_gradient(energy: "Energy", x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed."""
     evaluation = current()
     if evaluation is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
@@ -285,7 +283,7 @@ class OwnGradient(torch.autograd.Function):
     """The energies of points with shape $(B, *)$, with the gradient of an override of `with_gradient`, which has no derivative."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, energy: Energy, conditions: dict[str, Any]) -> Tensor:
+    def forward(ctx: Any, x: Tensor, energy: "Energy", conditions: dict[str, Any]) -> Tensor:
         point = x.detach()
         with evaluating(root=None):
             energies, gradient = energy.with_gradient(point, **conditions)

@@ -26,10 +26,11 @@ from composable_energy.errors import ExpressionError
 from composable_energy.supports.distributions import ARGUMENTS, argument
 
 _BIRTH: ContextVar[str | None] = ContextVar("birth", default=None)
-_TOKEN, _PART = "_identity_token", "_identity_part"
+TOKEN, PART = "_identity_token", "_identity_part"
+"""The attributes of a module with its token, and with the `Part` that it is of an object which the registry built."""
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_NO_VALUES = {*vars(nn.Module()), _TOKEN, _PART, "origin", "name", "recommended", "_fitting", "_direct"} - {"_parameters", "_buffers"}
+_NO_VALUES = {*vars(nn.Module()), TOKEN, PART, "origin", "name", "recommended", "_fitting", "_direct"} - {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)
@@ -70,20 +71,10 @@ class Part(NamedTuple):
 def token_of(module: nn.Module) -> str:
     """Returns the token of a module; a module without one gets a new one."""
     attributes = vars(module)
-    if _TOKEN not in attributes:
-        part = attributes.get(_PART)
-        attributes.setdefault(_TOKEN, (None if part is None else part.origin.token) or _BIRTH.get() or uuid.uuid4().hex)
-    return attributes[_TOKEN]
-
-
-def tokens_in(module: nn.Module) -> dict[str, str]:
-    """Returns the existing tokens of a module and of the modules inside, by path."""
-    return {path: vars(inner)[_TOKEN] for path, inner in module.named_modules() if _TOKEN in vars(inner)}
-
-
-def set_token(module: nn.Module, token: str) -> None:
-    """Sets the token of a module, as it was saved."""
-    vars(module)[_TOKEN] = token
+    if TOKEN not in attributes:
+        part = attributes.get(PART)
+        attributes.setdefault(TOKEN, (None if part is None else part.origin.token) or _BIRTH.get() or uuid.uuid4().hex)
+    return attributes[TOKEN]
 
 
 @contextmanager
@@ -94,19 +85,6 @@ def inherit_token(origin: Origin) -> Iterator[None]:
         yield
     finally:
         _BIRTH.reset(before)
-
-
-def mark_origin(kind: str, built: nn.Module, origin: Origin, foreign: set[nn.Module]) -> None:
-    """Sets the origin of an object of a kind and of its parts, without the foreign modules that the caller passed as options."""
-    built.origin = origin  # pyright: ignore[reportArgumentType]
-    for path, module in built.named_modules():
-        if module not in foreign:
-            vars(module)[_PART] = Part(kind, origin, path)
-
-
-def part_of(module: nn.Module) -> Part | None:
-    """Returns the object that a module is a part of; None if the registry did not build it."""
-    return vars(module).get(_PART)
 
 
 def same(a: object, b: object) -> bool:
@@ -197,7 +175,7 @@ class Copies:
             if module in seen:
                 continue
             seen.add(module)
-            if _TOKEN in vars(module) and not getattr(module, "terms", ()):
+            if TOKEN in vars(module) and not getattr(module, "terms", ()):
                 others = groups.setdefault((type(module), token_of(module)), [])
                 first = next((other for other in others if equal(other, module)), None)
                 if first is not None:

@@ -1,7 +1,5 @@
 """Lifting of distributions, callables and modules to energies."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +18,8 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import THREAD
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, contains, evaluate_inside, interior, same_support
+from composable_energy.supports import Support, circle, contains, ends_of, evaluate_inside, interior, same_support
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
-from composable_energy.supports.sets import circle, ends_of
 from composable_energy.supports.variables import join_parts, read_variables, size_of, split
 
 
@@ -98,7 +95,7 @@ class DistributionEnergy(Energy):
         return {"distribution": self.distribution, "name": self.name, **decoder}
 
     # Torch calls it when a module is moved or converted; `test_constants_move_with_the_energy` pins it.
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DistributionEnergy:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistributionEnergy":
         super()._apply(fn, recurse)
         self.distribution = map_tensors(self.distribution, fn)
         self._interior = None if self._interior is None else fn(self._interior)
@@ -198,8 +195,7 @@ class CallableEnergy(Energy):
             that sampling evaluates copies in eval mode. A module that the function uses otherwise must not be in training mode.
         support: Where the density lives, such as `constraints.positive`; None for all of $\mathbb{R}^n$. The energy is infinite outside,
             and the function is not evaluated there.
-        variables: Named variables in place of points, as in `Energy.over`: the function is called with a tensor of shape $(B, *)$ for
-            each, by their names.
+        variables: Named variables in place of points, as in `Energy.over`: the function gets a tensor of shape $(B, *)$ for each.
 
     Raises:
         OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
@@ -228,12 +224,12 @@ class CallableEnergy(Energy):
             except TypeError as error:
                 raise OptionError(f"With `modules` the function is called as f(x, *modules, **conditions): {error}.") from error
         self.conditions, self.required_conditions, others = parameters_of(function, (variables is None) + len(modules))
-        self.name, self.event_shape = name or _name_of(function), event_shape
+        named = getattr(function, "func", None) or getattr(function, "_orig_mod", function)  # of functools.partial, of torch.compile
+        own = getattr(named, "__name__", "") or getattr(named, "original_name", "") or type(named).__name__
+        self.name, self.event_shape = name or ("energy" if own == "<lambda>" else own), event_shape
         self.decoder, self.support = decoder, support
-        if variables is not None:
-            self._take_variables(variables, others)
-
-    def _take_variables(self, variables: Mapping[str, Any], others: bool) -> None:
+        if variables is None:
+            return
         self.variables, supports = read_variables(variables)
         taken = {"event_shape": self.event_shape, "decoder": self.decoder, "support": self.support}
         if wrong := [name for name, value in taken.items() if value is not None]:
@@ -244,7 +240,9 @@ class CallableEnergy(Energy):
         self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.support is None or _is_inside(x, self.support):  # a call less where there are no names
+        inside = None if self.support is None or THREAD.evaluation is None else THREAD.evaluation.inside
+        if self.support is None or (inside is not None and inside[0] is x and same_support(inside[1], self.support)):
+            # A call less where there are no names.
             return self.call(x, conditions) if self.variables else self.function(x, *self.arguments, **conditions)
         return evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
 
@@ -253,12 +251,6 @@ class CallableEnergy(Energy):
         if self.variables:
             return self.function(*self.arguments, **split(x, self.variables), **conditions)
         return self.function(x, *self.arguments, **conditions)
-
-
-def _is_inside(x: Tensor, support: Support) -> bool:
-    """Returns whether points are known to be inside of a support."""
-    inside = None if THREAD.evaluation is None else THREAD.evaluation.inside
-    return inside is not None and inside[0] is x and same_support(inside[1], support)
 
 
 def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **options: Any) -> Energy:
@@ -286,7 +278,9 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
     """
     if variables is not None and isinstance(obj, Distribution | Energy):
         if isinstance(obj, Distribution) and isinstance(variables, Mapping) and len(variables) == 1:
-            obj = _expand(obj, *read_variables(variables)[0].values())
+            (shape,) = read_variables(variables)[0].values()
+            with suppress(RuntimeError, NotImplementedError):  # else it stays as it is
+                obj = obj.expand(shape[: len(shape) - len(obj.event_shape)])
         return as_energy(obj, **options).over(variables)
     options |= {} if variables is None else {"variables": variables}
     if isinstance(obj, Energy):
@@ -304,13 +298,6 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
     if unknown:
         raise OptionError(f"as_energy takes {', '.join(known)} for a {type(obj).__name__}, got {', '.join(sorted(unknown))}.")
     return cls(obj, **options)
-
-
-def _expand(distribution: Distribution, shape: torch.Size) -> Distribution:
-    """Returns a distribution of points of a shape, if it can be expanded to that."""
-    with suppress(RuntimeError, NotImplementedError):
-        return distribution.expand(shape[: len(shape) - len(distribution.event_shape)])
-    return distribution
 
 
 def liftable(obj: object) -> bool:
@@ -332,20 +319,13 @@ def _advise(obj: object) -> str:
     )
 
 
-def _name_of(function: Callable[..., Any]) -> str:
-    function = getattr(function, "func", None) or getattr(function, "_orig_mod", function)  # of functools.partial, of torch.compile
-    name = getattr(function, "__name__", "") or getattr(function, "original_name", "") or type(function).__name__
-    return "energy" if name == "<lambda>" else name
-
-
 class ScoreEnergy(CallableEnergy):
     r"""An energy whose gradient is the negative of a score $\nabla_x \log p(x)$; it has no value.
 
     It works with `&`, weights, `-` and `|` of events, and with samplers that need only gradients, such as `langevin`.
 
     Args:
-        function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of the same shape. Its other
-            parameters are conditions.
+        function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of that shape. Others are conditions.
 
     The other arguments are those of `CallableEnergy`.
 

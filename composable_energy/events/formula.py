@@ -9,8 +9,6 @@ Source: R. E. Bryant, "Graph-based algorithms for Boolean function manipulation"
 function manipulation" (1990), for more than two edges.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -84,11 +82,11 @@ class Formula:
         self.constant: bool | None = self._compile(self._labels).constant
 
     @classmethod
-    def atom(cls, variable: Variable, values: Iterable[Label] | Interval, name: str = "") -> Formula:
+    def atom(cls, variable: Variable, values: Iterable[Label] | Interval, name: str = "") -> "Formula":
         """Returns the formula that a variable has one of some values."""
         return cls((variable,), (Atom(0, values if isinstance(values, Interval) else frozenset(values), name or f"{variable.source}"),))
 
-    def atoms(self) -> list[Formula]:
+    def atoms(self) -> list["Formula"]:
         """Returns the statements about single variables of which this formula consists."""
         return [Formula((self.variables[node.variable],), (replace(node, variable=0),)) for node in self.nodes if isinstance(node, Atom)]
 
@@ -106,11 +104,11 @@ class Formula:
         """The base of all variables."""
         return self.variables[0].base
 
-    def same_base(self, other: Formula) -> bool:
+    def same_base(self, other: "Formula") -> bool:
         """Returns whether two formulas have the same base, so that they can be combined."""
         return same(self.base, other.base)
 
-    def given(self, conditions: Mapping[str, Any]) -> Formula:
+    def given(self, conditions: Mapping[str, Any]) -> "Formula":
         """Returns the formula with conditions bound; unknown ones are ignored, and variables that become equal are merged."""
         variables = tuple(variable.given(conditions) for variable in self.variables)
         if all(new is old for new, old in zip(variables, self.variables, strict=True)):
@@ -156,13 +154,13 @@ class Formula:
                 known[tuple(edge for edge, *_ in tests)] = logsigmoid(logits[0] if len(logits) == 1 else torch.cat(logits))
         return -diagram.log_prob(lambda level, cells: diagram.cells[level].log_prob(read(level), cells, chains), known)
 
-    def _possible(self, labels: tuple[int | None, ...]) -> Diagram:
+    def _possible(self, labels: tuple[int | None, ...]) -> "Diagram":
         diagram = self._compile(labels)
         if diagram.constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
         return diagram
 
-    def _compile(self, labels: tuple[int | None, ...]) -> Diagram:
+    def _compile(self, labels: tuple[int | None, ...]) -> "Diagram":
         """Compiles the formula for the number of labels of each variable."""
         if labels not in self._compiled:
             values: list[list[Any]] = [[] for _ in self.variables]
@@ -320,8 +318,7 @@ class DiagramBuilder:
             self._children.append(children)
         if max(len(self._levels), len(self._memo) / 4) > NODE_LIMIT:
             raise ExpressionError(
-                f"{self.name} needs a decision diagram of more than {NODE_LIMIT} nodes. Write related events next to each other, or "
-                "combine fewer of them."
+                f"{self.name} needs a decision diagram of more than {NODE_LIMIT} nodes. Put related events side by side, or combine fewer."
             )
         return found
 

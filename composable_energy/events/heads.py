@@ -4,8 +4,6 @@ A label has the evidence $-\log p(\text{label} \mid x)$. A Gaussian head says $v
 point $c$ has a density and no complement; `near` and `between` are events with exact tails.
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from composable_energy.energies.bases import RelativeEnergy, WeightedBase
+from composable_energy.energies import Energy, RelativeEnergy, WeightedBase
 from composable_energy.energies.conditions import CHAINS, Parameters, copy_condition, rows_for
-from composable_energy.energies.energy import Energy
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.events.cells import ChainValues, Interval
 from composable_energy.events.formula import Formula, conjoin
@@ -98,7 +95,12 @@ class ClassifierEnergy(HeadEnergy):
         self.logits = logits
         self.columns = slice(columns, columns + 1 or None) if isinstance(columns, int) else columns
         self.label = None if label is None else _check_labels(label)
-        self.register_buffer("each", None if each is None else _check_chain_labels(each), persistent=False)
+        if each is not None:
+            wrong = not isinstance(each, Tensor) or each.ndim != 1 or each.is_complex() or each.numel() == 0
+            if wrong or bool((each != each.long()).any()) or bool((each < 0).any()):
+                raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {each!r}.")
+            each = each.detach().to(torch.int64, copy=True)
+        self.register_buffer("each", each, persistent=False)
         self._variable = Categorical(Source(logits), base, self.columns, labels=labels)
         self.labels = self._variable.labels
         values = self.label if self.each is None else [ChainValues(self.each)]
@@ -154,13 +156,6 @@ def _check_labels(label: Any) -> frozenset[int]:
     return labels
 
 
-def _check_chain_labels(labels: Tensor) -> Tensor:
-    wrong = not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_complex() or labels.numel() == 0
-    if wrong or bool((labels != labels.long()).any()) or bool((labels < 0).any()):
-        raise OptionError(f"Labels of chains are whole numbers from 0 on, with shape (n,), got {labels!r}.")
-    return labels.detach().to(torch.int64, copy=True)
-
-
 class GaussianHead:
     r"""Builds energies from the predictions of a Gaussian head: `head(c)`, `head.near(c, r)`, `head.between(low, high)`.
 
@@ -188,14 +183,14 @@ class GaussianHead:
             raise OptionError(f"network must be a module or a function of x, got {type(network).__name__}.")
         self.network, self.base, self.dims, self.columns, self.name = network, base, check_integer("dims", dims), columns, name
 
-    def __call__(self, c: ArrayLike | None = None) -> DensityEnergy:
+    def __call__(self, c: ArrayLike | None = None) -> "DensityEnergy":
         """Returns the density at a point; None leaves it as the condition `c`."""
         if c is None:
             return DensityEnergy(**self._config(""))
         point = self._points("c", c)
         return DensityEnergy(**self._config(f"({_format_values(point).strip('()')})"), c=point)
 
-    def near(self, c: ArrayLike, r: ArrayLike) -> IntervalEnergy:
+    def near(self, c: ArrayLike, r: ArrayLike) -> "IntervalEnergy":
         r"""Returns the event that every axis is within $c \pm r$; a radius that is not positive and finite raises `OptionError`."""
         center, radius = self._points("c", c), self._points("r", r)
         if not bool(((radius > 0) & radius.isfinite()).all()):
@@ -203,7 +198,7 @@ class GaussianHead:
         config = self._config(f".near({_format_values(c)}, {_format_values(r)})")
         return IntervalEnergy(**config, low=center - radius, high=center + radius)
 
-    def between(self, low: ArrayLike, high: ArrayLike) -> IntervalEnergy:
+    def between(self, low: ArrayLike, high: ArrayLike) -> "IntervalEnergy":
         """Returns the event that every axis is between two ends, which may be infinite if they are the same for all chains.
 
         Raises:

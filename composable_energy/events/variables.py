@@ -4,8 +4,6 @@ A variable is a network with bound conditions, the columns of its output, and th
 same conditions share its evaluation; different variables are independent given $x$.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,7 +64,7 @@ class Source:
         """The names of the conditions without a default that are not bound."""
         return self.parameters.required.difference(self.bound)
 
-    def given(self, conditions: Mapping[str, Any]) -> Source:
+    def given(self, conditions: Mapping[str, Any]) -> "Source":
         """Returns the network with conditions bound; unknown ones are ignored."""
         own = {name: copy_condition(conditions[name]) for name in (self.parameters.names - self.bound.keys()) & conditions.keys()}
         return Source(self.network, {**self.bound, **own}) if own else self
@@ -118,7 +116,7 @@ class Variable(ABC):
     base: Energy | None = field(default=None, compare=False)
     columns: slice | None = field(default=None, hash=False)
 
-    def given(self, conditions: Mapping[str, Any]) -> Variable:
+    def given(self, conditions: Mapping[str, Any]) -> "Variable":
         """Returns the variable with conditions bound, also in its base; unknown ones are ignored."""
         source, base = self.source.given(conditions), self.base
         if base is not None and base.conditions & conditions.keys():

@@ -17,18 +17,9 @@ from torch.overrides import TorchFunctionMode
 
 from composable_energy import algebra, events
 from composable_energy.algebra.node import common_recommendation
-from composable_energy.energies.energy import Energy
-from composable_energy.energies.identity import Origin, equal, part_of, set_token, token_of, tokens_in
-from composable_energy.energies.lift import CallableEnergy, DistributionEnergy
-from composable_energy.errors import (
-    ExpressionError,
-    ExtraNotInstalled,
-    FileFormatError,
-    OptionError,
-    PluginConflictError,
-    PluginLoadError,
-    PluginNotFound,
-)
+from composable_energy.energies import CallableEnergy, DistributionEnergy, Energy
+from composable_energy.energies.identity import PART, TOKEN, Origin, equal, token_of
+from composable_energy.errors import UNAVAILABLE, ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.files.record import digest_of
 from composable_energy.files.values import check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
 from composable_energy.options import plain_values
@@ -49,7 +40,6 @@ _BUILT = {"class", "kind", "entry", "member", "distribution", "version", "option
 _OPTIONAL = {"token", "recommended"}
 _FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _INTEGERS = {torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}  # of nodes; plug-ins may have others
-_MISSING = (PluginNotFound, ExtraNotInstalled, PluginLoadError, PluginConflictError)
 _FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError, MemoryError)
 """What building an object from options of a file may raise; errors of this library derive from them."""
 
@@ -95,7 +85,7 @@ class _Writer:
     def store(self, value: Tensor | nn.Module, hint: str) -> dict[str, Any]:
         if isinstance(value, Tensor):
             return {"$parameter" if isinstance(value, nn.Parameter) else "$tensor": self._name(value, id(value), hint)}
-        if part := part_of(value):
+        if part := vars(value).get(PART):
             return {"$module": [self._built(part.kind, part.origin, value, part.path), part.path]}
         if not isinstance(value, Energy):
             raise ExpressionError(
@@ -129,7 +119,11 @@ class _Writer:
         terms, values = (encode(part, self.store, hint) for part in (list(energy.terms), config))
         node: dict[str, Any] = {"class": name, "terms": terms, "config": values}
         if entry is not None:
-            _check_complete(energy, config)
+            known = {id(tensor) for term in energy.terms for tensor in (*term.parameters(), *term.buffers())}
+            known |= {id(value) for value in config.values()}
+            for part, tensor in (*energy.named_parameters(), *energy.named_buffers()):
+                if id(tensor) not in known:
+                    raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {part}. Return the tensor itself.")
             _check_stored("energy", Origin(entry.qualified, options=config))
             node |= {"class": "plugin", "entry": entry.qualified}
         if not energy.terms:
@@ -153,7 +147,7 @@ class _Writer:
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
         node["training"] += [f"{prefix}{inner}".rstrip(".") for inner, part in module.named_modules() if part.training]
-        node["tokens"] |= {f"{prefix}{inner}".rstrip("."): token for inner, token in tokens_in(module).items()}
+        node["tokens"] |= {f"{prefix}{inner}".rstrip("."): vars(p)[TOKEN] for inner, p in module.named_modules() if TOKEN in vars(p)}
         for name, tensor in module.state_dict(keep_vars=True).items():
             if not isinstance(tensor, Tensor):
                 raise ExpressionError(f"{origin} cannot be saved: its state {name} is a {type(tensor).__name__}, not a tensor.")
@@ -165,7 +159,7 @@ class _Writer:
 def _check_stored(kind: str, origin: Origin) -> None:
     """Raises if the options may be a path, which no reader takes from a file; what is not installed here is checked by the reader."""
     try:
-        with contextlib.suppress(PluginNotFound, PluginConflictError, PluginLoadError):
+        with contextlib.suppress(*UNAVAILABLE):
             check_origin(kind, origin)
     except OptionError as error:
         raise ExpressionError(f"{origin} cannot be saved: {error}.") from error
@@ -196,15 +190,6 @@ def _entry_of(energy: Energy) -> PluginRecord:
     )
 
 
-def _check_complete(energy: Energy, config: Mapping[str, Any]) -> None:
-    """Raises unless the tensors of a plug-in's node are those of its terms and of its `config()`."""
-    known = {id(tensor) for term in energy.terms for tensor in (*term.parameters(), *term.buffers())}
-    known |= {id(value) for value in config.values()}
-    for name, tensor in (*energy.named_parameters(), *energy.named_buffers()):
-        if id(tensor) not in known:
-            raise ExpressionError(f"{energy} cannot be saved: `config()` lacks its tensor {name}. Return the tensor itself.")
-
-
 def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
     """Returns the expression of a header, with the errors of `load`; the random state does not change."""
     reader, index = _Reader(tensors), -1
@@ -217,7 +202,7 @@ def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
                 reader.nodes.append(reader.node(data))
         index = -1
         return _checked(decode(header["root"], reader.resolve), Energy)
-    except _MISSING:
+    except UNAVAILABLE:
         raise
     except _FAILURES as error:
         what = f"node {index} cannot be built: " if index >= 0 else ""
@@ -269,7 +254,7 @@ class _Reader:
         if not equal(energy.config(), config):  # constructors may convert arguments
             raise ValueError(f"a {cls.__name__} of this config has another config")
         if "token" in data:
-            set_token(energy, _checked(data["token"], str))
+            vars(energy)[TOKEN] = _checked(data["token"], str)
         if "recommended" in data:
             energy.recommended = decode_recommendation(data["recommended"], self.resolve)
         return energy
@@ -286,28 +271,25 @@ class _Reader:
         if missing := set(names.values()) - self._tensors.keys():
             raise ValueError(f"{origin} has no tensors {sorted(missing)}")
         tensors, training = {path: self._tensors[name] for path, name in names.items()}, set(_checked(data["training"], list))
+        kind = data["kind"]
+        try:
+            name = check_origin(kind, origin)
+        except PluginNotFound as error:
+            way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
+            if origin.distribution is None:
+                way = f"The session that wrote it registered it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
+            raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
+        name = name if origin.member is None else f"{name}/{origin.member}"
         with _Limit(tensors):
-            module = _rebuild(data["kind"], origin, self._copies.setdefault(data["group"], {}))
+            module = build_module(kind, name, dict(origin.options), self._copies.setdefault(data["group"], {}))
         if "recommended" in data:
             module.recommended = decode_recommendation(data["recommended"], self.resolve)  # pyright: ignore[reportArgumentType]
         for path, inner in module.named_modules():
             inner.training = path in training
             if path in tokens:
-                set_token(inner, tokens[path])
+                vars(inner)[TOKEN] = tokens[path]
         _restore(module, tensors, origin)
         return module
-
-
-def _rebuild(kind: str, origin: Origin, copies: dict[int, Any]) -> nn.Module:
-    """Returns an energy or encoder built again from its origin; objects built with one memo `copies` share their parts."""
-    try:
-        name = check_origin(kind, origin)
-    except PluginNotFound as error:
-        way = f"It is from {origin.distribution} {origin.version or '(unknown version)'}; install that"
-        if origin.distribution is None:
-            way = f"The session that wrote it registered it; use composable_energy.register({kind!r}, {origin.entry!r}, ...) here too"
-        raise PluginNotFound(f"The {kind} {str(origin)!r} cannot be built here. {way}. ({error})") from error
-    return build_module(kind, name if origin.member is None else f"{name}/{origin.member}", dict(origin.options), copies)
 
 
 def _restore(module: nn.Module, tensors: Mapping[str, Tensor], origin: Origin) -> None:
@@ -363,7 +345,10 @@ class _Limit(TorchFunctionMode):
         arguments = [*args, *(kwargs or {}).values()]
         makes = getattr(func, "__name__", "").removeprefix("new_") in _MAKERS
         copied = args[0].numel() if func is Tensor.repeat else 1
-        self._spend(copied * _size(arguments) if makes else 0, 1)
+        # The largest number of elements that numbers or tuples of numbers may stand for.
+        numbers = [max(abs(value), 1) for value in arguments if type(value) is int]
+        shapes = [math.prod(value) for value in arguments if isinstance(value, (list, tuple)) and all(type(i) is int for i in value)]
+        self._spend(copied * max([math.prod(numbers), *shapes]) if makes else 0, 1)
         result = func(*args, **(kwargs or {}))
         if not makes and isinstance(result, Tensor) and _storage(result) not in {None, *map(_storage, arguments)}:
             self._spend(result.numel(), 0)
@@ -378,10 +363,3 @@ class _Limit(TorchFunctionMode):
 
 def _storage(value: Any) -> int | None:
     return value.untyped_storage().data_ptr() if isinstance(value, Tensor) and value.layout == torch.strided else None
-
-
-def _size(arguments: list[Any]) -> int:
-    """Returns the largest number of elements that numbers or tuples of numbers may stand for."""
-    numbers = [max(abs(value), 1) for value in arguments if type(value) is int]
-    shapes = [math.prod(value) for value in arguments if isinstance(value, (list, tuple)) and all(type(i) is int for i in value)]
-    return max([math.prod(numbers), *shapes])

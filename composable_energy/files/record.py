@@ -4,8 +4,6 @@ Energies, checkpoints of sampling and of training, and models are records, told 
 digest are in the metadata of the file, under one key, so that equal records have equal bytes. Files are written atomically.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
@@ -25,7 +23,6 @@ from composable_energy.errors import FileFormatError, OptionError, StorageError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
 
 exists, is_file, is_directory = os.path.exists, os.path.isfile, os.path.isdir  # those of `Path` raise OSError for a name that is too long
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of a container
@@ -86,7 +83,11 @@ def replace_file(path: Path, data: bytes) -> None:
     fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)  # of processes that were killed
+        leftover = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
+        with contextlib.suppress(OSError):
+            for entry in target.parent.iterdir():
+                if (match := leftover.fullmatch(entry.name)) and not _runs(int(match[1])):  # of a process that was killed
+                    entry.unlink(missing_ok=True)
         with fresh.open("xb") as file:
             with contextlib.suppress(FileNotFoundError):
                 fresh.chmod(stat.S_IMODE(target.stat().st_mode) & 0o777)
@@ -118,14 +119,6 @@ def _real_path(path: Path) -> Path:
         raise StorageError(f"{path} leads nowhere, {lost}.") from error
 
 
-def _remove_leftovers(path: Path) -> None:
-    known = re.compile(rf"\.{re.escape(path.name)}\.(\d+)-[0-9a-f]{{8}}\.new")
-    with contextlib.suppress(OSError):
-        for entry in path.parent.iterdir():
-            if (match := known.fullmatch(entry.name)) and not _runs(int(match[1])):
-                entry.unlink(missing_ok=True)
-
-
 def _runs(pid: int) -> bool:
     """Returns whether there is a process with an id; True where that is unknown."""
     try:
@@ -136,7 +129,7 @@ def _runs(pid: int) -> bool:
         return True
 
 
-def memory_of(device: torch.device) -> int | None:
+def memory_of(device: "torch.device") -> int | None:
     """Returns the memory of a device in bytes, used or free; of the CPU that of the container, if it has less. None if it is unknown."""
     if device.type == "cuda":
         import torch
@@ -162,7 +155,7 @@ class DamagedFileError(FileFormatError):
     """A file is no record, or has changed since it was written."""
 
 
-def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
+def digest_of(tensors: Mapping[str, "Tensor"], metadata: object = None) -> str:
     """Returns the hexadecimal digest of dense tensors, by names, dtypes, shapes and bits in any order, and of JSON data."""
     import torch
 
@@ -176,7 +169,7 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: object = None) -> str:
     return whole.hexdigest()
 
 
-def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any], tensors: Mapping[str, "Tensor"]) -> None:
     """Replaces a file by a record of a kind, such as `energy`, and a version; after a crash it has its old or its new content."""
     import safetensors.torch
 
@@ -188,13 +181,17 @@ def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any],
     replace_file(path, safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})}))
 
 
-def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
     """Returns the header and the tensors of a record; raises a `FileFormatError` if it is damaged, or of another kind or version."""
     import safetensors.torch
 
     data = read_bytes(path)
     try:
-        _refuse_archive(data)
+        # A file that is an archive, too, is refused: another reader would find other things in that. Its last part lists its files.
+        end = data.rfind(b"PK\5\6", max(len(data) - 2**16 - 22, 0))
+        size = int.from_bytes(data[end + 12 : end + 16], "little")
+        if end >= 0 and (data.startswith(b"PK\1\2", max(end - size, 0)) or data.startswith(b"PK\6\7", max(end - 20, 0))):
+            raise ValueError("it is a zip archive, too")
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         record = json.loads(metadata[_KEY], object_pairs_hook=_unique)
@@ -220,11 +217,3 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a key occurs twice")
     return dict(pairs)
-
-
-def _refuse_archive(data: bytes) -> None:
-    """Raises if a file is an archive at the same time: another reader would find other things in that."""
-    end = data.rfind(b"PK\5\6", max(len(data) - 2**16 - 22, 0))  # the last part of an archive; before it, the list of its files
-    size = int.from_bytes(data[end + 12 : end + 16], "little")
-    if end >= 0 and (data.startswith(b"PK\1\2", max(end - size, 0)) or data.startswith(b"PK\6\7", max(end - 20, 0))):
-        raise ValueError("it is a zip archive, too")

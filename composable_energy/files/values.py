@@ -14,7 +14,7 @@ from torch.distributions import Distribution, TransformedDistribution
 from torch.distributions.constraints import Constraint
 
 from composable_energy.energies.identity import Origin
-from composable_energy.errors import ExpressionError, ExtraNotInstalled, OptionError, PluginConflictError, PluginLoadError, PluginNotFound
+from composable_energy.errors import UNAVAILABLE, ExpressionError, OptionError
 from composable_energy.files.record import digest_of
 from composable_energy.options import Recommendation, plain_values
 from composable_energy.registry import get
@@ -122,7 +122,7 @@ def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
     numbers = [number for number in plain_values(recommended.options) if type(number) is int and number > 1]
     if max(numbers, default=1) > _MOST or math.prod(numbers) > _MOST_PRODUCT:
         raise ValueError(f"its recommended sampler has numbers above {_MOST:,}, or with a product above {_MOST_PRODUCT:,}")
-    with contextlib.suppress(PluginNotFound, ExtraNotInstalled, PluginConflictError, PluginLoadError):
+    with contextlib.suppress(*UNAVAILABLE):
         check_origin("sampler", Origin(recommended.sampler, options=recommended.options))
         sampler = get("sampler", recommended.sampler)(**recommended.options)
         if (sampler.total_steps or 0) > _MOST_STEPS:

@@ -1,7 +1,5 @@
 """Energies and encoders by name; each call returns a new object with its origin. And which energies are installed."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import inspect
@@ -17,13 +15,13 @@ import torch
 from torch import nn
 
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.identity import Origin, inherit_token, mark_origin
+from composable_energy.energies.identity import PART, Origin, Part, inherit_token
 from composable_energy.errors import ComposableEnergyError, OptionError, PluginNotFound
 from composable_energy.options import describe_error, listed, nearest, plain_values, printable, text_table
 from composable_energy.registry.entries import FIRST_PARTY, KINDS, PluginRecord, group_of, plugin_error
 from composable_energy.registry.registry import build, check_built, check_options, find, get_factory, guarded, load, names, plugins, rows_of
 
-_FAMILIES: dict[tuple[PluginRecord, Any, str], EnergyFamily] = {}
+_FAMILIES: dict[tuple[PluginRecord, Any, str], "EnergyFamily"] = {}
 
 
 class EnergyFamily(ABC):
@@ -90,7 +88,10 @@ def build_module(kind: str, name: str, options: dict[str, Any], copies: dict[int
                 built = copy.deepcopy(built, copies)
         except Exception as error:
             raise plugin_error(entry, f"the object that it built cannot be copied ({describe_error(error)})") from error
-    mark_origin(kind, built, origin, passed)
+    built.origin = origin
+    for path, module in built.named_modules():
+        if module not in passed:  # those are the caller's
+            vars(module)[PART] = Part(kind, origin, path)
     return built
 
 

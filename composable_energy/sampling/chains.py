@@ -17,7 +17,7 @@ from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import Info, State
 from composable_energy.sampling.trace import Trace, Values
-from composable_energy.sampling.wrappers import Faults, is_final, visible_state
+from composable_energy.sampling.wrappers import Faults, UnconstrainedEnergy, is_final
 
 S = TypeVar("S", bound=State)
 _LEAST_CHAINS, _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 16, 5.0, 0.25, 2.0  # of a drift, and of R-hat
@@ -131,8 +131,14 @@ class Chains:
         return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
-        """Returns a state, by default that of active chains, as users see it: points of the support, and energies, NaN without value."""
-        state = visible_state(self.problem.plain, self.active_state() if state is None else state)
+        """Returns a state, by default that of active chains, with points of the support and their energies, NaN without value.
+
+        The gradient stays that of the chains' coordinates.
+        """
+        state, plain = self.active_state() if state is None else state, self.problem.plain
+        if isinstance(plain, UnconstrainedEnergy):
+            x, volume = plain.coordinates.points(state.x)
+            state = replace(state, x=x, energy=state.energy + volume if plain.volume else state.energy)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:

@@ -26,7 +26,8 @@ _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change
 
 def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
     """Returns energies and gradients at points of chains, counted from 0, which identify the energy."""
-    levels = _levels(problem)
+    first = bound_conditions(problem.sampler, problem.energy)
+    levels = [first, bound_conditions(problem.sampler, problem.energy, 1)] if first else [first]  # two values of what the sampler binds
     found, slopes = x.new_empty(len(levels), len(x)), x.new_empty(len(levels), *x.shape)
     for first in range(0, len(x), problem.batch_size):
         rows = slice(first, first + problem.batch_size)
@@ -43,12 +44,6 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
     return Values(chains, x, found.transpose(0, 1), slopes.transpose(0, 1))
 
 
-def _levels(problem: Problem) -> list[dict[str, float]]:
-    """Returns the sets of conditions under which values are compared: those that the sampler binds get two values."""
-    first = bound_conditions(problem.sampler, problem.energy)
-    return [first, bound_conditions(problem.sampler, problem.energy, 1)] if first else [first]
-
-
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
     """Raises if the energy has other values than those of before, of an owner that the message names with the advice."""
     for before in reference:
@@ -60,8 +55,7 @@ def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str,
 def _difference(problem: Problem, before: Values, now: Values) -> str | None:
     r"""Describes the first energy or gradient that differs by more than rounding, as of another batch size; None if there is none. Both may
     differ relative to $1 + |E| + \sum_i |x_i \partial_i E|$, which covers terms that cancel, and to the largest $|\partial_i E|$ of the
-    point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding of larger ones that cancel
-    near a minimum."""
+    point. A gradient may also differ by what changes no energy over the width of the points, and by the rounding of ones that cancel."""
     if now.energies.shape != before.energies.shape:
         return f"{before.energies.shape[1]} energies of each point were kept, and the sampler compares {now.energies.shape[1]}"
     eps = max(torch.finfo(tensor.dtype).eps for tensor in (before.x, before.energies, before.grads))
@@ -77,7 +71,8 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
         if same.all():
             continue
         row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
-        under = "".join(f" at {condition}={value:.4g}" for condition, value in _levels(problem)[level].items())
+        bound = bound_conditions(problem.sampler, problem.energy, level)
+        under = "".join(f" at {condition}={value:.4g}" for condition, value in bound.items())
         a, b = old[place].item(), new[place].item()
         digits = next((digits for digits in (6, 9) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
         return f"where chain {int(before.chains[row])} was, the {name}{under} was {a:.{digits}g} and is {b:.{digits}g} now"

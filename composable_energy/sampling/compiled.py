@@ -9,8 +9,6 @@ Functions are kept for the energy of the caller. Each call evaluates it at a few
 tensors, to those that were compiled, so that a changed number is never missed, wherever the energy takes it from.
 """
 
-from __future__ import annotations
-
 import math
 import threading
 import warnings
@@ -125,7 +123,7 @@ class _Operations(TorchDispatchMode):
             self.outside += [value] if outside else []
         return f"tensor {self.places[value]}"
 
-    def match(self, other: _Operations) -> bool:
+    def match(self, other: "_Operations") -> bool:
         """Returns whether other operations compute the same now."""
         return self.listed == other.listed and len(self.outside) == len(other.outside) and all(map(_same, self.outside, other.outside))
 

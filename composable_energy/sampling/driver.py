@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import warn_of_shares
+from composable_energy.energies import Energy, as_energy
 from composable_energy.energies.checks import check_tails
-from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
-from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError, SamplingInterrupted
 from composable_energy.sampling.chains import Chains, Diverged, Observer, run
 from composable_energy.sampling.checks import check_detached, check_gradients, check_rows, check_same_energy, mixes_values, warn_of_spacing
@@ -108,8 +107,7 @@ def sample(
             `chees`, which tunes itself, for any other.
         steps: The number of steps; None takes the sampler's own number, and doubles it up to three times while the chains have not
             converged and more steps help. Calls with `init`, `resume`, `first_chain` or a `Checkpoint` are not extended.
-        init: The start points, with shape $(n, *)$, in the support, and latent ones for a latent energy; they are not changed. For named
-            variables also a mapping of them.
+        init: The start points, with shape $(n, *)$, in the support, latent for a latent energy, or a mapping of variables; not changed.
         seed: The seed; None draws one, which the trace reports.
         observers: Look at the chains after each step: `Progress()`, `Stop(function)`, `Checkpoint(path)`, own `sampling.Observer`s.
         trace: Whether to return a `Trace` as well. A number k also keeps the points of every k-th step.
@@ -169,8 +167,17 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
     with evaluation_context(call.energy) as held:
         # As recommended, chains need not converge.
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
-        problem, file = _continue(resolve(call), held)
+        problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
+        checkpoints = [one for one in call.observers if isinstance(one, Checkpoint)]
+        if len(checkpoints) > 1:
+            raise OptionError("A call has one Checkpoint, got several.")
+        file = CheckpointFile(checkpoints[0], problem, held) if checkpoints else None
+        if file is not None:
+            problem = file.problem
+        elif resume is not None:
+            advice = "To start this energy at the points of the trace give them as `init`."
+            check_same_energy(problem, resume.reference, "The trace is", advice)
         warn_of_shares(call.energy)
         if "sigma" in problem.sampler.traits.binds:
             warn_of_weak_evidence(call.energy, problem.sampler)
@@ -209,22 +216,6 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
             record.observed += tuple(warn_of_spacing(chains.state.energy, chains.state.energy.dtype, _DECIDED))
     record.seconds = time.perf_counter() - began
     return points, record
-
-
-def _continue(problem: Problem, held: ExitStack) -> tuple[Problem, CheckpointFile | None]:
-    """Reads the checkpoint, and checks that the energy is that of the call which goes on."""
-    resume, file = problem.call.resume, None
-    for one in problem.call.observers:
-        if isinstance(one, Checkpoint):
-            if file is not None:
-                raise OptionError("A call has one Checkpoint, got several.")
-            file = CheckpointFile(one, problem, held)
-    if file is not None:
-        return file.problem, file
-    if resume is not None:
-        advice = "To start this energy at the points of the trace give them as `init`."
-        check_same_energy(problem, resume.reference, "The trace is", advice)
-    return problem, None
 
 
 def _run(

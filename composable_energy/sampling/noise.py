@@ -12,8 +12,6 @@ References:
     Parallel random numbers: as easy as 1, 2, 3 (Salmon et al., 2011), https://doi.org/10.1145/2063384.2063405
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Sequence
@@ -72,10 +70,10 @@ class Noise:
         for chain in chains[:: max(1, len(chains) - 1)] if isinstance(chains, range) else chains:  # the ends of a range
             _check_word("The id of a chain", chain)
 
-    def __reduce__(self) -> tuple[type[Noise], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[type["Noise"], tuple[Any, ...]]:
         return Noise, (self.seed, self.chains, self.step, self.kind)
 
-    def at(self, step: int) -> Noise:
+    def at(self, step: int) -> "Noise":
         """Returns the noise of the same chains at another step, from 0 to $2^{32} - 1$; else raises `OptionError`."""
         if type(step) is not int or not 0 <= step <= _WORD:
             _check_word("The step of a noise", step)
@@ -83,11 +81,11 @@ class Noise:
         vars(noise).update(vars(self), step=step)
         return noise
 
-    def for_chains(self, chains: Sequence[int]) -> Noise:
+    def for_chains(self, chains: Sequence[int]) -> "Noise":
         """Returns the noise of other chains, given by their ids."""
         return replace(self, chains=chains if isinstance(chains, range) else tuple(chains), _memory={})
 
-    def child(self, label: str) -> Noise:
+    def child(self, label: str) -> "Noise":
         """Returns independent noise for another purpose, such as a pilot run; its seed is a hash of this seed and the label."""
         digest = blake2b(struct.pack("<Q", self.seed % 2**64) + label.encode(), digest_size=8).digest()
         noise = object.__new__(Noise)  # as in `at`
@@ -218,7 +216,7 @@ def philox(key: Sequence[int | Tensor], counter: Sequence[int | Tensor]) -> tupl
     for _ in range(10):
         # Products wrap modulo 2^64 and shifts keep their bits, so signed numbers can be used.
         left, right = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = _high(right) ^ b ^ low, right & _WORD, _high(left) ^ d ^ high, left & _WORD
+        a, b, c, d = ((right >> 32) & _WORD) ^ b ^ low, right & _WORD, ((left >> 32) & _WORD) ^ d ^ high, left & _WORD
         low, high = (low + 0x9E3779B9) & _WORD, (high + 0xBB67AE85) & _WORD
     return tuple(torch.broadcast_tensors(*(torch.as_tensor(word) for word in (a, b, c, d))))  # pyright: ignore[reportReturnType]
 
@@ -242,10 +240,6 @@ def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int
         radius, angle = _to_unit(first).clamp_min_(1e-7).log_().mul_(-2).sqrt_(), _to_unit(second).mul_(2 * math.pi)
         numbers += [radius * angle.cos(), radius * angle.sin()]
     return torch.stack(numbers, -1).flatten(-2)[..., :size].reshape(len(chains), *event).contiguous()
-
-
-def _high(product: int | Tensor) -> int | Tensor:
-    return (product >> 32) & _WORD
 
 
 def _to_unit(word: Tensor) -> Tensor:

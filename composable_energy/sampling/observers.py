@@ -210,7 +210,23 @@ class CheckpointFile(Observer):
     def __init__(self, checkpoint: Checkpoint, problem: Problem, held: ExitStack) -> None:
         self.path, self.every = expanded(checkpoint.path), checkpoint.every
         held.enter_context(exclusive(self.path))
-        self.call, self.record, self.tensors = json.loads(json.dumps(_described(problem))), dict[str, Any](), dict[str, Tensor]()
+        # The arguments of the call as plain data: a file of other arguments is refused.
+        call, resume = problem.call, problem.call.resume
+        resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
+        described = {
+            "sampler": _describe(problem.sampler),
+            "seed": call.seed,
+            "shape": problem.points.shape,
+            "noise": problem.noise.kind,
+            "trace": call.trace,
+            "burn_in": call.burn_in,
+            "first_chain": problem.noise.chains[0],
+            "dtype": str(problem.points.dtype),
+            "event": problem.points.event,
+            "init": None if problem.init is None else digest_of({"init": problem.init}),
+            "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
+        }
+        self.call, self.record, self.tensors = json.loads(json.dumps(described)), dict[str, Any](), dict[str, Tensor]()
         self.reference: list[Values] = []
         if exists(self.path):
             self._read(problem.points.device)
@@ -299,25 +315,6 @@ class CheckpointFile(Observer):
         write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
         ended, self.written = time.monotonic(), chains.step
         self.due = ended + (max(self.every, (ended - began) / _MAX_SHARE) if self.every else 0)
-
-
-def _described(problem: Problem) -> dict[str, Any]:
-    """Returns the arguments of a call as plain data: a file of other arguments is refused."""
-    call, resume = problem.call, problem.call.resume
-    resumed = None if resume is None or resume.state is None else digest_of({"state": resume.state.x})
-    return {
-        "sampler": _describe(problem.sampler),
-        "seed": call.seed,
-        "shape": problem.points.shape,
-        "noise": problem.noise.kind,
-        "trace": call.trace,
-        "burn_in": call.burn_in,
-        "first_chain": problem.noise.chains[0],
-        "dtype": str(problem.points.dtype),
-        "event": problem.points.event,
-        "init": None if problem.init is None else digest_of({"init": problem.init}),
-        "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
-    }
 
 
 def _describe(value: Any) -> str:

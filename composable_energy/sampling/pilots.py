@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -16,8 +17,7 @@ from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunct
 from composable_energy.algebra.disjunction import Branch
 from composable_energy.algebra.node import as_float, energies_in
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.energies.energy import Energy
-from composable_energy.energies.lift import DistributionEnergy
+from composable_energy.energies import DistributionEnergy, Energy
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
@@ -92,8 +92,7 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
     """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
 
     Without `init` they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The
-    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. The points of a chain do
-    not depend on the other chains.
+    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. No chain depends on others.
     """
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0
@@ -134,12 +133,20 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         x, exact = _draw_distribution(energy, points, max(_LEAST, most), number) if branches else None, True
         if x is None:
             x, exact = _resample(energy, points, math.ceil(share * points.n))
-        if x is None and branches:
-            x, exact = _sample_branch(energy, points, sample), False
-        u = None if x is None else _in_coordinates(energy, points, x)
-        if u is None:
+        if x is None and branches and not recommendations(energy):  # else chains need not arrive, as of networks
+            call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True)
+            with suppress(ComposableEnergyError):
+                x, exact = sample(call), False
+        if x is None:
             return None
-        found.append(u)
+        u = x
+        if points.coordinates is not None:
+            good = contains(energy.support, x)
+            u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
+        u = u[u.reshape(len(u), -1).isfinite().all(1)]
+        if not len(u):
+            return None
+        found.append(u[torch.arange(len(x), device=u.device) % len(u)])  # another point stands for one that is rounded to the boundary
         shares.append(share)
         all_exact = all_exact and exact
     least = min(map(len, found))
@@ -260,23 +267,3 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
             return None
         parts |= split(drawn.reshape(count, -1), {name: energy.variables[name] for name in factor.names})
     return join(parts, energy.variables) if parts.keys() == energy.variables.keys() else None
-
-
-def _sample_branch(energy: Energy, points: PointSpec, sample: Callable[[Call], Tensor]) -> Tensor | None:
-    """Returns the last points of chains in a branch; None where it cannot be sampled, or where chains need not arrive, as of networks."""
-    if recommendations(energy):
-        return None
-    try:
-        return sample(Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True))
-    except ComposableEnergyError:
-        return None
-
-
-def _in_coordinates(energy: Energy, points: PointSpec, x: Tensor) -> Tensor | None:
-    """Returns the coordinates of points; where one is rounded to the boundary of the support, another point stands for it."""
-    u = x
-    if points.coordinates is not None:
-        good = contains(energy.support, x)
-        u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
-    u = u[u.reshape(len(u), -1).isfinite().all(1)]
-    return u[torch.arange(len(x), device=u.device) % len(u)] if len(u) else None

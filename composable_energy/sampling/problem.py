@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra import Branch, fill_levels, known_branches
+from composable_energy.algebra import Branch, Conditioned, fill_levels, known_branches
 from composable_energy.energies.checks import check_tails, weights_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
@@ -24,7 +24,7 @@ from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, check_rows, coordinates_of_start, has_rows, select_rows
+from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, coordinates_of_start, has_rows, select_rows
 from composable_energy.supports import Coordinates, coordinates_of, format_support
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
@@ -263,8 +263,13 @@ def resolve(call: Call) -> Problem:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
     rows, init = has_rows(whole), call.init
-    if rows:
-        check_rows(whole, points.n)
+    for part in whole.modules() if rows else ():
+        for name, value in part.values.items() if isinstance(part, Conditioned) else ():
+            if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, points.n):
+                raise ShapeError(
+                    f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {points.n} "
+                    f"points were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
+                )
     if init is not None:
         if init.shape != (points.n, *points.event):
             raise ShapeError(f"init must have the shape {(points.n, *points.event)} of the points, got {tuple(init.shape)}.")

@@ -21,15 +21,15 @@ from composable_energy.diagnostics.warnings import (
 )
 from composable_energy.energies.checks import check_tails
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import SamplingDiverged, SamplingWarning
-from composable_energy.events import Formula, conjoin
-from composable_energy.events.variables import Categorical
+from composable_energy.errors import SamplingDiverged, SamplingWarning, SupportWarning, warn_caller
+from composable_energy.events import Categorical, Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged, Observer, compare_pieces
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
 from composable_energy.sampling.trace import Trace
-from composable_energy.sampling.wrappers import UnconstrainedEnergy, explain_border, warn_of_rounding
+from composable_energy.sampling.wrappers import explain_border, near_border
+from composable_energy.supports import format_support
 
 _LEAST_STEPS = 20  # of a piece of the steps
 _LEAST_MOVES = 20  # steps without a move, of one chain or of all chains together
@@ -40,6 +40,7 @@ _R_HAT = 1.1  # of the points that a trace keeps
 _SLOW, _RELAXED = 1.25, 1.7  # of final points: all steps are about 14 and 4 relaxation times, with and without rejection
 _LONGEST, _NEARER = 8, 0.9  # times the sampler's own number of steps; the ratio of R-hat to that before, where more steps help
 _ERROR = 0.1  # standard deviations: a mean of draws with this standard error is worth 100 independent ones
+_BORDER = 2e-3  # the share of points that may be too close to the boundary of a support
 _READ, _READABLE, _LOST = 64, 8, 0.15  # decoded points that are read, the fewest that say something, and the fall in probability
 _STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula, and its ratio to that of its terms apart
 
@@ -166,8 +167,14 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
         trace.observed = (*find_point_warnings(trace), *trace.observed)
     if keep_values:
         trace.reference = (chains.values(),)
-    if isinstance(problem.plain, UnconstrainedEnergy):
-        warn_of_rounding(problem.plain, drawn)
+    bounded, whole = problem.points.coordinates is not None, problem.whole
+    share = near_border(problem.plain, drawn).double().mean().item() if bounded else 0.0
+    if share > _BORDER:  # as of points close to 1 in float32
+        warn_caller(
+            f"{share:.2%} of the points of {whole} are so close to the boundary of its support, {format_support(whole.support)}, that "
+            f"{drawn.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            SupportWarning,
+        )
     return decoded, trace
 
 

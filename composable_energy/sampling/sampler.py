@@ -1,36 +1,22 @@
 """The interface of samplers: `init`, `step`, and what a sampler says about itself.
 
-A sampler is a frozen dataclass whose fields are its options:
-
-    @dataclass(frozen=True)
-    class Walk(Sampler):
-        scale: float = 0.1
-
-        def step(self, energy, state, noise):
-            x = state.x + self.scale * noise.normal(state.x)
-            return State(x, *energy_and_gradient(energy, x)), Info()
-
-The driver, the function `sample`, calls it under `torch.no_grad()` with a twin of the energy in eval mode, for some of the chains at a
-time. Batches, traces, checkpoints and divergence are the driver's.
+A sampler is a frozen dataclass whose fields are its options, as in the docs of plug-ins. The driver, the function `sample`, calls it under
+`torch.no_grad()` with a twin of the energy, for some chains at a time. Batches, traces, checkpoints and divergence are the driver's.
 """
-
-from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from composable_energy.energies.energy import Energy
+from composable_energy.errors import SamplingWarning
 from composable_energy.sampling.noise import Noise
 from composable_energy.supports import Sites
-
-if TYPE_CHECKING:
-    from composable_energy.errors import SamplingWarning
 
 
 @dataclass(frozen=True)
@@ -85,16 +71,13 @@ class Traits:
 
     Args:
         steps: The number of steps of a call that gives none, for a sampler without `total_steps`.
-        values: Whether the draws depend on energies, as where proposals are rejected. A sampler that follows gradients alone can draw from
-            an energy without value.
+        values: Whether the draws depend on energies, as where proposals are rejected; else they can be from an energy without value.
         log_densities: Whether it carries the log densities of scores along noise levels, and so draws energies with `needs_log_densities`.
-        states: Which points it draws: `"continuous"`, `"discrete"` where all numbers are, and `"mixed"` where some are; the energy that it
-            gets has their `sites`.
+        states: Which points it draws: `"continuous"`, `"discrete"` where all numbers are, `"mixed"` where some are; its energy has `sites`.
         gradients: The number of gradients that each chain evaluates at a step; None if it varies. A sampler with trajectories reports a
             scalar `leapfrogs` instead.
         stationary: Whether the chains have a stationary density, if there is no last step.
-        minimizes: Whether it looks for points of low energy instead of draws of the density. Then unconstrained coordinates of a support
-            do not change the energy.
+        minimizes: Whether it looks for low energies, not draws. Then unconstrained coordinates of a support do not change the energy.
         from_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived. Then `approach` has to take chains with
             the same start apart.
         refused: Names of options that users may expect, with the reason why they do not exist.
@@ -125,7 +108,7 @@ class Traits:
     refused: Mapping[str, str] = field(default_factory=dict)
     binds: Mapping[str, Callable[[Any, Energy], tuple[float, float, float]]] = field(default_factory=dict)
     start: Callable[[Any, Tensor, Noise], Tensor] | None = None
-    check_init: Callable[[Any, Energy, Tensor], Sampler | None] | None = None
+    check_init: Callable[[Any, Energy, Tensor], "Sampler | None"] | None = None
     move: Callable[[Any, Any, Noise], Tensor | None] | None = None
     couple: Callable[[Any, Energy, Any, Noise], tuple[Any, Mapping[str, float]]] | None = None
     bias: Callable[[Any, Any], Tensor | None] | None = None
@@ -196,7 +179,7 @@ class Sampler(ABC):
         """Whether later points of a chain are draws as well."""
         return self.traits.stationary and self.total_steps is None
 
-    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
+    def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple["Sampler", Tensor]:
         """Returns a sampler with all options set, tuned on pilot chains, and their last points.
 
         The pilot chains do not depend on the chains of the call.
@@ -211,8 +194,7 @@ class Sampler(ABC):
     def approach(self, energy: Energy, x: Tensor, noise: Noise, level: float | None) -> tuple[Tensor, Tensor]:
         """Moves start points in a tail of the density to where pilot chains arrived; by default no point moves.
 
-        A tuned sampler calls for it: steps that suit the bulk of a density are often rejected in its tails. What happens to a chain must
-        not depend on the other chains.
+        A tuned sampler calls for it: steps that suit the bulk of a density are often rejected in its tails. No chain may depend on others.
 
         Args:
             energy: The energy.
@@ -227,14 +209,7 @@ class Sampler(ABC):
 
 
 def start_points(sampler: Sampler, like: Tensor, noise: Noise, sites: Sites | None = None) -> Tensor:
-    """Returns the start points of a sampler.
-
-    Args:
-        sampler: The sampler.
-        like: Zeros with shape $(B, *)$.
-        noise: The noise of the start.
-        sites: The discrete numbers of points, whose values are equally likely; None if there are none.
-    """
+    """Returns the start points of a sampler, with the shape $(B, *)$ of zeros `like`; all values of discrete `sites` are equally likely."""
     start = sampler.traits.start
     x = noise.normal(like) if start is None else start(sampler, like, noise)
     return x if sites is None else sites.scatter(x)

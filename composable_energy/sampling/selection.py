@@ -1,6 +1,6 @@
 """Selection of a sampler: by name, class or instance, by the energy's recommendation, or by default; and whether it fits the energy."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import is_dataclass, replace
 from inspect import Parameter, signature
 from operator import attrgetter
@@ -65,24 +65,19 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     except ComposableEnergyError:
         raise
     except (TypeError, ValueError) as error:
-        _check_options(name, kind, options, arguments, complete=instance is None)
+        own = signature(kind).parameters.values()
+        accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        for option in options.keys() & (kind.traits.refused.keys() - accepted.keys()):
+            raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option]) from error
+        for option in filter(lambda option: option not in accepted, options):
+            near = nearest_names(option, [*accepted, *arguments], 1)
+            seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
+            raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near]) from error
+        missing = [option for option, required in accepted.items() if required and option not in options]
+        if missing and instance is None:
+            raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing) from error
         given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
         raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error
-
-
-def _check_options(name: str, kind: type[Sampler], options: Mapping[str, Any], arguments: Iterable[str], *, complete: bool) -> None:
-    """Raises if an option is unknown, or a required one is missing."""
-    own = signature(kind).parameters.values()
-    accepted = {p.name: p.default is Parameter.empty for p in own if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    for option in options.keys() & (kind.traits.refused.keys() - accepted.keys()):
-        raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option])
-    for option in filter(lambda option: option not in accepted, options):
-        near = nearest_names(option, [*accepted, *arguments], 1)
-        seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
-        raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near])
-    missing = [option for option, required in accepted.items() if required and option not in options]
-    if complete and missing:
-        raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing)
 
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
@@ -93,7 +88,20 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     if energy.support is empty:
         raise ContradictionError(f"No point fulfils {energy}: the supports of its terms have none in common.")
     if energy.support is not None or "continuous" not in traits.states:
-        _check_states(energy, traits.states, name)
+        parts = parts_of(energy.support)
+        discrete = [part for part in parts if is_discrete(part)]
+        found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
+        if found not in traits.states:
+            use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
+            draws = f"{name} draws {' or '.join(traits.states)} points"
+            raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
+        for part in discrete:
+            ends = integer_ends_of(part)
+            if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
+                raise OptionError(
+                    f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
+                    "`E.on(constraints.integer_interval(0, 100))`."
+                )
     if traits.values or (energy.needs_log_densities and not traits.log_densities):
         check_value(energy, name)
     if not (traits.values or traits.log_densities):
@@ -118,24 +126,6 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
         "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
         "`'contrast'`); or insist with allow_improper=True."
     )
-
-
-def _check_states(energy: Energy, states: Sequence[str], name: str) -> None:
-    """Raises if a sampler does not draw points with discrete numbers, or without, or if their values have no end."""
-    parts = parts_of(energy.support)
-    discrete = [part for part in parts if is_discrete(part)]
-    found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
-    if found not in states:
-        use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
-        draws = f"{name} draws {' or '.join(states)} points"
-        raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
-    for part in discrete:
-        ends = integer_ends_of(part)
-        if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
-            raise OptionError(
-                f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
-                "`E.on(constraints.integer_interval(0, 100))`."
-            )
 
 
 def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:

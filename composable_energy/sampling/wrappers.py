@@ -3,28 +3,18 @@
 from abc import ABC
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from composable_energy.algebra import Conditioned
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
-from composable_energy.errors import (
-    ComposableEnergyError,
-    ExpressionError,
-    MemoryShortage,
-    OptionError,
-    ShapeError,
-    SupportWarning,
-    add_note,
-    warn_caller,
-)
+from composable_energy.errors import ComposableEnergyError, ExpressionError, MemoryShortage, OptionError, ShapeError, add_note
 from composable_energy.options import ran_out
 from composable_energy.sampling.sampler import State
 from composable_energy.supports import Coordinates, Identity, contains, format_support
@@ -36,7 +26,6 @@ _ROUNDING = (
     "diagonal."
 )
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
-_SHARE = 2e-3  # of the points that may be so far off
 _BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
 
 
@@ -136,17 +125,6 @@ def has_rows(energy: Energy) -> bool:
     return isinstance(energy, _RowSelection) or CHAINS in energy.conditions
 
 
-def check_rows(energy: Energy, n: int) -> None:
-    """Raises if a bound condition has rows, and not one for each of the `n` points that are asked for."""
-    for part in energy.modules():
-        for name, value in part.values.items() if isinstance(part, Conditioned) else ():
-            if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, n):
-                raise ShapeError(
-                    f"{part} has {len(value)} rows of {name}, each of shape {tuple(value.shape[1:])} and for one point, and {n} points "
-                    f"were asked for. Ask for {len(value)}; or, if it is one condition of all points, bind `{name}[None]`."
-                )
-
-
 class UnconstrainedEnergy(EnergyWrapper):
     r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`.
 
@@ -198,14 +176,6 @@ def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
     return None if isinstance(energy, EnergyWrapper) else energy, chains
 
 
-def visible_state(energy: Energy, state: State) -> State:
-    """Returns a state with the points of the support and their energies; the gradient stays that of the chains' coordinates."""
-    if not isinstance(energy, UnconstrainedEnergy):
-        return state
-    x, volume = energy.coordinates.points(state.x)
-    return replace(state, x=x, energy=state.energy + volume if energy.volume else state.energy)
-
-
 def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: Tensor) -> Tensor:
     """Returns the coordinates of start points, or other given points."""
     if coordinates is None:
@@ -227,17 +197,6 @@ def near_border(energy: Energy, u: Tensor, dtype: torch.dtype | None = None) -> 
     if not isinstance(energy, UnconstrainedEnergy):
         return torch.zeros(len(u), dtype=torch.bool, device=u.device)
     return energy.coordinates.rounding(_BEYOND * u, dtype or u.dtype) > _FAR
-
-
-def warn_of_rounding(energy: UnconstrainedEnergy, u: Tensor) -> None:
-    """Warns if points lie where numbers of their dtype are too far apart for the density, such as close to 1 in float32."""
-    share = near_border(energy, u).double().mean().item() if len(u) else 0.0
-    if share > _SHARE:
-        warn_caller(
-            f"{share:.2%} of the points of {energy} are so close to the boundary of its support, {format_support(energy.energy.support)}, "
-            f"that {u.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
-            SupportWarning,
-        )
 
 
 def explain_border(energy: Energy, broken: State) -> str | None:

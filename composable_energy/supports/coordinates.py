@@ -12,8 +12,9 @@ one end of some coordinates, and it has no bijection for triangular and positive
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.supports import sets
 from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
-from composable_energy.supports.variables import Sites, map_support, numbers_between, one_hot_rows
+from composable_energy.supports.variables import SiteGroup, Sites, map_support
 
 _TURNS, _NEAR = 3, 1e-3  # of the window of angles; and a gauge whose square, times a rounding, counts no more
 
@@ -315,9 +316,11 @@ class _Parts(Coordinates):
         self.parts = [coordinates_of(part, of, dtype, device) or Identity(of) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
         super().__init__(event, (sum(self.sizes),))
-        starts = accumulate([0, *self.sizes])
-        found = [part.sites.shifted(start, 0).groups for part, start in zip(self.parts, starts, strict=False) if part.sites is not None]
-        self.sites = Sites([*chain(*found)], sum(self.sizes)) if found else None
+        found = list[SiteGroup]()
+        for part, start in zip(self.parts, accumulate([0, *self.sizes]), strict=False):
+            for group in () if part.sites is None else part.sites.groups:
+                found.append(replace(group, columns=slice(group.columns.start + start, group.columns.stop + start)))
+        self.sites = Sites(found, sum(self.sizes)) if found else None
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         found = [part.points(values) for part, values in self._split(u)]
@@ -368,11 +371,14 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
 
 def _sites_of(support: Any, event: torch.Size, dtype: torch.dtype, device: torch.device) -> Sites:
     """Returns the sites of points of a discrete support; numbers without end, which no sampler takes, have one value."""
-    ends = sets.integer_ends_of(support)
-    if ends is None:
-        return one_hot_rows(event, device)
-    low, high = (torch.as_tensor(end, dtype=dtype, device=device).expand(event).flatten() for end in ends)
-    return numbers_between(low, torch.where(high.isfinite(), high, low), event.numel())
+    size, ends = event.numel(), sets.integer_ends_of(support)
+    if ends is None:  # rows that are one-hot
+        low, most, counts = None, event[-1], torch.full((size // event[-1],), event[-1], device=device)
+    else:
+        low, high = (torch.as_tensor(end, dtype=dtype, device=device).expand(event).flatten() for end in ends)
+        counts = (torch.where(high.isfinite(), high, low) - low).round().long() + 1
+        most = int(counts.max())
+    return Sites([SiteGroup(slice(0, size), counts, low, most)], size)
 
 
 def interior(support: Support, x: Tensor) -> Tensor:

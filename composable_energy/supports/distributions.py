@@ -111,20 +111,17 @@ def support_of(distribution: Distribution) -> Support:
     if inherits(distribution, Independent, "support"):
         return support_of(distribution.base_dist)
     if inherits(distribution, MixtureSameFamily, "support"):
-        return _hull(support_of(distribution.component_distribution), len(distribution.batch_shape))
+        # The interval that holds those of all components, which have an axis of their parameters.
+        support, axis = support_of(distribution.component_distribution), len(distribution.batch_shape)
+        ends = ends_of(support)
+        if ends is None or not any(isinstance(end, Tensor) and end.ndim > axis for end in ends):
+            return support
+        low, high = ends
+        low = low.amin(axis) if isinstance(low, Tensor) and low.ndim > axis else low
+        return interval(low, high.amax(axis) if isinstance(high, Tensor) and high.ndim > axis else high)
     if inherits(distribution, TransformedDistribution, "support"):
         return _image(distribution)
     return plain(distribution.support)  # pyright: ignore[reportArgumentType]
-
-
-def _hull(support: Support, axis: int) -> Support:
-    """Returns the interval that holds the intervals of all components, which have an axis of their parameters."""
-    ends = ends_of(support)
-    if ends is None or not any(isinstance(end, Tensor) and end.ndim > axis for end in ends):
-        return support
-    low, high = ends
-    low = low.amin(axis) if isinstance(low, Tensor) and low.ndim > axis else low
-    return interval(low, high.amax(axis) if isinstance(high, Tensor) and high.ndim > axis else high)
 
 
 def _image(distribution: Any) -> Support:

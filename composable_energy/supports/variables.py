@@ -1,17 +1,13 @@
 r"""Named variables: a point is a vector of the numbers of all variables, one variable after another, in the order of a mapping.
 
-The support of such points is a `cat` with one part for each variable, or a support that all numbers have. Sites are the discrete numbers of
-points, named or not.
+The support of such points is a `cat` with one part for each variable, or a support that all numbers have. Sites are discrete numbers.
 """
 
-from __future__ import annotations
-
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, product
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -147,12 +143,6 @@ def parts_by_name(support: Support, variables: Variables) -> dict[str, Support]:
     return dict(zip(variables, map(plain, vars(support)["cseq"]), strict=True))
 
 
-def label_numbers(variables: Variables) -> list[str]:
-    """Returns a label for each number of a point, such as `mu` and `theta[0]`."""
-    places = ((name, place) for name, shape in variables.items() for place in product(*map(range, shape)))
-    return [f"{name}[{', '.join(map(str, place))}]" if place else name for name, place in places]
-
-
 @dataclass(frozen=True)
 class SiteGroup:
     """Sites that are next to each other in a point."""
@@ -206,11 +196,6 @@ class Sites:
         """The logarithm of the number of states."""
         return self.counts.double().log().sum().item()
 
-    def shifted(self, start: int, size: int) -> Sites:
-        """Returns the same sites in points of `size` numbers, of which these begin at `start`."""
-        groups = (SiteGroup(slice(g.columns.start + start, g.columns.stop + start), g.counts, g.low, g.values) for g in self.groups)
-        return Sites(list(groups), size)
-
     def index(self, x: Tensor) -> Tensor:
         """Returns which value each site has, with shape $(B, S)$."""
         flat = x.reshape(len(x), -1)
@@ -232,16 +217,3 @@ class Sites:
         first = torch.cat([flat[:, g.columns].unflatten(-1, (len(g.counts), -1))[..., 0] for g in self.groups], 1)
         share = torch.special.ndtr(first).clamp(max=1 - torch.finfo(first.dtype).eps)
         return self.place(normals, (share * self.counts).long())
-
-
-def numbers_between(low: Tensor, high: Tensor, size: int) -> Sites:
-    """Returns the sites of points of whole numbers between two ends, with shape $(n,)$ each."""
-    counts = (high - low).round().long() + 1
-    return Sites([SiteGroup(slice(0, size), counts, low, int(counts.max()))], size)
-
-
-def one_hot_rows(event: Sequence[int], device: torch.device) -> Sites:
-    """Returns the sites of points whose last axis is a one-hot row."""
-    size = math.prod(event)
-    counts = torch.full((size // event[-1],), event[-1], device=device)
-    return Sites([SiteGroup(slice(0, size), counts, None, event[-1])], size)

@@ -1,11 +1,4 @@
-"""The conformance kit: checks of energies and samplers for first-party and third-party plug-ins.
-
-    def test_bowl():
-        check_energy(Bowl(), torch.randn(8, 2))
-
-    @parametrize_with_checks(sampler_checks(Walk(0.5), steps=200))
-    def test_walk(check):
-        check()
+"""The conformance kit: checks of energies and samplers for first-party and third-party plug-ins, as in `check_energy(E, x)`.
 
 A failed check raises an `AssertionError`; no test runner is needed. A new release may add checks: pin the version in your continuous
 integration. Other packages bring the checks of their kinds: `composable_energy_training.testing` those of recipes,

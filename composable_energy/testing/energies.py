@@ -26,12 +26,7 @@ EnergyLike = str | Energy | Callable[[], Energy]
 
 
 def check_energy(energy: EnergyLike, x: Tensor, *, expected_failures: Mapping[str, str] | None = None) -> None:
-    """Runs the checks of an energy; see `energy_checks`.
-
-    Args:
-        energy: The energy, its name, or a function without arguments that builds it.
-        x: At least three distinct points where it is finite and smooth, with shape $(B, *)$.
-        expected_failures: The names of checks that are known to fail, with the reasons; one that passes is reported as a failure.
+    """Runs the checks of an energy at points; its arguments are those of `energy_checks` and of `run_checks`.
 
     Raises:
         AssertionError: A check fails.
