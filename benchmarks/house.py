@@ -26,7 +26,7 @@ LIMITS = {
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
-    "core: lines of the longest file": 400,
+    "core: lines of the longest file": 420,
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 32_990,
     "plug-ins: core names they import": 110,

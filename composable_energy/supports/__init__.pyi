@@ -3,7 +3,6 @@ from composable_energy.supports.coordinates import Identity as Identity
 from composable_energy.supports.coordinates import coordinates_of as coordinates_of
 from composable_energy.supports.coordinates import evaluate_inside as evaluate_inside
 from composable_energy.supports.coordinates import interior as interior
-from composable_energy.supports.coordinates import polytope as polytope
 from composable_energy.supports.sets import Support as Support
 from composable_energy.supports.sets import arguments_of as arguments_of
 from composable_energy.supports.sets import build_support as build_support
@@ -23,6 +22,7 @@ from composable_energy.supports.sets import is_full as is_full
 from composable_energy.supports.sets import ordered as ordered
 from composable_energy.supports.sets import parts_of as parts_of
 from composable_energy.supports.sets import plain as plain
+from composable_energy.supports.sets import polytope as polytope
 from composable_energy.supports.sets import positive as positive
 from composable_energy.supports.sets import positive_ordered as positive_ordered
 from composable_energy.supports.sets import same_support as same_support

@@ -20,11 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
-from torch.distributions.constraints import Constraint
 from torch.nn import functional as F
 
 from composable_energy.arithmetic import unsqueeze_to
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import ShapeError
 from composable_energy.supports import sets
 from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
 from composable_energy.supports.variables import SiteGroup, Sites, map_support
@@ -223,29 +222,6 @@ class Angles(Coordinates):
 
     def features(self, u: Tensor) -> Tensor:
         return torch.cat([u.cos(), u.sin()], -1) if u.ndim > 1 else torch.stack([u.cos(), u.sin()], -1)
-
-
-class _Polytope(Constraint):
-    r"""Vectors $x$ with $A x \le b$, for $A$ with shape $(m, n)$, given with a point inside; the last axis of a point is one vector."""
-
-    event_dim = 1
-
-    def __init__(self, matrix: Any, bounds: Any, inside: Any) -> None:
-        given = [torch.as_tensor(value) for value in (matrix, bounds, inside)]
-        a, b, x = (value.to(sum(value.sum() * 1.0 for value in given)) for value in given)
-        if a.ndim != 2 or b.shape != a.shape[:1] or x.shape != a.shape[1:] or not (x.isfinite().all() and (a @ x < b).all()):
-            raise OptionError(
-                f"A polytope has rows of numbers, a bound for each, and a point inside of all bounds, got {matrix}, {bounds} and {inside}. "
-                "`scipy.optimize.linprog` finds a point. Two rows that state an equality have none: write the energy of free numbers."
-            )
-        self.matrix, self.bounds, self.inside = a, b, x
-
-    def check(self, value: Tensor) -> Tensor:
-        rows, bounds = self.matrix.to(value).mT, self.bounds.to(value)
-        return (value @ rows - bounds <= 8 * torch.finfo(value.dtype).eps * (value.abs() @ rows.abs() + bounds.abs())).all(-1)
-
-
-polytope = sets.KINDS["polytope"] = _Polytope
 
 
 class Gauge(Coordinates):

@@ -67,6 +67,26 @@ class _ZeroSum(Constraint):
         return value.sum(-1).abs() <= _tolerance(value) * value.abs().sum(-1)  # of any scale: a sum rounds in proportion to its terms
 
 
+class _Polytope(Constraint):
+    r"""Vectors $x$ with $A x \le b$, for $A$ with shape $(m, n)$, given with a point inside; the last axis of a point is one vector."""
+
+    event_dim = 1
+
+    def __init__(self, matrix: Any, bounds: Any, inside: Any) -> None:
+        given = [torch.as_tensor(value) for value in (matrix, bounds, inside)]
+        a, b, x = (value.to(sum(value.sum() * 1.0 for value in given)) for value in given)
+        if a.ndim != 2 or b.shape != a.shape[:1] or x.shape != a.shape[1:] or not (x.isfinite().all() and (a @ x < b).all()):
+            raise OptionError(
+                f"A polytope has rows of numbers, a bound for each, and a point inside of all bounds, got {matrix}, {bounds} and {inside}. "
+                "`scipy.optimize.linprog` finds a point. Two rows that state an equality have none: write the energy of free numbers."
+            )
+        self.matrix, self.bounds, self.inside = a, b, x
+
+    def check(self, value: Tensor) -> Tensor:
+        rows, bounds = self.matrix.to(value).mT, self.bounds.to(value)
+        return (value @ rows - bounds <= 8 * torch.finfo(value.dtype).eps * (value.abs() @ rows.abs() + bounds.abs())).all(-1)
+
+
 class _Empty(Constraint):
     """No point."""
 
@@ -80,6 +100,7 @@ ordered: Constraint = _Ordered()
 positive_ordered: Constraint = _PositiveOrdered()
 zero_sum: Constraint = _ZeroSum()
 empty: Constraint = _Empty()
+polytope = _Polytope
 positive: Constraint = constraints.positive
 """The support of positive numbers."""
 
@@ -99,7 +120,7 @@ _ARGUMENTS = {
     "stack": ("cseq", "dim"),
     "polytope": ("matrix", "bounds", "inside"),
 }
-KINDS: dict[str, Any] = {name: getattr(constraints, name, None) for name in _ARGUMENTS}  # `coordinates` adds that of polytopes
+_KINDS: dict[str, Any] = {name: polytope if name == "polytope" else getattr(constraints, name) for name in _ARGUMENTS}
 # Of single numbers in points of these supports.
 _RANGES = {"simplex": (0.0, 1.0), "sphere": (-1.0, 1.0), "corr_cholesky": (-1.0, 1.0), "positive_ordered": (0.0, math.inf)}
 _RANGES["one_hot"] = (0.0, 1.0)
@@ -218,7 +239,7 @@ def interval(low: Bound, high: Bound) -> Support:
 
 def is_full(support: Support) -> bool:
     """Returns whether a support is a part of R^n with a volume, such as a box; a simplex, a circle, a sphere and matrices are not."""
-    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered | KINDS["polytope"]) for part in parts_of(support))
+    return support is None or all(ends_of(part) is not None or isinstance(part, _Ordered | _Polytope) for part in parts_of(support))
 
 
 def is_bounded(support: Support) -> bool:
@@ -253,7 +274,7 @@ def _smaller(a: Bound, b: Bound) -> Bound:
 def name_of(support: Constraint) -> str | None:
     """Returns the name of a support that this module knows; None for a constraint of another package."""
     single = (name for name, known in _SINGLE.items() if type(known) is type(support))
-    return next(single, None) or next((name for name in KINDS if type(support) is KINDS[name]), None)
+    return next(single, None) or next((name for name in _KINDS if type(support) is _KINDS[name]), None)
 
 
 def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
@@ -272,7 +293,7 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     if len(arguments) != len(_ARGUMENTS.get(name, ())) or not all(isinstance(value, kinds) for value in arguments) or name in _SINGLE:
         raise ValueError(f"the support {name!r} with {len(arguments)} arguments is not known")
     try:
-        support = KINDS[name](*arguments)
+        support = _KINDS[name](*arguments)
         check_support(support)
     except OptionError as error:
         raise ValueError(str(error)) from error

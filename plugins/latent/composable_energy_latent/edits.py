@@ -146,6 +146,7 @@ class Edits:
 _MOVES = 8
 _DRAWS, _WIDTH = 256, 0.2  # draws of the prior for the spread of a value, and the share of it that is its width
 _ROUNDS = 1000  # tried steps of a point
+_STRONGER, _ENOUGH = 3.0, 0.5  # factor of weights in the next round, and the probability beyond which none is needed
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,8 @@ class EditWeights:
             where the heads have just become certain, and they may be wrong there.
         level: The noise level of codes at which heads that take one are asked, in the standard deviation of codes. At low levels they are
             so certain that the flow is stiff.
+        rounds: How often points go on with three times the weights `asked` and `kept`, where the expression or a kept label has a
+            probability below a half. So only edits that need it are strong.
     """
 
     asked: float = 3.0
@@ -169,10 +172,12 @@ class EditWeights:
     distance: float = 0.04
     margin: float = 0.5
     level: float = 1.5
+    rounds: int = 2
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check_number(name, value, least=0)
+        check_integer("rounds", self.rounds, 0)
 
 
 def edit(
@@ -276,6 +281,7 @@ class _Potential(Energy):
             for name, part in self.kept.items()
         }
         self.start, self.weights = start, weights
+        self.strength = start.new_ones(len(start))
         with torch.no_grad():
             self.mapped = start if self.map is None else self.map(start)
             self.outputs = {name: part.output(start) for name, part in self.near.items()}
@@ -291,7 +297,8 @@ class _Potential(Energy):
         near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
         count = self.noise.shape[1]
         every = rows.repeat_interleave(count)
-        total = weights.asked * self.noisy.evidence(near, **self._chains(every)).view(-1, count).mean(1)
+        strength = self.strength[rows]
+        total = weights.asked * strength * self.noisy.evidence(near, **self._chains(every)).view(-1, count).mean(1)
         total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
         moved = z if self.map is None else self.map(z)
         if moved is not z:
@@ -299,10 +306,10 @@ class _Potential(Energy):
         for name, part in self.near.items():
             away = part.output(z) - self.outputs[name][rows]
             if part.opposite is None:  # in units of a share of the spread: the widths of heads may be so small that the flow is stiff
-                total = total + weights.kept * (away / self.widths[name]).square() / 2
+                total = total + weights.kept * strength * (away / self.widths[name]).square() / 2
             else:
                 total = total + weights.logits * away.square()
-                total = total + weights.kept * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
+                total = total + weights.kept * strength * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
         return total
 
     def _at_level(self, energy: Energy, weights: EditWeights) -> Energy:
@@ -324,6 +331,16 @@ class _Potential(Energy):
         return (-self.expression.evidence(z, **self._chains(torch.arange(len(z), device=z.device)))).exp()
 
     @torch.no_grad()
+    def fulfilled(self, z: Tensor) -> Tensor:
+        """Returns at which points the expression is probable, and what is kept as probable as before or above a half; of shape $(B,)$."""
+        found = self.reached(z).nan_to_num(1.0) >= _ENOUGH
+        for name, part in self.kept.items():
+            if part.opposite is not None:
+                now, before = ((-part.evidence(some, self.labels[name])).exp() for some in (z, self.start))
+                found &= now >= before.clamp(max=_ENOUGH)
+        return found
+
+    @torch.no_grad()
     def stayed(self, z: Tensor) -> dict[str, float]:
         """Returns how far each kept attribute stayed."""
         return {name: part.stayed(self.labels[name], z) for name, part in self.kept.items()}
@@ -334,14 +351,22 @@ class _Potential(Energy):
 
 def _follow(potential: _Potential, tolerance: float) -> tuple[Tensor, Tensor]:
     """Returns where the points flow, in the unconstrained coordinates of the prior, and the evaluations of each."""
-    end, evaluations, arrived = descend(
-        lambda z, rows: potential(z, rows=rows), potential.base.support, potential.start, tolerance=tolerance, rounds=_ROUNDS
-    )
-    broken = int((~end.isfinite()).flatten(1).any(1).sum())
-    if broken:
-        raise EditError(f"{broken} of {len(end)} edits went to latent points that are not finite: lower the weight `asked`.")
-    if not arrived.all():
-        seen = f"{int((~arrived).sum())} of {len(end)} edits were stopped after {_ROUNDS} tried steps, before the end of their way."
+    end, evaluations = potential.start, potential.start.new_zeros(len(potential.start))
+    todo, late = torch.arange(len(end), device=end.device), torch.zeros(len(end), dtype=torch.bool, device=end.device)
+    for _ in range(1 + potential.weights.rounds):
+        moved, counts, arrived = descend(
+            lambda z, rows, todo=todo: potential(z, rows=todo[rows]), potential.base.support, end[todo], tolerance=tolerance, rounds=_ROUNDS
+        )
+        end, evaluations, late = end.index_copy(0, todo, moved), evaluations.index_add(0, todo, counts), late.index_copy(0, todo, ~arrived)
+        broken = int((~moved.isfinite()).flatten(1).any(1).sum())
+        if broken:
+            raise EditError(f"{broken} of {len(end)} edits went to latent points that are not finite: lower the weight `asked`.")
+        todo = todo[~potential.fulfilled(end)[todo]]
+        if not len(todo):
+            break
+        potential.strength[todo] *= _STRONGER
+    if late.any():
+        seen = f"{int(late.sum())} of {len(end)} edits were stopped after {_ROUNDS} tried steps, before the end of their way."
         advice = "Narrow values make it stiff: ask for wider ones, keep less, or raise `tolerance`. See `reached` and `kept`."
         warnings.warn(SamplingWarning("edit", seen, advice), stacklevel=3)
     return end, evaluations

@@ -65,6 +65,11 @@ def test_points_that_fulfil_it_hardly_move(found):
     already, near = truth(z, 0), latents.EditWeights(asked=1, margin=0)  # up to the border alone
     moved = (latents.edit(z, found["a"], keep=found, weights=near).latents - z).norm(dim=1)
     assert moved[already].mean() < moved[~already].mean() / 3
+    asked = {"expression": found["a"], "keep": found}
+    with pytest.warns(ce.SamplingWarning, match="15 of 20 edits end where a has a probability below a half"):
+        once = latents.edit(z[~already], **asked, weights=latents.EditWeights(asked=0.02, margin=0, rounds=0)).last
+    again = latents.edit(z[~already], **asked, weights=latents.EditWeights(asked=0.02, margin=0)).last
+    assert (again.reached > 0.5).all() and (again.evaluations[once.reached > 0.5] == once.evaluations[once.reached > 0.5]).all()
 
 
 @pytest.mark.full
