@@ -19,7 +19,7 @@ from composable_energy_mcmc.mala import langevin_log_ratio
 from composable_energy_mcmc.metric import Metric
 from tests.factories import Operations, quadratic
 from tests.recorded_kernel import SWITCH, Recorded, points
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 QUADRATIC = ce.as_energy(quadratic, event_shape=(2,))
@@ -110,13 +110,11 @@ class TestChoice:
         ],
     )
     def test_a_kernel_that_was_asked_for_and_cannot_run_is_reported(self, recorded, options, message):
-        with pytest.raises(OptionError, match=rf"{SWITCH} names a kernel which cannot run here \(recorded: .*{message}.*Unset it"):
-            self.step(**options)
+        refused(OptionError, rf"{SWITCH} names a kernel which cannot run here \(recorded: .*{message}.*Unset it", self.step, **options)
 
     def test_unknown_kernels_are_reported(self, force):
         force("tritn")
-        with pytest.raises(PluginNotFound, match=r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'"):
-            self.step()
+        refused(PluginNotFound, r"No plug-in offers the kernel 'tritn'\. Did you mean 'triton'", self.step)
 
     def test_on_another_device_the_first_kernel_runs_that_does_not_refuse_and_torch_says_once_why(self, force, monkeypatch, caplog):
         force("")

@@ -51,8 +51,7 @@ def test_losses_survive_a_break_and_a_divergence_leaves_a_file_that_another_poli
         for step in (4, 11):
             broken_off(HOLE, (40, 2), step, tmp_path / "c", **call)
         same(whole, kept(HOLE, (40, 2), tmp_path / "c", **call))
-        with pytest.raises(SamplingDiverged):
-            kept(HOLE, (40, 2), tmp_path / "raised", **LOSSES)
+        refused(SamplingDiverged, None, kept, HOLE, (40, 2), tmp_path / "raised", **LOSSES)
         assert torch.equal(whole[0], kept(HOLE, (40, 2), tmp_path / "raised", on_divergence="keep", **LOSSES))
 
 
@@ -201,8 +200,7 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
 def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
     energy = ce.as_energy(quadratic)
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
-    with pytest.raises(SamplingInterrupted):
-        energy.sample((5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
+    refused(SamplingInterrupted, None, energy.sample, (5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
     assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
 
 

@@ -28,7 +28,7 @@ from composable_energy_training.testing import check_recipe
 from tests import faulty_plugins as faulty
 from tests.factories import LEAVES
 from tests.faulty_plugins import SETTINGS, TEXTS
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 POINTS = torch.tensor([[0.3, -1.2], [1.1, 0.4], [-0.7, 0.9], [2.0, 0.1]], dtype=torch.float64)
 PLUGINS = Path(__file__).parent.parent / "plugins"
@@ -128,8 +128,7 @@ def fails(check: testing.Check) -> bool:
 def test_a_broken_energy_is_caught(name):
     build, failing = BROKEN[name]
     assert failing in {check.name for check in testing.energy_checks(build, POINTS) if fails(check)}
-    with pytest.raises(AssertionError, match=rf"later ones were not run:\n  {failing}: "):
-        testing.check_energy(build(), POINTS)
+    refused(AssertionError, rf"later ones were not run:\n  {failing}: ", testing.check_energy, build(), POINTS)
 
 
 def test_a_bowl_and_an_energy_without_value_conform():
@@ -140,8 +139,7 @@ def test_a_bowl_and_an_energy_without_value_conform():
 def test_lambdas_are_excused_from_pickling_and_saving():
     checks = {check.name: check for check in testing.energy_checks(ce.as_energy(lambda x: x.square().sum(1)), POINTS)}
     for name in ("pickle", "save"):
-        with pytest.raises(testing.SkipCheck):
-            checks[name]()
+        refused(testing.SkipCheck, None, checks[name])
 
 
 test_misuse_is_an_error = refusals(
@@ -166,10 +164,8 @@ def test_expected_failures_in_pytest():
     parameters: dict[str, Any] = {parameter.id: parameter for parameter in mark.args[1]}  # pyright: ignore[reportFunctionMemberAccess]
     assert [name for name, parameter in parameters.items() if parameter.marks] == ["input"]
     assert parameters["input"].marks[0].kwargs["strict"]
-    with pytest.raises(AssertionError, match="changed in place"):
-        parameters["input"].values[0]()
-    with pytest.raises(OptionError):
-        testing.parametrize_with_checks([], expected_failures={"input": "there is none"})
+    refused(AssertionError, "changed in place", parameters["input"].values[0])
+    refused(OptionError, None, testing.parametrize_with_checks, [], expected_failures={"input": "there is none"})
 
 
 def energy(build: Callable[[], ce.Energy], cls: type[ce.Energy] = faulty.Bowl) -> None:
@@ -214,8 +210,7 @@ FAULTS: dict[str, tuple[Callable[[], None], str, str]] = {
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_planted_fault_is_caught_and_named_once(name):
     fault, check, words = FAULTS[name]
-    with pytest.raises(AssertionError, match=rf"  {check}: .*{words}"):
-        fault()
+    refused(AssertionError, rf"  {check}: .*{words}", fault)
 
 
 @pytest.mark.full
@@ -282,8 +277,7 @@ class InPlace(Walk):
 )
 def test_a_broken_sampler_is_caught(sampler, failing):
     (check,) = (c for c in testing.sampler_checks(sampler, steps=20, variance=1 / (1 - 0.5 / 4)) if c.name == failing)
-    with pytest.raises(AssertionError):
-        check()
+    refused(AssertionError, None, check)
 
 
 @pytest.mark.slow
@@ -315,10 +309,8 @@ def test_a_sampler_that_claims_to_be_exact_must_be():
     """Unadjusted steps tell no acceptance, so they are only if somebody insists."""
     checks = {exact: next(c for c in testing.sampler_checks(Walk(), exact=exact) if c.name == "exact") for exact in (None, False, True)}
     for exact in (None, False):
-        with pytest.raises(testing.SkipCheck, match="not exact"):
-            checks[exact]()
-    with pytest.raises(AssertionError, match="exact draws do not stay exact"):
-        checks[True]()
+        refused(testing.SkipCheck, "not exact", checks[exact])
+    refused(AssertionError, "exact draws do not stay exact", checks[True])
 
 
 def points(*shape: int) -> torch.Tensor:

@@ -206,8 +206,7 @@ def test_log_z_refuses_an_integral_that_is_infinite(name):
     for other in (0.5 * improper, ce.any_of(improper, improper, weights=[1.0, 2.0])):
         with pytest.raises(UngroundedError, match="Is this a log density" if name in LOG_DENSITIES else "has a finite integral only if"):
             ce.log_z(other, seed=0)
-    with pytest.raises(UngroundedError):
-        ce.calibrate(improper | ce.as_energy(td.Normal(torch.zeros(improper.event_shape), 1.0)), seed=0)
+    refused(UngroundedError, None, ce.calibrate, improper | ce.as_energy(td.Normal(torch.zeros(improper.event_shape), 1.0)), seed=0)
 
 
 @pytest.mark.parametrize("sampler", ["langevin", "underdamped"])
@@ -251,8 +250,7 @@ def test_a_grounded_term_does_not_ground_what_is_subtracted(difference):
     langevin = {"sampler": "langevin", "step_size": 0.01, "steps": 5}
     for options in ({}, langevin):
         refused(UngroundedError, "allow_improper", difference.sample, 50, seed=0, **options)
-    with pytest.raises(UngroundedError):
-        ce.log_z(difference, seed=0)
+    refused(UngroundedError, None, ce.log_z, difference, seed=0)
     assert difference.sample(5, seed=0, allow_improper=True, **langevin).shape == (5, 2)
 
 

@@ -155,8 +155,7 @@ def test_bad_points_are_refused():
     classifier = classification.Classifier([gaussian(0), gaussian(1)])
     for bad, error in (([1.0], DtypeError), (torch.empty(0, 1), ShapeError), (torch.zeros(3, 2), ShapeError)):
         for method in (classifier.predict, classifier.probabilities, classifier.energy):
-            with pytest.raises(error):
-                method(bad)
+            refused(error, None, method, bad)
     with pytest.raises(ExpressionError, match="not a number at 1 of 2"):
         classification.Classifier(ce.as_energy(conditional), classes=2)(torch.tensor([[0.0], [math.nan]]))
     refused(ExpressionError, "needs values", classification.Classifier, ce.ScoreEnergy(lambda x, y: -x * y[:, None]), classes=2)

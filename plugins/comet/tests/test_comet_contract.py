@@ -16,7 +16,7 @@ from composable_energy_comet.recipe import CometRecipe
 from composable_energy_comet.train import OBJECTS, main, pictures
 from composable_energy_image.data import Pictures
 from composable_energy_training import Batch, open_recipe
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 SIZE, PICTURES = 16, 4
 KINDS = [
@@ -126,12 +126,10 @@ test_pictures_and_options_that_do_not_fit_are_named = refusals(
 
 
 def test_folders_that_are_no_models_are_named(tmp_path):
-    with pytest.raises(FileFormatError, match=r"nor a model that comes with the package \(.*sprites"):
-        load_comet("spirits")
+    refused(FileFormatError, r"nor a model that comes with the package \(.*sprites", load_comet, "spirits")
     save_comet(made(), tmp_path)
     (tmp_path / "comet.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FileFormatError, match="is damaged"):
-        load_comet(tmp_path)
+    refused(FileFormatError, "is damaged", load_comet, tmp_path)
 
 
 def halves():
@@ -325,8 +323,7 @@ def test_what_the_ground_explains_can_be_left_to_it():
     share = 1 - comet.energy.decode_targets(comet.encoder(x))[1].softmax(1)[:, 0].mean()
     torch.testing.assert_close(covered.value, plain.value + 0.5 * share)
     torch.testing.assert_close(covered.scalars["error"], plain.value)
-    with pytest.raises(OptionError, match="cover needs an energy with targets"):
-        Decomposition(cover=0.5).loss(ce.get("encoder", "comet", size=SIDE), batch)
+    refused(OptionError, "cover needs an energy with targets", Decomposition(cover=0.5).loss, ce.get("encoder", "comet", size=SIDE), batch)
 
 
 def test_decomposed_pictures_have_the_further_windows():

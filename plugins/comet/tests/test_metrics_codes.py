@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score, mutual_info_score
 import composable_energy as ce
 from composable_energy.errors import DtypeError, ExtraNotInstalled, OptionError, ShapeError
 from composable_energy_comet import metrics
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 beta_vae, mcc, mig, r2 = metrics.beta_vae_score, metrics.mean_correlation, metrics.mutual_information_gap, metrics.linear_r2
 
@@ -124,8 +124,7 @@ test_mistakes_are_reported_with_both_sides = refusals(*((a, b, metric, *told) fo
 @pytest.mark.parametrize(("metric", "module"), [(beta_vae, "sklearn.linear_model"), (mcc, "scipy.optimize")])
 def test_a_missing_package_is_reported_with_its_extra(metric, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ExtraNotInstalled, match=rf"{module.split('.')[0]}.*composable-energy\[metrics\]"):
-        metric(mixed(0), GRID)
+    refused(ExtraNotInstalled, rf"{module.split('.')[0]}.*composable-energy\[metrics\]", metric, mixed(0), GRID)
 
 
 OF_SEGMENTS = [metrics.adjusted_rand_index, metrics.mean_segmentation_covering]

@@ -27,6 +27,7 @@ from composable_energy_image import Autoencoder, CodeHeads, base_and_attributes,
 from composable_energy_image.code_energy import CodeNetwork
 from composable_energy_image.data import open_pictures
 from plugins.training.tests.run_helpers import train_in_float32
+from tests.refusals import refused
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +46,7 @@ def drawn():
 
 
 def test_members_share_base_heads_and_decoder(faces, energies):
-    with pytest.raises(PluginNotFound, match="smiling"):
-        faces.load("smilling")
+    refused(PluginNotFound, "smiling", faces.load, "smilling")
     base = faces.load(None)
     assert all(energy.bases[0].energy is base for energy in energies.values())
     assert all(energy.decoder is base.decoder for energy in energies.values())
@@ -81,10 +81,8 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
     assert (verdict.hair == drawn.hair).float().mean() >= 0.995
     assert torch.equal(verdict["male"], verdict.attributes[:, 0])
     assert torch.equal(verdict["hair=red"], verdict.hair == 3)
-    with pytest.raises(OptionError, match="hair=red"):
-        verdict["red"]
-    with pytest.raises(ShapeError, match="64"):
-        judge(torch.zeros(1, 3, 32, 32))
+    refused(OptionError, "hair=red", lambda: verdict["red"])
+    refused(ShapeError, "64", judge, torch.zeros(1, 3, 32, 32))
 
 
 @pytest.mark.full
@@ -112,8 +110,7 @@ def test_weights_are_small_and_read_back_alike(tmp_path):
 @pytest.mark.full
 def test_its_pictures_are_faces_of_all_kinds():
     base = GeneratedFaces().base
-    with pytest.raises(PluginNotFound, match="fit_attributes"):
-        GeneratedFaces().load("smiling")
+    refused(PluginNotFound, "fit_attributes", GeneratedFaces().load, "smiling")
     z = torch.randn(400, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         pictures = base.decoder(z)
@@ -169,8 +166,7 @@ def test_fixing_an_attribute_changes_that_alone():
     for value in range(len(HAIR_COLORS)):
         assert (draw(10, seed=7, given={"hair": value}).hair == value).all()
     for wrong in ({"n": -1}, {"n": 1, "size": 4}, {"n": 1, "given": {"hair": 4}}):
-        with pytest.raises(ValueError, match=r"Expected|Cannot fix"):
-            draw(**wrong)
+        refused(ValueError, r"Expected|Cannot fix", draw, **wrong)
     assert draw(0).images.shape == (0, 3, 64, 64)
 
 
@@ -197,8 +193,7 @@ def test_exported_faces_open_as_anybodys_pictures(tmp_path, capsys):
     assert (tmp_path / "one" / "attributes.csv").read_text().split() == ["file,smiling", *rows]
     with Image.open(tmp_path / "one" / "face-000000.png") as picture:
         assert picture.size == (16, 16)
-    with pytest.raises(ValueError, match="no smilling"):
-        export(tmp_path, 1, attributes=["smilling"])
+    refused(ValueError, "no smilling", export, tmp_path, 1, attributes=["smilling"])
 
 
 @pytest.mark.full
@@ -218,8 +213,7 @@ def test_the_command_makes_weights_and_goes_on_where_it_was(tmp_path, monkeypatc
     first = [path.read_bytes() for path in files]
     train.main(command)
     assert [path.read_bytes() for path in files] == first and not (tmp_path / "package").exists()
-    with pytest.raises(SystemExit):
-        train.main(["--out", str(tmp_path), "--effort", "0"])
+    refused(SystemExit, None, train.main, ["--out", str(tmp_path), "--effort", "0"])
     assert "must be positive" in capsys.readouterr().err
 
 

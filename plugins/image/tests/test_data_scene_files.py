@@ -16,6 +16,7 @@ from composable_energy_cli import main
 from composable_energy_image.commands import render
 from composable_energy_image.data import Field, Scenes, World, open_pictures, open_scenes, render_to, scene_files
 from composable_energy_scenes import Tetris
+from tests.refusals import refused
 
 
 class Dots(World):
@@ -84,10 +85,8 @@ def test_a_folder_holds_what_the_world_draws(tmp_path, n, masks):
 
 
 def test_drawing_goes_on_where_it_stopped(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        render_to(tmp_path, Stopped(), 35, masks=True)
-    with pytest.raises(FileFormatError, match="has 20 of 35 pictures: render them with `composable-energy render"):
-        open_scenes(tmp_path)
+    refused(KeyboardInterrupt, None, render_to, tmp_path, Stopped(), 35, masks=True)
+    refused(FileFormatError, "has 20 of 35 pictures: render them with `composable-energy render", open_scenes, tmp_path)
     with (tmp_path / "images.npy").open("ab") as file:
         file.write(b"half of a picture")
     rest = Dots()
@@ -109,8 +108,7 @@ def test_drawing_goes_on_where_it_stopped(tmp_path):
 def test_other_pictures_are_left_alone(tmp_path, world, n, options, message):
     render_to(tmp_path, Dots(), 35)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FileFormatError, match=f"holds other pictures: {message}"):
-        render_to(tmp_path, world, n, **options)
+    refused(FileFormatError, f"holds other pictures: {message}", render_to, tmp_path, world, n, **options)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -132,21 +130,18 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.skipif(os.name != "posix", reason="pipes")
 def test_damaged_files_are_reported_and_not_gone_on_with(tmp_path, name, damage):
-    with pytest.raises(KeyboardInterrupt):
-        render_to(tmp_path, Stopped(), 35, masks=True)
+    refused(KeyboardInterrupt, None, render_to, tmp_path, Stopped(), 35, masks=True)
     for finished in (False, True):
         if finished:
             render_to(tmp_path, Dots(), 35, masks=True)
         whole = (tmp_path / name).read_bytes()
         DAMAGE[damage](tmp_path / name)
         if finished or name != "world.json":
-            with pytest.raises(FileFormatError):
-                open_scenes(tmp_path)
+            refused(FileFormatError, None, open_scenes, tmp_path)
         if (name, damage) == ("world.json", "missing"):  # then there is nothing that vouches for anything, and all is drawn anew
             same(render_to(tmp_path, Dots(), 35, masks=True), Dots().draw(35, masks=True))
             continue
-        with pytest.raises(FileFormatError, match=f"{name}.*(Delete the folder|holds other)"):
-            render_to(tmp_path, Dots(), 35, masks=True)
+        refused(FileFormatError, f"{name}.*(Delete the folder|holds other)", render_to, tmp_path, Dots(), 35, masks=True)
         (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / name).write_bytes(whole)
 
@@ -154,8 +149,7 @@ def test_damaged_files_are_reported_and_not_gone_on_with(tmp_path, name, damage)
 @pytest.mark.skipif(sys.platform != "linux", reason="a disk that is always full")
 def test_a_full_disk_is_reported(tmp_path, monkeypatch):
     (tmp_path / "images.npy").symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"No space left on device.*Free some space"):
-        render_to(tmp_path, Dots(), 35)
+    refused(StorageError, r"No space left on device.*Free some space", render_to, tmp_path, Dots(), 35)
 
 
 class Solids(World):

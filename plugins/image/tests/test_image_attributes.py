@@ -27,7 +27,7 @@ from composable_energy_image.reconstruction import outline_weights, picture_loss
 from composable_energy_image.weights import read_weights, write_weights
 from composable_energy_training import Batch
 from plugins.image.tests.picture_files import pictures_of
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 F64 = torch.float64
 
@@ -51,8 +51,7 @@ class TestNetworks:
 
     @pytest.mark.parametrize("options", [{"size": 15}, {"size": 272}, {"size": 0}, {"channels": 2}, {"code": 0}, {"details": -1}])
     def test_others_are_refused(self, options):
-        with pytest.raises(OptionError, match=next(iter(options))):
-            Autoencoder(**options)
+        refused(OptionError, next(iter(options)), Autoencoder, **options)
 
     def test_a_last_layer_of_all_pixels_reads_across_the_borders_of_blocks(self):
         """What the decoder writes into a block changes pixels of its neighbours."""
@@ -110,13 +109,11 @@ class TestAttributes:
     @pytest.mark.parametrize("name", ["base", "Base", "stages", "a/b", ".hidden", ""])
     def test_a_name_that_no_folder_can_have_is_refused(self, name):
         pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
-        with pytest.raises(OptionError, match="rename"):
-            select_attributes(pictures, [])
+        refused(OptionError, "rename", select_attributes, pictures, [])
 
     def test_a_name_of_each_picture_is_no_attribute(self):
         pictures = Pictures.from_tensors(torch.rand(5, 3, 16, 16), {"artist": ["Ann", "Bob", "Cy", "Ann", ""]})
-        with pytest.raises(OptionError, match="'artist' has 3 values for 4 pictures"):
-            select_attributes(pictures, [])
+        refused(OptionError, "'artist' has 3 values for 4 pictures", select_attributes, pictures, [])
 
     def test_names_and_columns_are_those_of_the_values(self):
         labels = {"old": Labels(torch.tensor([0, 1]), ("no", "yes")), "sex": Labels(torch.tensor([0, 1]), ("female", "male"))}
@@ -172,8 +169,7 @@ def test_layers_with_other_names_are_reported(tmp_path):
 def test_a_file_that_cannot_be_read_is_reported(tmp_path):
     for prepare in (lambda: None, lambda: (tmp_path / "net.safetensors").write_bytes(b"cut")):
         prepare()
-        with pytest.raises(FileFormatError, match="Cannot read the weights"):
-            read_weights(network(1), "net", tmp_path)
+        refused(FileFormatError, "Cannot read the weights", read_weights, network(1), "net", tmp_path)
 
 
 def pictures():
@@ -355,9 +351,7 @@ class TestRecipes:
 
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))
-        with pytest.raises(OptionError, match=r"model\.base=RUN/base"):
-            attribute().run(data, tmp_path / "out")
+        refused(OptionError, r"model\.base=RUN/base", attribute().run, data, tmp_path / "out")
         ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
-        with pytest.raises(OptionError, match="is neither"):
-            attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run(data, tmp_path / "out")
+        refused(OptionError, "is neither", attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run, data, tmp_path / "out")
         assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ from composable_energy_image.label_columns import JointLabels, find_combinations
 from composable_energy_image.mixture_fitting import divide_components, find_possible, fit_mixture
 from composable_energy_image.reconstruction import picture_loss
 from plugins.image.tests.picture_files import RANDOM, pictures_of, random_pixels, write_celeba, write_cifar, write_mnist
+from tests.refusals import refused
 
 OPTIMIZER = ("rate", "betas", "clip")
 
@@ -166,8 +167,7 @@ def test_a_recipe_fits_the_noise_of_noise_contrastive_estimation(noise: str, kin
     assert isinstance(objective, training.NoiseContrastive) and isinstance(objective.noise, kind) and objective.ratio == 2
     images = pictures.images(torch.arange(40))
     assert objective.noise.log_prob(images).mean() > objective.noise.log_prob(1 - 2 * images).mean()
-    with pytest.raises(OptionError, match=r"objective\.noise takes 'gaussian' or 'flow'"):
-        recipe.with_changes({"objective.noise": "uniform"})
+    refused(OptionError, r"objective\.noise takes 'gaussian' or 'flow'", recipe.with_changes, {"objective.noise": "uniform"})
 
 
 def gaussians() -> tuple[Tensor, Tensor, Tensor]:
@@ -265,8 +265,7 @@ class TestMixture:
             noise = torch.as_tensor(sigma, dtype=torch.float64).expand(20)[:, None, None, None].square() * torch.eye(3)
             truth = MixtureSameFamily(Categorical(weights.expand(20, 4)), MultivariateNormal(means.expand(20, 4, 3), shared + noise))
             torch.testing.assert_close(found(z, sigma=sigma), -truth.log_prob(z))
-        with pytest.raises(OptionError, match="4 components do not divide into 3 frames"):
-            CodeMixture(3, 4, frames=3)
+        refused(OptionError, "4 components do not divide into 3 frames", CodeMixture, 3, 4, frames=3)
 
     def test_a_mixture_of_too_many_components_is_none(self):
         """Twelve attributes that tell nothing of covariances: 4,095 combinations in one group of several modes."""

@@ -13,7 +13,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, ShapeError
 from composable_energy_image.testing import check_encoder
 from composable_energy_latent import Generator, GeneratorError, LatentHeads, attribute, continuous, graded, latent, load_generator
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 
@@ -74,8 +74,7 @@ def test_a_prior_is_never_pulled_back():
     with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
         base & ce.as_energy(Normal(torch.zeros(5), 1.0), name="wrong")
     square = latent(lambda z: z * 2, (3, 2, 2))
-    with pytest.raises(ExpressionError, match="the shape of both"):
-        square & ce.as_energy(Normal(torch.zeros(3, 2, 2), 1.0))
+    refused(ExpressionError, "the shape of both", lambda: square & ce.as_energy(Normal(torch.zeros(3, 2, 2), 1.0)))
 
 
 def test_attributes_agree_in_all_spaces():
@@ -188,16 +187,14 @@ def test_other_files_are_refused(tmp_path):
     checkpoint = path.read_bytes()
     for content in (checkpoint, checkpoint[:300], b"no generator", pickle.dumps(Evil())):
         path.write_bytes(content)
-        with pytest.raises(FileFormatError, match=r"pickle|is no TorchScript"):
-            load_generator(path, trust=True)
+        refused(FileFormatError, r"pickle|is no TorchScript", load_generator, path, trust=True)
 
 
 def test_onnx_needs_its_extra(tmp_path):
     (tmp_path / "g.onnx").write_bytes(b"no model")
     missing = find_spec("onnx2torch") is None
     error, says = (ExtraNotInstalled, r"composable-energy\[onnx\]") if missing else (FileFormatError, "damaged")
-    with pytest.raises(error, match=says):
-        load_generator(tmp_path / "g.onnx", trust=True)
+    refused(error, says, load_generator, tmp_path / "g.onnx", trust=True)
 
 
 def test_an_onnx_generator_has_the_values_and_gradients_of_the_graph(tmp_path):

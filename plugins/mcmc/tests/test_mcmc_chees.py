@@ -11,6 +11,7 @@ import composable_energy as ce
 from composable_energy.errors import SamplingDiverged, ShapeError
 from composable_energy.testing import Check, parametrize_with_checks, sampler_checks
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, FeynmanKac, Langevin, Tempering, Underdamped
+from tests.refusals import refused
 
 CHECKS = {
     "langevin": sampler_checks(Langevin(0.5), steps=60, variance=1 / (1 - 0.5 / 4)),
@@ -118,8 +119,7 @@ def test_a_tuned_metric_may_be_kept_for_another_energy():
     metric = tuned(Gaussian(rotated(6, 30.0))).metric
     sampler = tuned(Gaussian(rotated(6, 40.0)), metric=metric, tuning_steps=60)
     assert sampler.metric is metric and sampler.step_size is not None
-    with pytest.raises(ShapeError, match=r"tuned for points of shape \(6,\), got \(5,\)"):
-        Gaussian(rotated(5, 40.0)).sample(2, sampler=sampler)
+    refused(ShapeError, r"tuned for points of shape \(6,\), got \(5,\)", Gaussian(rotated(5, 40.0)).sample, 2, sampler=sampler)
 
 
 def gaussian_and(function, dimension=2):
@@ -172,5 +172,4 @@ def test_a_wall_is_stepped_back_from_and_a_broken_energy_is_reported():
     x = gamma.sample((1, 1), sampler=Descent(step_size=50.0), init=torch.full((1, 1), 9.0, dtype=F64))
     torch.testing.assert_close(x, torch.full((1, 1), 2.0, dtype=F64), rtol=0, atol=1e-5)
     broken = ce.as_energy(lambda x: torch.where(x.norm(dim=1) < 0.5, torch.nan, 1.0) * x.square().sum(1) / 2)
-    with pytest.raises(SamplingDiverged):
-        broken.sample((50, 2), sampler="descent", seed=0, init=torch.ones(50, 2))
+    refused(SamplingDiverged, None, broken.sample, (50, 2), sampler="descent", seed=0, init=torch.ones(50, 2))

@@ -11,7 +11,7 @@ import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, SamplingDiverged
 from composable_energy.sampling import Noise, energy_and_gradient
 from composable_energy_mcmc import HMC, MALA, SMC, Annealed, ChEES, Descent, Langevin, Tempering, Underdamped
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 from tests.sampling_runs import Bowl
 
 pytestmark = pytest.mark.slow
@@ -67,8 +67,7 @@ def test_a_largest_gradient_bounds_each_coordinate_of_a_step():
     x = torch.tensor([[5.0, 0.1, -3.0]])
     drawn = Bowl().sample((1, 3), sampler=Langevin(0.5, temperature=0, max_gradient=1.0), steps=1, init=x, seed=0)
     assert torch.equal(drawn, x - 0.25 * energy_and_gradient(Bowl(), x)[1].clamp(-1, 1))
-    with pytest.raises(OptionError, match="max_gradient"):
-        Langevin(0.5, max_gradient=0)
+    refused(OptionError, "max_gradient", Langevin, 0.5, max_gradient=0)
 
 
 def test_temperature_zero_is_gradient_descent_and_clamps_hold():
@@ -167,13 +166,11 @@ def test_energies_too_coarse_to_accept_by_are_refused(sampler, dtype):
     with pytest.raises(DtypeError, match=rf"which {dtype} rounds away: draw with dtype=torch.float32 .*`energy.float\(\)`.* langevin"):
         BOWL.sample((4, 2), sampler=sampler, seed=0, dtype=dtype)
     coarse = ce.as_energy(lambda x: (x.square().sum(1) / 2).to(dtype))
-    with pytest.raises(DtypeError, match=f"which {dtype} rounds away"):
-        coarse.sample((4, 2), sampler=sampler, seed=0)
+    refused(DtypeError, f"which {dtype} rounds away", coarse.sample, (4, 2), sampler=sampler, seed=0)
     assert coarse.sample((4, 2), sampler=Langevin(0.1), steps=3, seed=0).dtype == torch.float32
 
 
 @pytest.mark.parametrize("value", [math.nan, 0, "0.1", True])
 @pytest.mark.parametrize("make", [Langevin, MALA, HMC, Underdamped, Descent, lambda value: ChEES(value, 1.0)])
 def test_step_sizes_that_are_none_are_reported_with_their_value(make, value):
-    with pytest.raises(OptionError, match=re.escape(f"got {value!r}")):
-        make(value)
+    refused(OptionError, re.escape(f"got {value!r}"), make, value)

@@ -14,7 +14,7 @@ from composable_energy.sampling import Noise
 from composable_energy.testing import check_energy
 from composable_energy_molecules import ClashEnergy, Wells, arc, dihedral, side_chain_atoms
 from composable_energy_training import Batch, Optimizer, Trainer
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 ANGLES = st.floats(-10, 10)
 
@@ -68,8 +68,7 @@ def test_a_library_is_a_density_and_draws_from_it():
     counts = torch.histc(drawn[0, :, 0], 24, -math.pi, math.pi)
     first = probabilities.view(24, 24).sum(1)
     assert ((counts - 20_000 * first) / (20_000 * first * (1 - first)).sqrt()).abs().max() < 4
-    with pytest.raises(OptionError, match="complete side chains"):
-        library.fit(molecules.SideChains(torch.full((1, 4), math.nan), context))
+    refused(OptionError, "complete side chains", library.fit, molecules.SideChains(torch.full((1, 4), math.nan), context))
 
 
 @pytest.mark.full
@@ -227,8 +226,7 @@ def test_recovery_knows_no_period(one, other, turns, period):
     periods = torch.full_like(angles, period)
     assert bool(molecules.recovered(angles + turns * period, angles, periods).all())
     assert not bool(molecules.recovered(angles + turns * period + 0.36, angles, periods).any())  # 20.6 degrees
-    with pytest.raises(ShapeError, match="one shape"):
-        molecules.recovered(angles, angles[:, :1], periods)
+    refused(ShapeError, "one shape", molecules.recovered, angles, angles[:, :1], periods)
 
 
 def test_a_context_names_the_amino_acid_with_its_angles_and_the_groups_of_its_neighbours():
@@ -244,10 +242,8 @@ def test_side_chains_keep_complete_residues():
     chi = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [1.0, math.nan, 0, 0]])
     data = molecules.SideChains(chi, context, ("A/SER 1", "A/GLY 2", "A/LEU 3"))
     assert (data.complete().names, data.complete().places) == (["SER"], ("A/SER 1",))
-    with pytest.raises(OptionError, match="None of 2"):
-        data[1:].complete()
-    with pytest.raises(ShapeError, match="N places or none"):
-        molecules.SideChains(chi, context, ("A/SER 1",))
+    refused(OptionError, "None of 2", data[1:].complete)
+    refused(ShapeError, "N places or none", molecules.SideChains, chi, context, ("A/SER 1",))
 
 
 def backbone(x=0.0):

@@ -9,6 +9,7 @@ import torch
 
 from composable_energy.errors import ExtraNotInstalled, FileFormatError, OptionError
 from composable_energy_molecules import context_of, place_atom, read_side_chains, wrap
+from tests.refusals import refused
 
 gemmi = pytest.importorskip("gemmi", reason="the extra molecules")
 
@@ -99,8 +100,7 @@ def test_gaps_and_other_chains_end_a_backbone(tmp_path):
     assert found.context[:, 0].isnan().tolist() == [True, True, False, True, False]
     assert found.context[:, 3].tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]
     assert read_side_chains(tmp_path / "gap.pdb", chains=["B"]).places == ("B/SER 1", "B/ALA 2")
-    with pytest.raises(OptionError, match="has the chains A, B, and not C"):
-        read_side_chains(tmp_path / "gap.pdb", chains=["B", "C"])
+    refused(OptionError, "has the chains A, B, and not C", read_side_chains, tmp_path / "gap.pdb", chains=["B", "C"])
 
 
 @pytest.mark.parametrize("after", [1, 2])
@@ -120,13 +120,10 @@ def test_bad_files_say_what_is_wrong(chain, tmp_path, monkeypatch):
     write(tmp_path / "water.pdb", [atom(1, "O", "HOH", "A", 1, (0, 0, 0))])
     told = {"none.pdb": "is no file", "text.pdb": "has no atoms", "broken.cif": "cannot be read", "water.pdb": "no amino acids"}
     for name, message in told.items():
-        with pytest.raises(FileFormatError, match=message):
-            read_side_chains(tmp_path / name)
-    with pytest.raises(OptionError, match="has 1 models"):
-        read_side_chains(chain, model=1)
+        refused(FileFormatError, message, read_side_chains, tmp_path / name)
+    refused(OptionError, "has 1 models", read_side_chains, chain, model=1)
     monkeypatch.setitem(sys.modules, "gemmi", None)
-    with pytest.raises(ExtraNotInstalled, match=r"composable-energy\[molecules\]"):
-        read_side_chains(chain)
+    refused(ExtraNotInstalled, r"composable-energy\[molecules\]", read_side_chains, chain)
 
 
 @pytest.mark.full
@@ -134,5 +131,4 @@ def test_a_structure_that_unpacks_to_too_much_is_refused(tmp_path):
     bomb, short = gzip.compress(b"REMARK\n" * 2**22) * 40, gzip.compress(b"REMARK")[:-4]
     for content, message in ((bomb, "unpacks to more than 1,073,741,824 bytes"), (short, "cannot be decompressed")):
         (tmp_path / "a.pdb.gz").write_bytes(content)
-        with pytest.raises(FileFormatError, match=message):
-            read_side_chains(tmp_path / "a.pdb.gz")
+        refused(FileFormatError, message, read_side_chains, tmp_path / "a.pdb.gz")

@@ -21,7 +21,7 @@ from composable_energy_training.batches import BatchLoader
 from plugins.training.tests.run_helpers import DATA, At, Noted, last, same
 from tests import processes
 from tests.processes import ended, needs_forkserver
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 BATCH = torch.device("cpu"), torch.float32
 OBJECTIVES = {
@@ -171,8 +171,7 @@ def test_an_iterable_is_read_again_and_advanced():
     steps = [walked.load(0, step).x for step in range(1, 10)]
     assert torch.equal(steps[8], through) and torch.equal(walked.load(0, 2).x, steps[1])
     assert sorted(map(tuple, torch.cat(steps[:5]).tolist())) == sorted(map(tuple, DATA.tolist()))
-    with pytest.raises(OptionError, match="did not start again"):
-        train(data=iter([DATA]))
+    refused(OptionError, "did not start again", train, data=iter([DATA]))
 
 
 def test_preparation_is_keyed_by_rows():
@@ -388,8 +387,7 @@ def test_each_process_has_its_rows_of_a_batch_that_is_divided_evenly_and_one_alo
 
 def refuse(trained):
     for out, message, width in (("two cd", "another model", 8), ("damaged", "No checkpoint is left", 16)):
-        with pytest.raises(FileFormatError, match=message):
-            train_in_ranks(trained / out, width=width)
+        refused(FileFormatError, message, train_in_ranks, trained / out, width=width)
 
 
 @pytest.mark.full

@@ -16,7 +16,7 @@ from composable_energy.errors import ExtraNotInstalled, OptionError, SamplingDiv
 from composable_energy_training.callbacks import ProgressLog
 from composable_energy_training.monitor import MonitorState
 from plugins.training.tests.run_helpers import DATA, Noted, Scripted, Stop, StopAfter, network, read_log, same, trainer
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 GROWING = {"gap": lambda step, seed: step / 100}
 SOON = {"window": 3, "limit": 3}
@@ -29,17 +29,14 @@ def test_a_log_has_a_row_every_few_steps_and_overwrites_no_other_table(tmp_path)
     assert [float(row["gap"]) for row in rows] == pytest.approx([0.04, 0.08, 0.1])
     assert list(rows[0]) == ["attempt", "step", "seconds", "rate", "loss", "gradient", "gap", "event"]
     (tmp_path / "log.csv").write_text("time,value\n1,2\n")
-    with pytest.raises(ValueError, match="is not the log of a run"):
-        trainer(Scripted(GROWING), out=tmp_path, callbacks=[training.CSVLog()]).fit()
+    refused(ValueError, "is not the log of a run", trainer(Scripted(GROWING), out=tmp_path, callbacks=[training.CSVLog()]).fit)
     assert (tmp_path / "log.csv").read_text() == "time,value\n1,2\n"
 
 
 @pytest.mark.parametrize("make", [training.CSVLog, training.SampleSheet, training.TensorBoard])
 def test_files_need_a_folder_and_numbers_are_positive(make):
-    with pytest.raises(OptionError, match=r"Checkpoints\(folder\)"):
-        trainer(Scripted({}), callbacks=[make()]).fit()
-    with pytest.raises(OptionError, match="every must be a whole number of at least 1"):
-        make(0)
+    refused(OptionError, r"Checkpoints\(folder\)", trainer(Scripted({}), callbacks=[make()]).fit)
+    refused(OptionError, "every must be a whole number of at least 1", make, 0)
 
 
 def test_tensorboard_gets_curves(tmp_path):
@@ -116,8 +113,7 @@ def test_a_line_of_the_log_has_stage_step_loss_and_time_left(tmp_path, caplog):
     assert [match and match[1] for match in found] == ["1", "2", "3"]
     assert float(found[2][2]) == pytest.approx(report.scalars["loss"], rel=1e-3)
     assert lines[4] == "heads: 3 steps finished in 0 s"
-    with pytest.raises(OptionError, match="every"):
-        ProgressLog(-1)
+    refused(OptionError, "every", ProgressLog, -1)
 
 
 class Open(training.Callback):
@@ -152,8 +148,7 @@ def test_the_bar_shows_loss_gap_and_rate_and_is_closed_after_an_error(capsys):
     trainer(Scripted({"gap": lambda step, seed: 0.25}), callbacks=[training.ProgressBar()]).fit()
     shown = capsys.readouterr().err
     assert "20/20" in shown and "gap=0.25" in shown and "rate=0.01" in shown and "loss=" in shown
-    with pytest.raises(ArithmeticError):
-        trainer(Scripted({}), callbacks=[Open(3), training.ProgressBar()]).fit()
+    refused(ArithmeticError, None, trainer(Scripted({}), callbacks=[Open(3), training.ProgressBar()]).fit)
     assert capsys.readouterr().err.endswith("\n")  # an open bar does not end its line
     with pytest.raises(ArithmeticError):
         trainer(Scripted({}), callbacks=[Open(0), training.ProgressBar()]).fit()  # before the bar exists
@@ -255,8 +250,7 @@ def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_pa
 
     whole = run(tmp_path / "whole")
     for count in (7, 9, 14):
-        with pytest.raises(Stop):
-            run(tmp_path / str(count), [StopAfter(count)])
+        refused(Stop, None, run, tmp_path / str(count), [StopAfter(count)])
         assert run(tmp_path / str(count)) == whole
     assert [row["step"] for row in whole[1] if row["event"]] == ["8"]
 

@@ -14,7 +14,7 @@ from composable_energy_training import Checkpoints, CSVLog, Loss, Monitor, Objec
 from plugins.training.tests.run_helpers import DATA, At, Scripted, StopAt, fit_until_stopped, last, read_log, same
 from plugins.training.tests.run_helpers import trainer as scripted
 from tests.processes import ended, needs_forkserver, start
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 STEPS = 24
 
@@ -107,11 +107,9 @@ def test_no_checkpoint_left_and_another_version_are_errors(tmp_path):
     stopped(tmp_path, 3)
     path = tmp_path / "checkpoints" / "step-00000000.safetensors"
     write_record(path, "training", 99, *read_record(path, "training", 2))
-    with pytest.raises(FileFormatError, match="has version 99, written by"):
-        trainer(tmp_path).fit()
+    refused(FileFormatError, "has version 99, written by", trainer(tmp_path).fit)
     path.write_bytes(b"x" * 100)
-    with pytest.raises(FileFormatError, match="No checkpoint is left"):
-        trainer(tmp_path).fit()
+    refused(FileFormatError, "No checkpoint is left", trainer(tmp_path).fit)
 
 
 test_other_models_and_settings_are_reported = refusals(
@@ -208,15 +206,14 @@ def run(out, callbacks=None, steps=10):
     return scripted(Scripted({}), out=out, callbacks=[CSVLog(1)] if callbacks is None else callbacks, steps=steps)
 
 
-def refused(out):
-    with pytest.raises(StorageError, match="in use by another call or process: wait"):
-        run(out).fit()
+def held(out):
+    refused(StorageError, "in use by another call or process: wait", run(out).fit)
 
 
 @pytest.mark.full
 @needs_forkserver
 def test_a_second_run_in_a_folder_is_refused(tmp_path):
-    for function in (lambda: refused(tmp_path), lambda: ended([start("other", refused, tmp_path)])):
+    for function in (lambda: held(tmp_path), lambda: ended([start("other", held, tmp_path)])):
         fit_until_stopped(run(tmp_path, callbacks=[CSVLog(1), At(1, function), StopAt(1)]))
     run(tmp_path).fit()
     assert [int(row["step"]) for row in read_log(tmp_path)] == list(range(1, 11))
@@ -225,12 +222,10 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_made_and_a_pipe_are_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StorageError):
-        run(tmp_path / "file" / "out").fit()
+    refused(StorageError, None, run(tmp_path / "file" / "out").fit)
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "step-00000005.safetensors")
-    with pytest.raises(FileFormatError, match="no regular file"):
-        run(tmp_path).fit()
+    refused(FileFormatError, "no regular file", run(tmp_path).fit)
 
 
 def test_an_edited_number_of_steps_is_not_believed(tmp_path):
@@ -263,5 +258,4 @@ def test_an_edited_checkpoint_is_a_typed_error(tmp_path, edit):
     header, tensors = read_record(path, "training", 2)
     edit(header, tensors)
     write_record(path, "training", 2, header, tensors)
-    with pytest.raises(ComposableEnergyError):
-        run(tmp_path).fit()
+    refused(ComposableEnergyError, None, run(tmp_path).fit)

@@ -14,7 +14,7 @@ from composable_energy.errors import FileFormatError, OptionError, PluginLoadErr
 from composable_energy_training.precision import native_precision
 from composable_energy_training.toml import flatten
 from plugins.training.tests.run_helpers import StopAt, fit_until_stopped, same
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 TEXT = """
 about = "A bowl"
@@ -68,8 +68,7 @@ def test_the_word_none_is_none_only_in_settings_that_may_be_none(bowl, tmp_path)
     assert bowl.with_changes({"training.device": "none"}).settings["training"]["device"] is None
     listed = bowl.with_changes({"data.labels": "faces.csv"}).with_changes({"data.labels": "none", "data.size": ["none", "a"]})
     assert listed.settings["data"] == {"labels": None, "limit": None, "size": ["none", "a"]}
-    with pytest.raises(OptionError, match=r"model\.width takes a whole number, got 'none'"):
-        bowl.with_changes({"model.width": "none"})
+    refused(OptionError, r"model\.width takes a whole number, got 'none'", bowl.with_changes, {"model.width": "none"})
     (tmp_path / "named.toml").write_text('about = "none"\n[model]\nkind = "shell"\n')
     named = Bowl.read(tmp_path / "named.toml").with_changes({"model.kind": "none"})
     assert (named.about, named.settings) == ("none", {"model": {"kind": "none"}})
@@ -214,8 +213,7 @@ def test_a_resumed_run_keeps_its_precision(no_bfloat16, tmp_path):
     run = trainer(precision="auto", out=tmp_path / "cut")
     assert run.fit().precision == "bfloat16"
     same(whole.model, run.model)
-    with pytest.raises(OptionError, match="precision was 'bfloat16', is 'float32'"):
-        trainer(out=tmp_path / "cut").fit()
+    refused(OptionError, "precision was 'bfloat16', is 'float32'", trainer(out=tmp_path / "cut").fit)
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -15,7 +15,7 @@ from composable_energy_cli import main
 from composable_energy_cli.parsing import ParseError
 from composable_energy_ui.drawing import draw
 from composable_energy_ui.orders import Edit, Order, read_order
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 from tests.third_party import At
 
 WEIGHTS = st.floats(0.1, 5).map(lambda value: round(value, 2))
@@ -93,8 +93,7 @@ def test_users_of_other_computers_name_no_folders_and_locations(expression, fami
 
 
 def test_users_of_other_computers_are_reported_the_nearest_name():
-    with pytest.raises(ParseError, match="did you mean `ring` or `right`"):
-        read_order({"expression": "rimg", "family": "plane"}, None, False)
+    refused(ParseError, "did you mean `ring` or `right`", read_order, {"expression": "rimg", "family": "plane"}, None, False)
     assert read_order({"expression": "right & faces/male", "family": "plane"}, None, False).family == "plane"
 
 
@@ -127,8 +126,7 @@ def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monk
 
 @pytest.mark.slow
 def test_a_network_with_random_weights_is_sampled_on_request_only():
-    with pytest.raises(OptionError, match=r'not trained.* or check "Untrained networks" to sample this one'):
-        carry_out(Order("igebm-mnist"))
+    refused(OptionError, r'not trained.* or check "Untrained networks" to sample this one', carry_out, Order("igebm-mnist"))
     _, result = carry_out(Order("igebm-mnist", n=1, steps=1, sampler="descent", untrained=True))
     assert "--untrained" in result["command"]
 
@@ -137,8 +135,7 @@ def test_a_network_with_random_weights_is_sampled_on_request_only():
 @pytest.mark.usefixtures("at")
 def test_conditions_are_reported_and_must_have_values():
     events = []
-    with pytest.raises(OptionError, match='depends on y: give it a value under "Conditions"'):
-        draw([order("at")], None, (0.0, 1.0), events.append)
+    refused(OptionError, 'depends on y: give it a value under "Conditions"', draw, [order("at")], None, (0.0, 1.0), events.append)
     assert events == [{"kind": "conditions", "conditions": [{"name": "y", "required": True}]}]
     points, result = carry_out(order("ring", given={"y": "3"}))  # a value that stayed from another expression
     assert "--given" not in result["command"]

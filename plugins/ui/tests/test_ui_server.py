@@ -18,6 +18,7 @@ import composable_energy as ce
 from composable_energy.errors import FileFormatError
 from composable_energy_cli import main
 from composable_energy_ui import Limits, Playground
+from tests.refusals import refused
 
 pytestmark = pytest.mark.full
 
@@ -163,8 +164,7 @@ def test_the_command_refuses_what_it_cannot_serve_and_warns_where_others_reach_i
     for arguments in (["--port", str(urlsplit(playground.address).port)], ["--in", "./nowhere"], ["--port", "99999"]):
         assert main(["ui", "--no-browser", *arguments]) == 2
     assert "--port 0" in capsys.readouterr().err
-    with pytest.raises(FileFormatError, match="no folder"):
-        Playground(family=str(tmp_path / "nowhere"))
+    refused(FileFormatError, "no folder", Playground, family=str(tmp_path / "nowhere"))
     monkeypatch.setattr(Playground, "run", Playground.close)
     assert main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 0
     shown = capsys.readouterr()
@@ -186,8 +186,7 @@ def test_ctrl_c_ends_the_server_and_its_worker():
             assert process.stderr is not None and "Traceback" not in process.stderr.read()
         finally:
             process.kill()
-    with pytest.raises(ConnectionRefusedError):
-        http.client.HTTPConnection(urlsplit(address).netloc).request("GET", "/")
+    refused(ConnectionRefusedError, None, http.client.HTTPConnection(urlsplit(address).netloc).request, "GET", "/")
 
 
 def connect(playground):

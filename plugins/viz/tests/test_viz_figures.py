@@ -17,7 +17,7 @@ import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy_viz import PictureWarning
 from tests.processes import run_code
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 matplotlib = pytest.importorskip("matplotlib", reason="needs the extra viz")
 
@@ -123,8 +123,7 @@ class TestTerms:
         trace = run(line(-2.0) | line(2.0))
         labels = [tick.get_text().strip() for tick in axes_of(ce.viz.shares(trace, labels=["left", "right"])).get_yticklabels()]
         assert labels == ["shares: known", "left", "right"]
-        with pytest.raises(ShapeError, match="one for each of 2 branches, got 1"):
-            ce.viz.shares(trace, labels=["left"])
+        refused(ShapeError, "one for each of 2 branches, got 1", ce.viz.shares, trace, labels=["left"])
 
 
 def towards(place: float, name: str) -> ce.Energy:

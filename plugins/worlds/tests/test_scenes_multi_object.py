@@ -21,6 +21,7 @@ from composable_energy_scenes.multi_object import MultiObjectEnergies, load_dete
 from composable_energy_scenes.patches import PatchEnergy
 from composable_energy_scenes.presence import CELLS, PlaceHead, Presence, cell_of
 from plugins.training.tests.run_helpers import train_in_float32
+from tests.refusals import refused
 
 
 class ConstantHead(nn.Module):
@@ -90,8 +91,7 @@ class TestPresence:
         places = torch.tensor([[0.0, 0.3], [-0.8, 1.0], [0.5, 0.5]])
         expected = torch.stack([presence.given(c=place[None]).evidence(codes) for place in places], 1)
         assert torch.allclose(presence.map(codes, places), expected, atol=1e-5)
-        with pytest.raises(ShapeError, match="two numbers"):
-            presence.given(c=torch.zeros(1, 3))(codes)
+        refused(ShapeError, "two numbers", presence.given(c=torch.zeros(1, 3)), codes)
         assert torch.equal(presence.near([0.0, 0.3]).evidence(codes), presence.given(c=places[:1]).evidence(codes))
         inferred = presence.infer(codes, over={"c": places}).log_probabilities
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
@@ -143,8 +143,7 @@ def test_the_family_lists_its_members_and_shares_their_base():
     assert len(family.members()) == len(scenes.COLORS) + len(scenes.KINDS) + 6
     left, red = ce.get("energy", "scenes/left"), ce.get("energy", "scenes/color=red")
     assert len((left & red & ce.get("energy", "scenes")).bases) == 1 and ce.get("energy", "scenes").equals(load_concepts().base)
-    with pytest.raises(ce.errors.PluginNotFound, match="'middle'"):
-        family.load("middle")
+    refused(ce.errors.PluginNotFound, "'middle'", family.load, "middle")
 
 
 @pytest.mark.full
@@ -188,13 +187,10 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(one):
     here, there = (concepts.of_position(where)(codes, sigma=0.3) for where in ((0.5, 0.5), (-0.5, 0.5)))
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
-    with pytest.raises(OptionError, match="no color 'pink'; known are red"):
-        concepts.color("pink")
-    with pytest.raises(ShapeError, match=r"takes 2 numbers as y, got values of shape \(3,\)"):
-        untold(codes, y=torch.rand(5, 3))
+    refused(OptionError, "no color 'pink'; known are red", concepts.color, "pink")
+    refused(ShapeError, r"takes 2 numbers as y, got values of shape \(3,\)", untold, codes, y=torch.rand(5, 3))
     for none in (8, 1.5):
-        with pytest.raises(OptionError, match=rf"takes classes from 0 to 7 as y, got \[{none}\]"):
-            concepts.of_color()(codes, y=none)
+        refused(OptionError, rf"takes classes from 0 to 7 as y, got \[{none}\]", concepts.of_color(), codes, y=none)
 
 
 def test_a_condition_is_added_to_a_balanced_network_and_to_no_mixture():
