@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra.negation import Negation
-from composable_energy.algebra.node import Node, Operand, Weight, as_float, energies_in, flatten, join_events, to_common_space
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, flatten, join_events, to_common_space
 from composable_energy.algebra.sums import Conjunction, Relative, Weighted, merge_factors
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
 from composable_energy.energies.bases import WeightedBase, contains, evidence_of, shared_bases
-from composable_energy.energies.checks import has_levels
+from composable_energy.energies.checks import has_levels, modules_of
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
 from composable_energy.energies.identity import same
@@ -285,7 +285,7 @@ def _evidence_factors(energy: Energy, found: dict[Energy, Counter[Energy]]) -> C
 
 def warn_of_shares(energy: Energy) -> None:
     """Warns of mixtures of densities whose shares depend on unknown normalisers."""
-    for part in energies_in(energy):
+    for part in modules_of(energy):
         if isinstance(part, Disjunction) and part.shares == "unknown":
             warn_caller(
                 f"{part} mixes densities with unknown normalisers: a constant added to one energy changes the shares of its branches. "

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 from typing_extensions import Self
 
 from composable_energy.algebra.factors import Factor, OverTime
-from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, energies_in, set_weight
+from composable_energy.algebra.node import Node, Operand, Weight, as_float, dividing_by, set_weight
 from composable_energy.algebra.sums import Conjunction
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.arithmetic import Estimate, scale, zeros
 from composable_energy.energies import DistributionEnergy, Energy
 from composable_energy.energies.bases import evidence_of
-from composable_energy.energies.checks import check_value
+from composable_energy.energies.checks import check_value, modules_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.identity import contents, same, tensors_of, twin
 from composable_energy.errors import CalibrationError, ComposableEnergyError, ContradictionError, ExpressionError, OptionError
@@ -83,12 +83,16 @@ class Negation(Node):
     ) -> None:
         super().__init__(operand)
         self.mode: Mode = mode or _default_mode(operand)
-        check_choice("mode", self.mode, _DEFAULT_WEIGHT)
-        if mode is None and operand.no_complement is not None:
+        if mode is not None:
+            check_choice("mode", mode, _DEFAULT_WEIGHT)
+        elif operand.no_complement is not None:
             raise ExpressionError(f"~ of {operand}: {operand.no_complement}")
-        set_weight(self, _DEFAULT_WEIGHT[self.mode] if weight is None else weight)
-        if not as_float(self.weight) > 0:
-            raise OptionError(f"The weight of a negation must be positive, got {as_float(self.weight)}.")
+        if weight is None:
+            self.weight = _DEFAULT_WEIGHT[self.mode]
+        else:
+            set_weight(self, weight)
+            if not as_float(weight) > 0:
+                raise OptionError(f"The weight of a negation must be positive, got {as_float(weight)}.")
         self.offset = check_number("offset", offset)
         self.quantile = check_number("quantile", quantile, above=0, below=1)
         self.temperature = check_number("temperature", temperature, above=0)
@@ -127,8 +131,9 @@ class Negation(Node):
         """Returns the support of the bases; else the space of the operand, as "not in (0, 1)" holds at 2, and on no other simplex."""
         if self.mode == "power":  # the quotient by a density has no value where that is 0
             return supports[0]
-        bases = [(base.energy, base.energy.support) for base in self.bases]
-        return intersect(bases) if bases else None if is_full(supports[0]) else supports[0]
+        if self.bases:
+            return intersect([(base.energy, base.energy.support) for base in self.bases])
+        return None if is_full(supports[0]) else supports[0]
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         return self.mode != "power" and super().join_grounded(grounded)
@@ -198,7 +203,7 @@ def _default_mode(operand: Energy) -> Mode:
 
 def lacks_level(module: nn.Module) -> bool:
     """Returns whether a negation inside of a module has a level that is not known yet."""
-    return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in energies_in(module))
+    return any(isinstance(part, Negation) and part.mode == "level" and part.level is None for part in modules_of(module))
 
 
 def with_levels(energy: Energy, find_point: Callable[[], Tensor]) -> Energy:
@@ -254,7 +259,7 @@ def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tens
     try:
         points = energy.latents.sample((count, *x.shape[1:]), seed=_SEED, dtype=x.dtype)
         with torch.no_grad():
-            evidence = twin(energy).evidence(points.to(x.device))
+            evidence = evidence_of(twin(energy), points.to(x.device), {})
     except ContradictionError:
         raise
     except (ComposableEnergyError, RuntimeError) as error:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from composable_energy.energies import Energy, RelativeEnergy
-from composable_energy.energies.checks import check_value, has_levels, modules_of
+from composable_energy.energies.checks import check_value, has_levels
 from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
@@ -77,10 +77,9 @@ class Node(RelativeEnergy, ABC):
             self.unsatisfiable |= term.unsatisfiable
             self.evidence_has_value &= term.evidence_has_value
             self.needs_log_densities |= term.needs_log_densities
-            self.decoded_shape = self.decoded_shape or term.decoded_shape
             self._signed |= term._signed
-            if not self._decoders and term.decoder is not None:
-                self._decoders = (term.decoder,)
+            if term.decoder is not None:
+                self._decoders, self.decoded_shape = self._decoders or (term.decoder,), self.decoded_shape or term.decoded_shape
         self.event_shape, self._copies = shape, Copies(self)
         counts, todo = Counter[Energy](), [cast(Energy, self)]
         while todo:
@@ -234,11 +233,6 @@ def format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else repr(value)
 
 
-def energies_in(module: nn.Module) -> list[Energy]:
-    """Returns the energies inside of a module and itself, each once."""
-    return [part for part in modules_of(module) if isinstance(part, Energy)]
-
-
 def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
     """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each."""
     counts, result = Counter(terms), list[Energy]()
@@ -280,8 +274,11 @@ def to_common_space(terms: Sequence[Energy]) -> tuple[Energy, ...]:
         ExpressionError: The terms have different decoders, shapes do not tell whether a term is latent, or only some have named variables.
         ShapeError: A term has neither the shape of latent nor that of decoded points, or a variable has two shapes.
     """
-    latent = [term for term in terms if term.decoder is not None]
-    for term in latent[1:]:
+    latent: list[Energy] = []
+    for term in terms:
+        if term.decoder is None:
+            continue
+        latent.append(term)
         if not same(term.decoder, latent[0].decoder):
             raise ExpressionError(
                 f"{latent[0]} and {term} have different decoders, {type(latent[0].decoder).__name__} and "

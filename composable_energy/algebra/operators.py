@@ -112,13 +112,13 @@ _BINARY: dict[str, Callable[[Energy, Energy], Energy]] = {
 }
 
 
-def operate(sign: str, left: object, right: object) -> Any:
-    """Returns the node of a binary operator; NotImplemented if an operand cannot be lifted, so that Python raises the error."""
-    if not (liftable(left) and liftable(right)):
+def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False) -> Any:
+    """Returns the node of a binary operator; NotImplemented if the other operand cannot be lifted, so that Python raises the error."""
+    if not liftable(other):
         return NotImplemented
-    left, right = as_energy(left), as_energy(right)
+    left, right = (as_energy(other), energy) if reflected else (energy, as_energy(other))
     if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside
-        return left.around(operate(sign, left.terms[0], right.terms[0]))
+        return left.around(operate(left.terms[0], sign, right.terms[0]))
     return _BINARY[sign](left, right)
 
 

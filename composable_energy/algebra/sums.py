@@ -103,8 +103,10 @@ class Conjunction(Node):
         return [found for term in self.terms for found in term.summands()]
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
-        bases = [(base.energy, base.energy.support) for base in self.bases]
-        return intersect([*zip(self.terms, supports, strict=True), *bases])
+        pairs: list[tuple[Energy, Support]] = list(zip(self.terms, supports, strict=True))
+        for base in self.bases:
+            pairs.append((base.energy, base.energy.support))
+        return intersect(pairs)
 
     @property
     def powers(self) -> list["Power"]:

@@ -92,7 +92,10 @@ class RelativeEnergy(Energy, ABC):
 
     @property
     def has_value(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.evidence_has_value and all(base.energy.has_value for base in self.bases)
+        for base in self.bases:
+            if not base.energy.has_value:
+                return False
+        return self.evidence_has_value
 
     @property
     def evidence_has_value(self) -> bool:

@@ -39,7 +39,7 @@ def _algebra() -> Any:
 
 def _operator(sign: str) -> tuple[Callable[[Any, object], Any], Callable[[Any, object], Any]]:
     """Returns the methods of a binary operator, for an energy on the left and on the right."""
-    return lambda self, other: _algebra().operate(sign, self, other), lambda self, other: _algebra().operate(sign, other, self)
+    return lambda self, other: self._operate(sign, other), lambda self, other: self._operate(sign, other, reflected=True)
 
 
 class Energy(nn.Module, ABC):
@@ -102,11 +102,18 @@ class Energy(nn.Module, ABC):
     comes_trained: ClassVar[bool | None] = None
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
-    _event_shape: torch.Size | None = None
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
     _fitting: set[Any] | None = None  # shapes, dtypes and devices of points that fit; only in a twin, which does not change
     _direct: Set[Any] = frozenset()  # those of points whose energies `forward` alone gives: the same, or none
     __array_ufunc__ = None  # numpy scalars on the left use our operators
+    if TYPE_CHECKING:  # `__setattr__` converts it
+
+        @property
+        def event_shape(self) -> torch.Size | None: ...
+        @event_shape.setter
+        def event_shape(self, shape: Sequence[int] | None) -> None: ...
+    else:
+        event_shape = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,11 +127,13 @@ class Energy(nn.Module, ABC):
             cls.conditions, cls.required_conditions, _ = method_parameters(cls.forward)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "support":
+        if name == "event_shape" and value is not None:
+            value = torch.Size(value)
+        elif name == "support" and value is not None:
             value = check_support(value)  # pyright: ignore[reportArgumentType]
         elif isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
-        super().__setattr__(name, value)
+        super().__setattr__(name, value)  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
@@ -209,15 +218,6 @@ class Energy(nn.Module, ABC):
         return self.has_value
 
     @property
-    def event_shape(self) -> torch.Size | None:
-        """The shape of one point; None if the energy takes several shapes."""
-        return self._event_shape
-
-    @event_shape.setter
-    def event_shape(self, shape: Sequence[int] | None) -> None:
-        self._event_shape = None if shape is None else torch.Size(shape)
-
-    @property
     def decoder(self) -> nn.Module | None:
         """The decoder of latent points; None for an energy of decoded points."""
         return self._modules.get("decoder")
@@ -271,14 +271,14 @@ class Energy(nn.Module, ABC):
     def __str__(self) -> str:
         return self.name or type(self).__name__
 
-    def __repr__(self) -> str:
-        return _algebra().tree(self)
-
+    __repr__: Any = LazyMethod("composable_energy.algebra:tree")
     __and__, __rand__ = _operator("&")
     __or__, __ror__ = _operator("|")
     __xor__, __rxor__ = _operator("^")
     __sub__, __rsub__ = _operator("-")
     __rshift__, __rrshift__ = _operator(">>")
+    __invert__ = LazyMethod("composable_energy.algebra:negate")
+    _operate = LazyMethod("composable_energy.algebra:operate")
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
         raise OperatorError(
@@ -290,9 +290,6 @@ class Energy(nn.Module, ABC):
 
     def __bool__(self) -> NoReturn:
         raise OperatorError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
-
-    def __invert__(self) -> Energy:
-        return _algebra().negate(self)
 
     def __mul__(self, weight: object) -> Energy:
         return _algebra().scale(self, weight)

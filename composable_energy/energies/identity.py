@@ -175,14 +175,15 @@ class Copies:
             if module in seen:
                 continue
             seen.add(module)
-            if TOKEN in vars(module) and not getattr(module, "terms", ()):
-                others = groups.setdefault((type(module), token_of(module)), [])
-                first = next((other for other in others if equal(other, module)), None)
-                if first is not None:
-                    self.pairs.append((first, module))
-                    continue  # the modules inside are equal, too
+            leaf = TOKEN in vars(module) and not getattr(module, "terms", ())
+            others = groups.setdefault((type(module), token_of(module)), []) if leaf else []
+            for other in others:
+                if equal(other, module):
+                    self.pairs.append((other, module))
+                    break  # the modules inside are equal, too
+            else:
                 others.append(module)
-            todo.extend(reversed(list(module.children())))
+                todo.extend(reversed(list(module.children())))
 
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
         """Returns a pair that is no longer equal; None if all are equal."""
@@ -283,24 +284,33 @@ def contents(root: object, *, captured: bool = True) -> list[object]:
     return list(seen.values())
 
 
-def tensors_of(energy: object) -> list[Tensor]:
-    """Returns the tensors that an energy contains or that its functions capture, each once."""
-    return [item for item in contents(energy) if isinstance(item, Tensor)]
+def tensors_of(energy: object) -> Iterator[Tensor]:
+    """Yields the tensors that an energy contains or that its functions capture, each once."""
+    for item in contents(energy):
+        if isinstance(item, Tensor):
+            yield item
 
 
 def _captured(function: FunctionType, owner: object = None) -> list[Any]:
     """Returns what a function of a user captures: closure, defaults, globals that it names, unless its `owner` has such an attribute."""
     if _is_of_library(function):
         return []
-    codes = [function.__code__]
+    codes, named, space = [function.__code__], dict[str, Any](), function.__globals__
     for code in codes:  # also those of inner functions and comprehensions, which `inspect.getclosurevars` leaves out
-        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    named = dict.fromkeys(name for code in codes for name in code.co_names if name in function.__globals__ and not hasattr(owner, name))
-    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *map(function.__globals__.__getitem__, named)]
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                codes.append(constant)
+        for name in code.co_names:
+            if name in space and not hasattr(owner, name):
+                named[name] = space[name]
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named.values()]
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # it is not bound yet
             values.append(cell.cell_contents)
-    return [dict(vars(value)) if isinstance(value, type) and not _is_of_library(value) else value for value in values]
+    for place, value in enumerate(values):
+        if isinstance(value, type) and not _is_of_library(value):
+            values[place] = dict(vars(value))
+    return values
 
 
 def _is_of_library(value: FunctionType | type) -> bool:

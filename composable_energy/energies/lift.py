@@ -60,11 +60,14 @@ class DistributionEnergy(Energy):
             )
         self.decoder = decoder
         self.has_gradient = not isinstance(getattr(distribution, "base_dist", distribution), Categorical)
-        self.distribution = map_tensors(distribution, lambda tensor: tensor)
-        like = next((tensor for _, tensor in tensors_in(distribution).values() if tensor.is_floating_point()), torch.empty(0))
+        self.distribution = map_tensors(distribution, Tensor.detach)
+        self._interior = None
         try:
             self.support = support_of(self.distribution)
-            self._interior = None if _is_positive(self.distribution) else interior(self.support, like.new_zeros((1, *shape)))
+            if not _is_positive(self.distribution):
+                tensors = (tensor for _, tensor in tensors_in(distribution).values())
+                like = next(filter(Tensor.is_floating_point, tensors), torch.empty(0))
+                self._interior = interior(self.support, like.new_zeros((1, *shape)))
         except (ValueError, RuntimeError, IndexError, TypeError) as error:
             raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {error}") from error
 
@@ -116,12 +119,12 @@ def _check(distribution: Distribution) -> None:
         raise LiftError(f"{name} has no `support`, so an energy cannot be infinite outside; give the class one of torch's constraints.")
     if support.is_discrete and moved:
         raise LiftError(f"{name} transforms discrete numbers: lift the distribution of these, and transform points in a function.")
-    learnt = next((path for path, (_, tensor) in tensors_in(distribution).items() if tensor.requires_grad), None)
-    if learnt is not None:
-        raise LiftError(
-            f"{learnt} of this {name} requires a gradient, and a distribution does not follow its parameters. To learn them, lift a module "
-            "whose `forward(x)` builds the distribution and returns `-log_prob(x)`; `.detach()` the tensor to hold it constant."
-        )
+    for path, (_, tensor) in tensors_in(distribution).items():
+        if tensor.requires_grad:
+            raise LiftError(
+                f"{path} of this {name} requires a gradient, and a distribution does not follow its parameters. To learn them, lift a "
+                "module whose `forward(x)` builds the distribution and returns `-log_prob(x)`; `.detach()` the tensor to hold it constant."
+            )
 
 
 def _is_positive(distribution: Distribution) -> bool:

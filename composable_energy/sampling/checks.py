@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Negation, Node, Weighted
-from composable_energy.algebra.node import energies_in
 from composable_energy.arithmetic import unsqueeze_to
+from composable_energy.energies.checks import modules_of
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import Use, evaluating
 from composable_energy.errors import ExpressionError, OptionError, SamplingWarning
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
 from composable_energy.sampling.trace import Values
-from composable_energy.sampling.wrappers import EnergyWrapper, energy_and_gradient
+from composable_energy.sampling.wrappers import EnergyWrapper
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
@@ -33,11 +33,11 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
         rows = slice(first, first + problem.batch_size)
         energy, some = problem.energy_of(chains[rows], plain=True), x[rows]
         for level, conditions in enumerate(levels):
+            bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()} if conditions else {}
             try:  # values of scores count as 0, which identifies them too
                 with evaluating(given={}) if energy.needs_log_densities else nullcontext():
-                    energies, grads = energy_and_gradient(energy, some, **conditions)
+                    energies, grads = energy.with_gradient(some, **bound)
             except ExpressionError:  # the energy has no gradient, and some samplers need none
-                bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()}
                 energies, grads = energy(some, **bound), torch.full_like(some, torch.nan)
             found = found.to(energies.dtype)
             found[level, rows], slopes[level, rows] = energies, grads
@@ -122,8 +122,8 @@ def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) 
     A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
     at the points where the expression evaluates that energy, by a central difference along the gradient.
     """
-    for part in energies_in(energy):
-        if part.has_own_gradient and not isinstance(part, EnergyWrapper):
+    for part in modules_of(energy):
+        if isinstance(part, Energy) and part.has_own_gradient and not isinstance(part, EnergyWrapper):
             break
     else:
         return
@@ -182,7 +182,7 @@ def check_detached(uses: Sequence[Use], alone: bool) -> None:
 
 def mixes_values(energy: Energy) -> bool:
     """Returns whether the gradient of an expression depends on values of its terms, as that of a mixture does."""
-    for part in energies_in(energy):
+    for part in modules_of(energy):
         if isinstance(part, Node) and not part.sums and (not isinstance(part, Negation) or part.mode == "contrast"):
             return True
     return False

@@ -169,10 +169,12 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
-        checkpoints = [one for one in call.observers if isinstance(one, Checkpoint)]
-        if len(checkpoints) > 1:
-            raise OptionError("A call has one Checkpoint, got several.")
-        file = CheckpointFile(checkpoints[0], problem, held) if checkpoints else None
+        file = None
+        for one in call.observers:
+            if isinstance(one, Checkpoint):
+                if file is not None:
+                    raise OptionError("A call has one Checkpoint, got several.")
+                file = CheckpointFile(one, problem, held)
         if file is not None:
             problem = file.problem
         elif resume is not None:

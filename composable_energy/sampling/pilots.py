@@ -15,9 +15,10 @@ from torch.distributions import Independent, MixtureSameFamily, StudentT, Unifor
 
 from composable_energy.algebra import Conjunction, Decoded, Difference, Disjunction, Factor, Negation, Relative, Restricted, Weighted
 from composable_energy.algebra.disjunction import Branch
-from composable_energy.algebra.node import as_float, energies_in
+from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies import DistributionEnergy, Energy
+from composable_energy.energies.checks import modules_of
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
@@ -69,7 +70,7 @@ def tune_sampler(problem: Problem) -> Problem:
     if problem.call.observers:
         energy = _Reported(energy, sampler, problem.call.observers)
     try:
-        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n), x, noise)
+        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
     except Exception as error:
         explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
         raise
@@ -150,7 +151,9 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         shares.append(share)
         all_exact = all_exact and exact
     least = min(map(len, found))
-    return BranchDraws(torch.stack([some[:least] for some in found]), torch.tensor(shares, dtype=torch.float64), all_exact)
+    for number, some in enumerate(found):
+        found[number] = some[:least]
+    return BranchDraws(torch.stack(found), torch.tensor(shares, dtype=torch.float64), all_exact)
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
@@ -171,7 +174,10 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
             found.append(drawn)
         try:
             for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
-                log_proposal = torch.stack([-source(some) for source in sources]).double().logsumexp(0)
+                proposals = []
+                for source in sources:
+                    proposals.append(-source(some))
+                log_proposal = torch.stack(proposals).double().logsumexp(0)
                 logs.append(-guarded.evaluate("__call__", some, {}).double() - log_proposal)
         except Exception:  # at all points, which the chains report
             return None, False
@@ -194,7 +200,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     while isinstance(energy, Disjunction) and len(energy.satisfiable_terms) == 1:  # branches without density hold no modes
         energy = energy.satisfiable_terms[0]
     modes = False
-    for part in energies_in(energy):
+    for part in modules_of(energy):
         law = part.distribution if isinstance(part, DistributionEnergy) else None
         while isinstance(law, Independent):
             law = law.base_dist

@@ -24,7 +24,7 @@ from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
-from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, coordinates_of_start, has_rows, select_rows
+from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, coordinates_of_start, select_rows
 from composable_energy.supports import Coordinates, coordinates_of, format_support
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
@@ -146,9 +146,9 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
     if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
         like = next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)
         if like is None:
-            held = list(filter(Tensor.is_floating_point, tensors_of(energy)))
-            learnt = [tensor for tensor in held if isinstance(tensor, nn.Parameter)]
-            like = next(iter(learnt or held), None)
+            for tensor in filter(Tensor.is_floating_point, tensors_of(energy)):
+                if like is None or (isinstance(tensor, nn.Parameter) and not isinstance(like, nn.Parameter)):
+                    like = tensor
         dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
         device = device or (torch.get_default_device() if like is None else like.device)
     if device.type == "meta":
@@ -262,7 +262,7 @@ def resolve(call: Call) -> Problem:
     if chains.stop > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
-    rows, init = has_rows(whole), call.init
+    rows, init = CHAINS in whole.conditions, call.init
     for part in whole.modules() if rows else ():
         for name, value in part.values.items() if isinstance(part, Conditioned) else ():
             if isinstance(value, Tensor) and value.ndim > 0 and len(value) not in (1, points.n):

@@ -130,6 +130,8 @@ class Sampler(ABC):
     """
 
     traits: ClassVar[Traits] = Traits()
+    tuned: bool = False
+    total_steps: int | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -165,14 +167,6 @@ class Sampler(ABC):
             state: The state that `init` or the last `step` returned; it must not be changed in place.
             noise: The noise of these chains at this step; `noise.step` counts from 1.
         """
-
-    @property
-    def tuned(self) -> bool:
-        return False
-
-    @property
-    def total_steps(self) -> int | None:
-        return None
 
     @property
     def stationary(self) -> bool:

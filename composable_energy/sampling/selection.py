@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from composable_energy.algebra import weakens_evidence
-from composable_energy.algebra.node import energies_in
-from composable_energy.energies.checks import check_value
+from composable_energy.energies.checks import check_value, modules_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import (
@@ -105,8 +104,8 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     if traits.values or (energy.needs_log_densities and not traits.log_densities):
         check_value(energy, name)
     if not (traits.values or traits.log_densities):
-        for part in energies_in(energy):
-            if not part.has_gradient:
+        for part in modules_of(energy):
+            if isinstance(part, Energy) and not part.has_gradient:
                 raise ExpressionError(
                     f"{name} follows gradients alone, and {part} has none, so it would not count: use sampler='smc', or another one that "
                     "accepts and rejects, such as 'chees'."
@@ -175,7 +174,7 @@ def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Samp
         name = name if has_rows(energy) else "feynman-kac"  # it weighs the chains, unless each has conditions of its own
     sampler = _sampler_class(name)
     bound = sampler.traits.binds.keys() - energy.conditions  # it was tested on the energy itself, where its conditions were free
-    if bound and any(bound & part.conditions for part in energies_in(energy)):
+    if bound and any(isinstance(part, Energy) and bound & part.conditions for part in modules_of(energy)):
         raise OptionError(
             f"{energy} recommends {_written(advice)}, which sets {', '.join(sorted(bound))} itself, and here that is bound: leave it "
             "unbound, or say another sampler, such as sampler='hmc'."

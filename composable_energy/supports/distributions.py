@@ -48,7 +48,9 @@ def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
     """
     cls: Any = type(holder)
     if cls in ARGUMENTS and "logits" not in ARGUMENTS[cls]:
-        arguments = {name: _map_value(argument(holder, name), function) for name in ARGUMENTS[cls]}
+        arguments = dict[str, Any]()
+        for name in ARGUMENTS[cls]:
+            arguments[name] = _map_value(argument(holder, name), function)
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):
         return Inverse(map_tensors(holder.inv, function))
