@@ -11,7 +11,7 @@ from composable_energy.algebra.transformed import bind_conditions, noise_leaves
 from composable_energy.arithmetic import Estimate
 from composable_energy.energies import Energy, as_energy
 from composable_energy.energies.bases import WeightedBase, evidence_of
-from composable_energy.energies.conditions import copy_condition, detach_conditions
+from composable_energy.energies.conditions import copy_condition
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
@@ -99,13 +99,6 @@ class Factor(Transformed):
             shapes = [self.variables[name] for name in self.names]
             parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Factor":
-        self.values = {name: fn(value) for name, value in self.values.items()}
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "values": detach_conditions(self.values)}
 
     def text(self, operand: Operand) -> str:
         if not self.values:

@@ -4,8 +4,9 @@ import math
 import weakref
 from abc import ABC
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
 import torch
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from composable_energy.energies import Energy, RelativeEnergy
 from composable_energy.energies.checks import check_value, has_levels
+from composable_energy.energies.conditions import detach_conditions
 from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
@@ -188,12 +190,20 @@ class Node(RelativeEnergy, ABC):
 
 
 class Transformed(Node, ABC):
-    """Abstract node that evaluates its first term at other points, such as decoded ones, or under other conditions."""
+    """Abstract node that evaluates its first term at other points, such as decoded ones, or under other conditions with bound `values`."""
 
     sums: ClassVar[bool] = True
+    values: Mapping[str, Any] = MappingProxyType({})
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         return grounded[0]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "values": detach_conditions(self.values)}
 
 
 @contextmanager

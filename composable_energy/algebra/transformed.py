@@ -10,7 +10,7 @@ from composable_energy.algebra.node import Node, Operand, Transformed, as_float,
 from composable_energy.algebra.sums import Weighted
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.bases import WeightedBase, evidence_of, select_conditions, value_of
-from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, detach_conditions, rows_for
+from composable_energy.energies.conditions import CHAINS, bound_rows, check_names, copy_condition, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, is_left_out, seen
 from composable_energy.energies.identity import token_of
@@ -51,13 +51,6 @@ class Conditioned(Transformed):
         bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
         return evidence_of(term, x, conditions) if term.bases else evaluate_once(term, x, select_conditions(term, conditions))
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "Conditioned":
-        self.values = {name: fn(value) if isinstance(value, Tensor) else value for name, value in self.values.items()}
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "values": detach_conditions(self.values)}
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={format_value(value)}" for name, value in self.values.items())

@@ -277,7 +277,6 @@ class Energy(nn.Module, ABC):
     __xor__, __rxor__ = _operator("^")
     __sub__, __rsub__ = _operator("-")
     __rshift__, __rrshift__ = _operator(">>")
-    __invert__ = LazyMethod("composable_energy.algebra:negate")
     _operate = LazyMethod("composable_energy.algebra:operate")
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
@@ -342,6 +341,7 @@ class Energy(nn.Module, ABC):
         return import_module("composable_energy.sampling").Latents(self)
 
     if not TYPE_CHECKING:
+        __invert__ = LazyMethod("composable_energy.algebra:negate")
         sample = LazyMethod("composable_energy.sampling:sample")
         r"""Draws points from the density: the function `composable_energy.sampling.sample` as a method.
 
@@ -351,7 +351,7 @@ class Energy(nn.Module, ABC):
         save = LazyMethod("composable_energy.files:save")
         """Writes the expression and its weights to a folder for `composable_energy.load`: `E.save(folder)`."""
     else:  # their signatures, for type checkers and editors
-        sample, save = ce.sampling.sample, ce.save
+        __invert__, sample, save = ce.negate, ce.sampling.sample, ce.save
     over = LazyMethod("composable_energy.algebra:place")
     """Returns the energy over named variables, so that `&` joins it with others by name: `E.over("theta")`."""
     explain = LazyMethod("composable_energy.algebra.explain:explain")

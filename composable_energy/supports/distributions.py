@@ -42,32 +42,28 @@ def argument(distribution: Distribution, name: str) -> Any:
 
 
 def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a copy of a distribution or transform with a function applied to all tensors inside.
+    """Returns a copy of a distribution or transform with a function applied to all tensors inside; any other value as it is.
 
     A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
     """
     cls: Any = type(holder)
+    if cls is list and all(isinstance(item, Transform) for item in holder):
+        return [map_tensors(item, function) for item in holder]
+    if not issubclass(cls, Distribution | Transform):
+        return function(holder) if isinstance(holder, Tensor) else holder
     if cls in ARGUMENTS and "logits" not in ARGUMENTS[cls]:
         arguments = dict[str, Any]()
         for name in ARGUMENTS[cls]:
-            arguments[name] = _map_value(argument(holder, name), function)
+            arguments[name] = map_tensors(argument(holder, name), function)
         return cls(**arguments, validate_args=False)
     if isinstance(holder, _INVERSE):
         return Inverse(map_tensors(holder.inv, function))
     result, done = copy.copy(holder), {}
     for name, value in vars(result).items():
-        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), _map_value(value, function))
+        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), map_tensors(value, function))
         if moved is not value:
             setattr(result, name, moved)
     return result
-
-
-def _map_value(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    if isinstance(value, Distribution | Transform):
-        return map_tensors(value, function)
-    if isinstance(value, list) and all(isinstance(item, Transform) for item in value):
-        return [map_tensors(item, function) for item in value]
-    return function(value) if isinstance(value, Tensor) else value
 
 
 class Inverse(_INVERSE):
