@@ -30,6 +30,7 @@ ARGUMENTS: Mapping[type[Distribution], tuple[str, ...]] = {
 """The names of arguments that rebuild a distribution, for each known class."""
 
 _INVERSE: Any = type(ExpTransform().inv)
+_HOLDERS: Any = (Distribution, Transform)
 
 
 def argument(distribution: Distribution, name: str) -> Any:
@@ -46,11 +47,11 @@ def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
     A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
     """
-    cls: Any = type(holder)
-    if cls is list and all(isinstance(item, Transform) for item in holder):
-        return [map_tensors(item, function) for item in holder]
-    if not issubclass(cls, Distribution | Transform):
+    if not isinstance(holder, _HOLDERS):
+        if isinstance(holder, list) and all(isinstance(item, Transform) for item in holder):
+            return [map_tensors(item, function) for item in holder]
         return function(holder) if isinstance(holder, Tensor) else holder
+    cls: Any = type(holder)
     if cls in ARGUMENTS and "logits" not in ARGUMENTS[cls]:
         arguments = dict[str, Any]()
         for name in ARGUMENTS[cls]:
