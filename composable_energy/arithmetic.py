@@ -25,8 +25,7 @@ def add(energies: Sequence[Tensor], *, signed: bool = False) -> Tensor:
         total = total + energy
     if not signed or len(energies) == 1:
         return total
-    outside = (torch.stack(list(energies)) == torch.inf).any(0)
-    return torch.where(outside, torch.inf, total)
+    return torch.where((torch.stack(list(energies)) == torch.inf).any(0), torch.inf, total)
 
 
 def subtract(energies: Tensor, base: Tensor) -> Tensor:

@@ -172,7 +172,7 @@ def test_a_twin_shares_storage_and_takes_no_gradients():
     weight = torch.tensor(2.0, requires_grad=True)
     energy = weight * ce.as_energy(nn.Sequential(net, nn.Flatten(0))) & ce.as_energy(Normal(torch.zeros(2), 1.0))
     copied = twin(energy)
-    own, theirs = tensors_of(copied), tensors_of(energy)
+    own, theirs = list(tensors_of(copied)), list(tensors_of(energy))
     assert len(own) == len(theirs) > 10
     assert all(a.data_ptr() == b.data_ptr() and not a.requires_grad for a, b in zip(own, theirs, strict=True))
     assert not any(module.training for module in copied.modules()) and energy.training

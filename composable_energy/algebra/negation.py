@@ -197,8 +197,7 @@ def has_level(conjunction: Conjunction) -> bool:
 def _default_mode(operand: Energy) -> Mode:
     if operand.formula is not None:
         return "complement"
-    absolute = not operand.bases or (isinstance(operand, Conjunction) and has_level(operand))
-    return "level" if absolute else "contrast"
+    return "level" if not operand.bases or (isinstance(operand, Conjunction) and has_level(operand)) else "contrast"
 
 
 def lacks_level(module: nn.Module) -> bool:

@@ -126,7 +126,7 @@ class Node(RelativeEnergy, ABC):
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         """Returns whether the density can be normalised, from whether those of the terms can; by default if a base can."""
-        return super().grounded
+        return any(base.energy.grounded for base in self.bases)
 
     def find(self, name: Literal["support", "grounded"], found: dict[Energy, Any]) -> Any:
         """Returns what `join_supports` or `join_grounded` makes of the terms; `found` has it of parts, so that each is visited once."""

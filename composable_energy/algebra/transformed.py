@@ -292,8 +292,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
 def weakens_evidence(energy: Energy) -> bool:
     """Returns whether an expression takes a power below 1 of evidence with noise levels, which is far from the density of noisy data."""
     powers = (part for part in energy.modules() if isinstance(part, Weighted) and "sigma" in part.conditions)
-    weak = [part for part in powers if 0 < as_float(part.factor) < 1]
-    return any(noise_leaves(part).leaves for part in weak)
+    return any(noise_leaves(part).leaves for part in powers if 0 < as_float(part.factor) < 1)
 
 
 def _takes_noise(part: Energy) -> bool:

@@ -360,9 +360,7 @@ def _sites_of(support: Any, event: torch.Size, dtype: torch.dtype, device: torch
 def interior(support: Support, x: Tensor) -> Tensor:
     """Returns one point inside a support, with the shape, dtype and device of points with shape $(B, *)$ and a first axis of 1."""
     coordinates = coordinates_of(support, x.shape[1:], x.dtype, x.device)
-    if coordinates is None:
-        return torch.zeros_like(x[:1])
-    return coordinates.points(coordinates.inner(x))[0]
+    return torch.zeros_like(x[:1]) if coordinates is None else coordinates.points(coordinates.inner(x))[0]
 
 
 def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
