@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_030,
+    "core: lines": 14_015,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -31,14 +31,14 @@ LIMITS = {
     "plug-ins: lines without tests": 32_990,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_923,
-    "tests: lines": 27_818,
+    "tests: lines": 27_800,
     "docs: words": 59_995,
     "sample(): keywords": 14,
     "ce.__all__": 31,
-    "a call with langevin: functions of the core": 225,
-    "a call with langevin: files of the core": 31,
-    "a call with the default sampler: functions of the core": 224,
-    "a call with the default sampler: files of the core": 31,
+    "a call with langevin: functions of the core": 190,
+    "a call with langevin: files of the core": 30,
+    "a call with the default sampler: functions of the core": 190,
+    "a call with the default sampler: files of the core": 30,
     "a Langevin step: Python calls": 60,
 }
 
