@@ -60,7 +60,7 @@ class DistributionEnergy(Energy):
             )
         self.decoder = decoder
         self.has_gradient = not isinstance(getattr(distribution, "base_dist", distribution), Categorical)
-        self.distribution = map_tensors(distribution, Tensor.detach)
+        self.distribution = map_tensors(distribution)
         self._interior = None
         try:
             self.support = support_of(self.distribution)

@@ -42,15 +42,15 @@ def argument(distribution: Distribution, name: str) -> Any:
     return value
 
 
-def map_tensors(holder: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """Returns a copy of a distribution or transform with a function applied to all tensors inside; any other value as it is.
+def map_tensors(holder: Any, function: Callable[[Tensor], Tensor] | None = None) -> Any:
+    """Returns a copy of a distribution or transform with a function applied to all tensors inside; another value as it is.
 
     A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
     """
     if not isinstance(holder, _HOLDERS):
         if isinstance(holder, list) and all(isinstance(item, Transform) for item in holder):
             return [map_tensors(item, function) for item in holder]
-        return function(holder) if isinstance(holder, Tensor) else holder
+        return function(holder) if function is not None and isinstance(holder, Tensor) else holder
     cls: Any = type(holder)
     if cls in ARGUMENTS and "logits" not in ARGUMENTS[cls]:
         arguments = dict[str, Any]()
