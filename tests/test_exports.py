@@ -57,7 +57,8 @@ def test_importing_loads_nothing_that_is_not_needed(statement):
 
 def test_listing_imports_no_plugin_and_no_torch(site):
     install(site, "acme", {"samplers": {"walk": "third_party_s:Walk"}}, {"third_party_s": GOOD_SAMPLER})
-    loaded = loaded_by("import composable_energy as ce; ce.plugins(); dir(ce.samplers); dir(ce.viz)")
+    uses = "assert 'entrypoints' not in sys.modules; ce.plugins(); dir(ce.samplers); dir(ce.viz)"
+    loaded = loaded_by(f"import composable_energy as ce; {uses}")
     assert not [name for name in loaded if name.startswith(("third_party", "composable_energy_", "torch"))]
 
 

@@ -9,6 +9,7 @@ import torch
 
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError, PluginLoadError
+from composable_energy.registry import entries
 from composable_energy_cli import main
 from composable_energy_cli.names import Names
 from composable_energy_cli.parsing import parse
@@ -120,6 +121,15 @@ def test_a_value_that_cannot_be_parsed_is_a_row(acme):
     install(acme, "odd", {"energies": {f"odd{i}": value for i, value in enumerate(values)}})
     assert [r.state for r in ce.plugins(load=True) if r.name.startswith("odd")] == ["failed"] * 3
     check_the_others_work()
+
+
+@pytest.mark.full
+def test_the_fallback_finds_what_entrypoints_finds(acme, monkeypatch):
+    install(acme, "extras", {"energies": {"extra": "third_party_a:Bowl [fast, slow]"}})
+    groups = [entries.group_of(kind) for kind in entries.KINDS]
+    by_package = [entries.scan(group) for group in groups]
+    monkeypatch.setitem(__import__("sys").modules, "entrypoints", None)
+    assert by_package == [entries.scan(group) for group in groups]
 
 
 @pytest.mark.slow

@@ -437,7 +437,7 @@ def test_gradients_that_are_not_finite_are_treated_as_the_policy_says(sampler):
 
 def test_without_any_sampler_the_error_says_what_to_install(monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("composable_energy.registry.registry.scan", list)
+        patch.setattr("composable_energy.registry.registry.scan", lambda group: [])
         patch.setattr(sys, "path", [*sys.path, "another"])
         for sampler in (None, "langevin"):
             with pytest.raises(ce.errors.PluginNotFound, match=r"No sampler is installed.*composable-energy-mcmc, or pass an instance"):

@@ -1,7 +1,8 @@
 """Entry points: what installed packages declare, and what each kind of plug-in must be.
 
-The distributions are read one by one, so that a malformed file hides only its own entries. The classes of kinds are given by their paths
-and imported at first use, so that listing plug-ins does not wait for torch.
+`entrypoints` reads the metadata, and stops at the first malformed file, even one of an unrelated package, or drops entries that it cannot
+parse. In these cases the standard library reads the distributions one by one, so that a bad file hides only its own entries. The classes of
+kinds are given by their paths and imported at first use, so that listing plug-ins does not wait for torch.
 """
 
 import argparse
@@ -9,9 +10,11 @@ import configparser
 import inspect
 import re
 import sys
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pkgutil import resolve_name
@@ -25,7 +28,7 @@ API_VERSION = 1
 """Number of the contract. A breaking change gets a new number. The class attribute `api_version` of a plug-in is the number
 that it was written for, 1 by default; the current number and the previous one are accepted."""
 
-_NAME, _PREFIX = re.compile(r"[a-z0-9_-]+"), "composable_energy"
+_NAME = re.compile(r"[a-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -75,32 +78,43 @@ def canonical(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def scan() -> list[PluginRecord]:
-    """Returns what the distributions on `sys.path` declare, by name and distribution, and those that cannot be read."""
-    found = [record for owner in metadata.distributions() for record in _read(owner)]
+def scan(group: str) -> list[PluginRecord]:
+    """Returns what the distributions on `sys.path` declare in a group, by name and distribution, and those that cannot be read."""
+    try:
+        import entrypoints
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
+            found = []
+            point: Any
+            for point in entrypoints.get_group_all(group):
+                value, extra = f"{point.module_name}:{point.object_name}".rstrip(":"), ",".join(point.extras or ())
+                found.append(PluginRecord(group, point.name, value, canonical(point.distro.name), point.distro.version, extra=extra))
+    except Exception:
+        found = [record for record in _read_all(tuple(sys.path)) if record.group in (group, "")]
     return sorted(dict.fromkeys(found), key=lambda r: (r.name, r.distribution or "", r.value))
 
 
-def _read(owner: metadata.Distribution) -> Iterator[PluginRecord]:
-    points, reason = (), ""
+@lru_cache(maxsize=1)
+def _read_all(path: tuple[str, ...]) -> tuple[PluginRecord, ...]:
+    """Returns the entries of all groups; of two distributions with one name the first on the path counts."""
+    owners: dict[str, metadata.Distribution] = {}
+    for owner in metadata.distributions(path=list(path)):
+        owners.setdefault(canonical(owner.metadata["Name"] or "unknown"), owner)
+    return tuple(record for name, owner in owners.items() for record in _read(name, owner))
+
+
+def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
     try:
+        for point in owner.entry_points:
+            if point.group.startswith("composable_energy."):
+                value, _, extra = point.value.replace(" ", "").partition("[")
+                yield PluginRecord(point.group, point.name, value, name, owner.version, extra=extra.rstrip("]"))
         text = owner.read_text("entry_points.txt") or ""
-        points = owner.entry_points if f"{_PREFIX}." in text else ()
         configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)  # the library skips what is malformed
     except Exception as error:
-        reason = f"its entry_points.txt cannot be read: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    if not points and not reason:
-        return
-    about = owner.metadata
-    name, version = canonical(about["Name"] or "unknown"), about["Version"]
-    if next(iter(metadata.distributions(name=name)), owner).locate_file("") != owner.locate_file(""):
-        return  # of two distributions with one name the first on the path counts
-    for point in points:
-        if point.group.startswith(f"{_PREFIX}."):
-            value, _, extra = point.value.replace(" ", "").partition("[")
-            yield PluginRecord(point.group, point.name, value, name, version, extra=extra.rstrip("]"))
-    if reason:
-        yield PluginRecord("", "", "", name, version, "failed", reason)
+        reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        yield PluginRecord("", "", "", name, owner.version, "failed", f"its entry_points.txt cannot be read: {reason}")
 
 
 class Command(ABC):
@@ -154,7 +168,7 @@ which its entries build instances."""
 
 def group_of(kind: str) -> str:
     """Returns the entry-point group of a kind: `composable_energy.samplers` for `sampler`."""
-    return f"{_PREFIX}.energies" if kind == "energy" else f"{_PREFIX}.{kind}s"
+    return "composable_energy.energies" if kind == "energy" else f"composable_energy.{kind}s"
 
 
 def plugin_error(entry: PluginRecord, reason: str) -> PluginLoadError:

@@ -96,7 +96,7 @@ def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
                 with contextlib.suppress(PluginLoadError, PluginNotFound):
                     get_factory(kind, entry.qualified)
     rows = [row for kind in kinds for row in rows_of(kind)]
-    return rows + [entry for entry in _known().entries if not entry.group]
+    return rows + list(dict.fromkeys(entry for entries in _known().entries.values() for entry in entries if not entry.group))
 
 
 def register(kind: str, name: str, obj: Any) -> contextlib.ExitStack:
@@ -154,7 +154,7 @@ def find(kind: str, name: str) -> PluginRecord:
 def _resolve(kind: str, name: str) -> PluginRecord:
     declared = _declared(kind, name)
     if not declared:  # it may have been installed since the scan
-        _known().entries = scan()
+        _known().entries.clear()
         _known().resolved.clear()
         declared = _declared(kind, name)
     found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
@@ -216,14 +216,14 @@ def rows_of(kind: str) -> list[PluginRecord]:
 
 def owners_of(kind: str) -> set[str]:
     """Returns the names of the distributions that offer a kind, with those that the environment variable leaves out."""
-    return {entry.distribution for entry in _entries(kind) if entry.distribution}
+    return {entry.distribution for entry in _entries(kind) if entry.group and entry.distribution}
 
 
 class _Known:
-    """What was found on one `sys.path`: entries, those that names stand for, and objects, or the errors of their imports."""
+    """What was found on one `sys.path`: entries by kind, those that names stand for, and objects, or the errors of their imports."""
 
     def __init__(self, path: tuple[str, ...]) -> None:
-        self.entries = scan()
+        self.entries: dict[str, list[PluginRecord]] = {}
         self.resolved: dict[tuple[str, str, str | None], PluginRecord] = {}
         self.loaded: dict[PluginRecord, Any] = {}
 
@@ -236,16 +236,19 @@ def _known() -> _Known:
 
 
 def _entries(kind: str) -> list[PluginRecord]:
-    return [entry for entry in _known().entries if entry.group == group_of(kind)]
+    entries = _known().entries
+    if kind not in entries:
+        entries[kind] = scan(group_of(kind))
+    return entries[kind]
 
 
 def _declared(kind: str, name: str) -> list[PluginRecord]:
     distribution, colon, bare = name.rpartition(":")
-    return [e for e in _entries(kind) if e.name == bare and (not colon or e.distribution == canonical(distribution))]
+    return [e for e in _entries(kind) if e.group and e.name == bare and (not colon or e.distribution == canonical(distribution))]
 
 
 def _usable(kind: str) -> list[PluginRecord]:
-    return [entry for entry in _entries(kind) if _is_selected(entry) and not entry.awaits_extra]
+    return [entry for entry in _entries(kind) if entry.group and _is_selected(entry) and not entry.awaits_extra]
 
 
 def _is_selected(entry: PluginRecord) -> bool:

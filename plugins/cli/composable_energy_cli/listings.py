@@ -81,7 +81,7 @@ class Plugins(Command):
         return 0
 
 
-_PACKAGES = ("torch", "numpy", "einops", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
+_PACKAGES = ("torch", "numpy", "einops", "entrypoints", "safetensors", "tqdm", "pillow", "triton", "mujoco", "huggingface-hub")
 _LIMIT = 60  # seconds for the plug-ins of a distribution
 _OPTIONAL = {"triton", "mujoco", "huggingface-hub"}
 
