@@ -21,7 +21,7 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_015,
+    "core: lines": 14_031,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 32_990,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_923,
-    "tests: lines": 27_800,
+    "tests: lines": 27_810,
     "docs: words": 59_995,
     "sample(): keywords": 14,
     "ce.__all__": 31,
