@@ -19,7 +19,7 @@ class Disc(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, radius: float) -> None:
         super().__init__()
-        self.register_buffer("center", torch.as_tensor(center, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("center", _finite(center))
         self.radius = check_number("radius", radius, above=0)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ class Box(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, half: Sequence[float] | Tensor) -> None:
         super().__init__()
-        self.register_buffer("center", torch.as_tensor(center, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("center", _finite(center))
         self.register_buffer("extent", torch.as_tensor(half, dtype=torch.get_default_dtype()).clone())
         if self.extent.shape != self.center.shape or not bool((self.extent > 0).all()):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
@@ -48,6 +48,14 @@ class Box(nn.Module):
         beyond = _from_center(points, self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)
+
+
+def _finite(center: Sequence[float] | Tensor) -> Tensor:
+    """Returns a center as a tensor; raises `OptionError` if it is no vector of finite numbers."""
+    found = torch.as_tensor(center, dtype=torch.get_default_dtype()).clone()
+    if found.ndim != 1 or not bool(found.isfinite().all()):
+        raise OptionError(f"The center of a zone is a vector of finite numbers, got {found.tolist()}.")
+    return found
 
 
 def _from_center(points: Tensor, center: Tensor) -> Tensor:
