@@ -10,6 +10,7 @@ from torch.nn.functional import logsigmoid
 from composable_energy import ClassifierEnergy
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
+from composable_energy_planning.terms import vector_of
 
 
 class Disc(nn.Module):
@@ -19,7 +20,7 @@ class Disc(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, radius: float) -> None:
         super().__init__()
-        self.register_buffer("center", _finite(center))
+        self.register_buffer("center", vector_of("The center of a zone", torch.as_tensor(center, dtype=torch.get_default_dtype())))
         self.radius = check_number("radius", radius, above=0)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ class Box(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, half: Sequence[float] | Tensor) -> None:
         super().__init__()
-        self.register_buffer("center", _finite(center))
+        self.register_buffer("center", vector_of("The center of a zone", torch.as_tensor(center, dtype=torch.get_default_dtype())))
         self.register_buffer("extent", torch.as_tensor(half, dtype=torch.get_default_dtype()).clone())
         if self.extent.shape != self.center.shape or not bool((self.extent > 0).all()):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
@@ -48,14 +49,6 @@ class Box(nn.Module):
         beyond = _from_center(points, self.center).abs() - self.extent
         outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
         return outside + beyond.amax(-1).clamp_max(0)
-
-
-def _finite(center: Sequence[float] | Tensor) -> Tensor:
-    """Returns a center as a tensor; raises `OptionError` if it is no vector of finite numbers."""
-    found = torch.as_tensor(center, dtype=torch.get_default_dtype()).clone()
-    if found.ndim != 1 or not bool(found.isfinite().all()):
-        raise OptionError(f"The center of a zone is a vector of finite numbers, got {found.tolist()}.")
-    return found
 
 
 def _from_center(points: Tensor, center: Tensor) -> Tensor:
