@@ -51,8 +51,8 @@ class Energy(nn.Module, ABC):
     Attributes:
         name: The name in expressions; the class name if empty.
         event_shape: The shape of one point; None if it takes several shapes.
-        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$. Sampling runs in its
-            unconstrained coordinates. An expression whose terms have supports without a known intersection or union raises.
+        support: Where the density lives, as a constraint of `torch.distributions`; None for all of $\mathbb{R}^n$. The energy is infinite
+            outside. An expression whose terms have supports without a known intersection or union raises.
         variables: The named variables whose numbers make up a point, with their shapes; none for other points.
         decoder: The decoder of an energy of latent points: `decoder(z)` has shape $(B, *)$; a method `encode` is the way back.
         recommended: The sampler to use.
@@ -100,6 +100,7 @@ class Energy(nn.Module, ABC):
     needs_log_densities: bool = False
     origin: Origin | None = None
     comes_trained: ClassVar[bool | None] = None
+    infinite_outside: ClassVar[bool] = False  # whether `forward` itself is infinite outside of the support
     has_config: ClassVar[bool] = False
     has_own_gradient: ClassVar[bool] = False
     _signed: bool = False  # whether energies may be minus infinity: a negative weight, a difference
@@ -363,7 +364,8 @@ class Energy(nn.Module, ABC):
 
     def became_twin(self) -> None:
         """Keeps which points fit, so that those of each step need no check; `twin` calls it."""
-        usual = type(self).has_value is not False and not type(self).has_own_gradient and not any(map(vars(self).get, _HOOKS))
+        kind, within = type(self), type(self).infinite_outside or self.terms or self.bases or self.support is None
+        usual = within and kind.has_value is not False and not kind.has_own_gradient and not any(map(vars(self).get, _HOOKS))
         self._fitting = set()
         self._direct = self._fitting if usual else frozenset()
 

@@ -3,9 +3,6 @@ r"""One evaluation of an expression: what its parts share, given values, other p
 An evaluation belongs to a thread, and an inner one takes over what the outer one knows. Its memo keeps the results of bases, networks of
 events, decoders, `shared` modules and repeated terms for each tensor of points, so that each is computed once, also in the backward pass.
 
-A term that was made for data, such as a network of pictures, has no meaning at points with noise of a level $\sigma$. A sampler gives the
-other points at which such terms count; energies and nodes ask `seen` for them.
-
 `Energy.with_gradient` evaluates an expression and computes its gradient by autograd. Terms whose classes override `with_gradient` are then
 evaluated by their override: `OwnGradient` is their node in the autograd graph, so sums, weights, mixtures and decoders follow by the chain
 rule. Outside of `with_gradient`, as in training, `forward` is used.
@@ -15,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 from composable_energy.arithmetic import unsqueeze_to, zeros
 from composable_energy.energies.checks import as_points, changed_points, check_energies, note_evaluation, weights_of
 from composable_energy.errors import ExpressionError, ShapeError
-from composable_energy.supports import Support
+from composable_energy.supports import Support, evaluate_inside, same_support
 
 if TYPE_CHECKING:
     from composable_energy.energies.energy import Energy
@@ -94,7 +92,7 @@ def is_left_out(x: Tensor) -> bool:
 
 
 def seen(x: Tensor) -> Tensor:
-    """Returns the points where a term without noise levels is evaluated; without gradient where such terms are left out."""
+    """Returns the points where a term made for data, without noise levels, is evaluated; without gradient where such are left out."""
     noisy, points, _ = _denoised()
     return x if noisy is not x else x.detach() if points is None else points
 
@@ -193,6 +191,8 @@ def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: C
             if is_left_out(x):
                 return zeros(x)
             x = seen(x)
+    if not (kind.infinite_outside or energy.terms or energy.bases or energy.support is None):
+        forward = partial(_within, energy, forward)
     counted = not (torch.compiler.is_dynamo_compiling() or x.is_inference())
     version = x._version if counted else 0
     try:
@@ -217,6 +217,14 @@ def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: C
     except Exception as error:
         note_evaluation(error, energy, x)
         raise
+
+
+def _within(energy: "Energy", forward: Callable[..., Tensor], x: Tensor, /, **conditions: Any) -> Tensor:
+    """Returns energies that are infinite outside of the support of an energy, where it is not evaluated."""
+    inside = None if THREAD.evaluation is None else THREAD.evaluation.inside
+    if inside is not None and inside[0] is x and same_support(inside[1], energy.support):
+        return forward(x, **conditions)
+    return evaluate_inside(energy.support, x, lambda points: check_energies(energy, forward(points, **conditions), points))
 
 
 def note_detached(energy: Any, x: Tensor, conditions: Mapping[str, Any]) -> None:

@@ -15,10 +15,9 @@ from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
 from composable_energy.energies.checks import changed_points
 from composable_energy.energies.conditions import parameters_of
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.evaluation import THREAD
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
-from composable_energy.supports import Support, circle, contains, ends_of, evaluate_inside, interior, same_support
+from composable_energy.supports import Support, circle, contains, ends_of, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
 from composable_energy.supports.variables import join_parts, read_variables, size_of, split
 
@@ -45,6 +44,8 @@ class DistributionEnergy(Energy):
         >>> energy(torch.ones(1, 2))
         tensor([2.8379])
     """
+
+    infinite_outside = True
 
     def __init__(
         self, distribution: Distribution, *, name: str = "", event_shape: Sequence[int] | None = None, decoder: nn.Module | None = None
@@ -196,12 +197,11 @@ class CallableEnergy(Energy):
         decoder: The decoder, for an energy of latent points.
         modules: Modules that the function is called with, as `function(x, *modules, **conditions)`. They become parts of the energy, so
             that sampling evaluates copies in eval mode. A module that the function uses otherwise must not be in training mode.
-        support: Where the density lives, such as `constraints.positive`; None for all of $\mathbb{R}^n$. The energy is infinite outside,
-            and the function is not evaluated there.
+        support: Where the density lives, as of `Energy`, such as `constraints.positive`; the function is not evaluated outside.
         variables: Named variables in place of points, as in `Energy.over`: the function gets a tensor of shape $(B, *)$ for each.
 
     Raises:
-        OptionError: The support is no continuous constraint, one of `modules` is not a module, or the function does not take as many.
+        OptionError: The support is no constraint, one of `modules` is not a module, or the function does not take as many.
     """
 
     def __init__(
@@ -243,14 +243,6 @@ class CallableEnergy(Energy):
         self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        inside = None if self.support is None or THREAD.evaluation is None else THREAD.evaluation.inside
-        if self.support is None or (inside is not None and inside[0] is x and same_support(inside[1], self.support)):
-            # A call less where there are no names.
-            return self.call(x, conditions) if self.variables else self.function(x, *self.arguments, **conditions)
-        return evaluate_inside(self.support, x, lambda points: self.call(points, conditions))
-
-    def call(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
-        """Returns what the function computes of points, or of the named variables in them."""
         if self.variables:
             return self.function(*self.arguments, **split(x, self.variables), **conditions)
         return self.function(x, *self.arguments, **conditions)
@@ -297,8 +289,7 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
         raise LiftError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.{_advise(obj)}")
     cls: type[Any] = DistributionEnergy if isinstance(obj, Distribution) else CallableEnergy
     _, *known = inspect.signature(cls).parameters
-    unknown = options.keys() - set(known)
-    if unknown:
+    if unknown := options.keys() - set(known):
         raise OptionError(f"as_energy takes {', '.join(known)} for a {type(obj).__name__}, got {', '.join(sorted(unknown))}.")
     return cls(obj, **options)
 
@@ -329,8 +320,7 @@ class ScoreEnergy(CallableEnergy):
 
     Args:
         function: The score: a function of points of shape $(B, *)$ that returns $\nabla_x \log p(x)$ of that shape. Others are conditions.
-
-    The other arguments are those of `CallableEnergy`.
+            The other arguments of the class are those of `CallableEnergy`.
 
     Example:
         >>> score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
@@ -361,7 +351,7 @@ class ScoreEnergy(CallableEnergy):
             ShapeError: The model gives another shape.
         """
         version = None if x.is_inference() else x._version
-        score = self.call(x, self._check_input(x, conditions))
+        score = super().forward(x, **self._check_input(x, conditions))
         if version is not None and x._version != version:
             raise changed_points(self)
         if not isinstance(score, Tensor) or score.shape != x.shape:

@@ -73,7 +73,7 @@ def load(source: str | Path, /, **options: Any) -> Any:
     Nothing is unpickled; only entry points of installed plug-ins that the expression names are imported.
 
     Args:
-        source: A folder that `save` wrote, or a folder of such, which take precedence; the name of an installed energy, such as
+        source: A folder that `save` wrote, its file, or a folder of such, which take precedence; the name of an installed energy, such as
             `faces/male`; or `scheme:location`, such as `hf:owner/name`, for the loader of a plug-in. A `Path` is never a name or location.
         **options: Options of `get` for a name, of the loader for a location.
 
@@ -88,7 +88,7 @@ def load(source: str | Path, /, **options: Any) -> Any:
     """
     if not isinstance(source, str | Path):
         raise OptionError(f"load takes a folder, a name or a location, got {type(source).__name__}: write `ce.load('faces/male')`.")
-    folder = expanded(source)
+    folder = path.parent if (path := expanded(source)).name == ENERGY_FILE and is_saved(path.parent) else path
     inside = sorted(file.parent for file in folder.glob(f"*/{ENERGY_FILE}")) if is_directory(folder) and not is_saved(folder) else []
     if inside or is_saved(folder):
         if options:

@@ -102,6 +102,9 @@ def test_energies_of_single_points_pass(name):
         _, trace = ALONE[name].sample((33, 2), sampler=sampler, step_size=0.01, steps=16, seed=0, trace=True)
         varies = any(warning.kind == "varies" for warning in trace.observed)
         assert varies is (name == "dropout" and sampler == "mala")  # langevin takes gradients of minibatches, too
+    if name == "dropout":
+        with pytest.warns(ce.SamplingWarning, match="varies"):
+            ce.log_z(ALONE[name], event_shape=(2,), seed=0)
 
 
 P = torch.tensor([[2.0, 0.5], [0.5, 1.0]])

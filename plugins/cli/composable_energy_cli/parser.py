@@ -120,7 +120,7 @@ def own_spelling(options: Iterable[str], flags: Iterable[str]) -> Iterator[None]
         assigned = names.union(flags)
         text = _ASSIGNED.sub(lambda found: f"--{_dashed(found[1])} {found[3]}".rstrip() if found[1] in assigned else found[0], str(error))
         for name in names:
-            text = re.sub(rf"(?<![\w\-'./]){re.escape(name)}(?![\w/])", f"--{_dashed(name)}", text)
+            text = re.sub(rf"(?<![\w\-'./])(?<!Did you ){re.escape(name)}(?![\w/])", f"--{_dashed(name)}", text)
         raise OptionError(text, error.options) from error
 
 

@@ -97,7 +97,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
         (["bright", "--in", "toyz"], "No plug-in offers the energy 'toyz'. Did you mean 'toys'?"),
         (["bright", "-n", "1e9"], "-n 1000000000: 1,000,000,000 points of shape (3, 16, 16) need at least 3.1 TB of memory"),
         (["bright", "--option", "step=2"], "langevin has no option --step; it takes --step-size, --temperature"),
-        (["bright", "--stps", "3"], "Did you mean --steps?"),
+        (["bright", "--sampler", "annealed", "--stps", "3"], "Did you mean --steps?"),
         (["bright", "--step-size", "-1"], "error: --step-size must be a positive number, got -1."),
         (["bright", "--clamp", "a", "--option", "max-gradient=0"], "--clamp must be (lowest, highest), got 'a'."),
         (["bright", "-o", "a.gif"], "-o takes a file that ends in .png, .jpg, .jpeg, .webp, .npy, .npz, got 'a.gif'."),

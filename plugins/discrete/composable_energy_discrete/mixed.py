@@ -39,6 +39,9 @@ class _Continuous(Energy):
         self.whole, self.x, self.free = energy, x, energy.sites.free
         self.event_shape = (int(self.free.sum()),)
 
+    def __str__(self) -> str:
+        return str(self.whole)
+
     def take(self, x: Tensor) -> Tensor:
         """Returns the continuous numbers of points."""
         return x.reshape(len(x), -1)[:, self.free]

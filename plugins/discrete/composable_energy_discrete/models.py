@@ -30,6 +30,9 @@ class _Lattice(LocalEnergy):
         self.register_buffer("coupling", torch.as_tensor(coupling, dtype=torch.get_default_dtype()).clone())
         self.register_buffer("field", torch.as_tensor(field, dtype=torch.get_default_dtype()).clone())
 
+    def config(self) -> dict[str, Any]:
+        return {"shape": self.shape, "coupling": self.coupling, "field": self.field, "periodic": self.periodic}
+
     def around(self, values: Tensor) -> Tensor:
         """Returns the sums of the values of the neighbours of each site, of values with shape $(B, *)$ that may have further axes."""
         total = torch.zeros_like(values)
@@ -74,9 +77,6 @@ class Ising(_Lattice):
         super().__init__(shape, coupling, field, periodic)
         self.event_shape, self.support = self.shape, constraints.boolean
 
-    def config(self) -> dict[str, Any]:
-        return {"shape": self.shape, "coupling": self.coupling, "field": self.field, "periodic": self.periodic}
-
     def forward(self, x: Tensor) -> Tensor:
         spins = 2 * x - 1
         return -(spins * (self.coupling / 2 * self.around(spins) + self.field)).flatten(1).sum(1)
@@ -113,8 +113,7 @@ class Potts(_Lattice):
         self.event_shape, self.support = (*self.shape, states), constraints.one_hot
 
     def config(self) -> dict[str, Any]:
-        of_lattice = {"coupling": self.coupling, "field": self.field, "periodic": self.periodic}
-        return {"shape": self.shape, "states": self.states, **of_lattice}
+        return {**super().config(), "states": self.states}
 
     def forward(self, x: Tensor) -> Tensor:
         return -(x * (self.coupling / 2 * self.around(x) + self.field)).flatten(1).sum(1)

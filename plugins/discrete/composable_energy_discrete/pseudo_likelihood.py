@@ -10,6 +10,7 @@ from torch import nn
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag, check_integer
 from composable_energy.sampling import integration
+from composable_energy.supports import contains, format_support
 from composable_energy_discrete.neighbours import points_near
 from composable_energy_training import Batch, Loss, Objective, RankContext
 from composable_energy_training.objective import require_energy
@@ -44,7 +45,9 @@ class PseudoLikelihood(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss, scaled to all sites, with `correct`, the share of sites whose value has the largest probability."""
-        sites, x = self._found, batch.x
+        sites, x, support = self._found, batch.x, require_energy(model).support
+        if outside := int((~contains(support, x)).sum()):
+            raise OptionError(f"{outside} of {len(x)} points are not {format_support(support)}: make them so, as by `(x > 0.5).float()`.")
         index = sites.index(x)
         count = min(self.sites or index.shape[1], index.shape[1])
         first = batch.noise.for_chains(range(1))  # the same sites for all rows, whichever of them a process has

@@ -316,6 +316,7 @@ def test_pseudo_likelihood_finds_the_shares_of_data(options):
     cet.Trainer(model, PseudoLikelihood(**options), x, steps=300, batch_size=512, optimizer=adam).fit()
     torch.testing.assert_close((-slope.weight[0]).sigmoid(), x.mean(0), atol=0.03, rtol=0)
     refused(OptionError, "are not discrete", cet.Trainer(cet.MLPEnergy(3), PseudoLikelihood(), x, steps=1).fit)
+    refused(OptionError, "are not boolean", cet.Trainer(model, PseudoLikelihood(), x / 2, steps=1).fit)
 
 
 @pytest.mark.parametrize("energy", [Ising(20, 0.6), FUNCTION, COUNTS], ids=str)
@@ -325,6 +326,12 @@ def test_the_sum_over_all_states_is_known_or_estimated(energy):
     expected = ring if isinstance(energy, Ising) else torch.logsumexp(-energy(states_of(energy)), 0).item()
     assert abs(found.value - expected) < 4 * found.standard_error + 1e-5
     refused(OptionError, "takes particles, moves, seed and dtype alone", ce.log_z, energy, levels=8)
+
+
+def test_energies_of_a_class_are_infinite_outside_of_its_support():
+    mixture = ce.any_of(Ising(2, 0.3), td.Categorical(torch.ones(2, 4)), weights=[1, 1])
+    assert float(ce.log_z(mixture)) == pytest.approx(math.log(4 * math.cosh(0.3) + 1))
+    assert ce.sampling.twin(Ising(2))(-torch.ones(1, 2)).isinf()  # spins
 
 
 def test_labels_are_summed_out_of_an_integral():

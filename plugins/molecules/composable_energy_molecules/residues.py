@@ -160,7 +160,7 @@ def context_of(
         after: The residue after it; None where the chain ends.
 
     Raises:
-        OptionError: An amino acid is unknown.
+        OptionError: An amino acid is unknown, or an angle is beyond a full turn.
 
     Example:
         >>> context_of("LEU", -1.1, -0.8, before="GLY")
@@ -168,6 +168,8 @@ def context_of(
     """
     names = [residue] if isinstance(residue, str) else list(residue)
     angles = [torch.as_tensor(angle, dtype=torch.get_default_dtype()).reshape(-1) for angle in (phi, psi)]
+    if any(bool((angle.abs() > 2 * math.pi).any()) for angle in angles):  # as degrees are
+        raise OptionError(f"phi and psi are in radians, up to 2 pi, got {phi!r} and {psi!r}: for degrees write `math.radians(-60)`.")
     groups = [[None] if side is None else [side] if isinstance(side, str) else list(side) for side in (before, after)]
     kinds = [[index_of(name) for name in names], *([group_of(name) for name in side] for side in groups)]
     columns = [*angles, *(torch.tensor(kind).to(angles[0]) for kind in kinds)]

@@ -277,6 +277,7 @@ test_events_and_clashes_say_what_they_need = refusals(
     (lambda: arc(1, 0.0, 190.0), OptionError, "half_width"),
     (lambda: side_chain_atoms("LYS", backbone()[:2], torch.zeros(2, 4)), ShapeError, "N, CA and C"),
     (lambda: molecules.context_of("XXX", 0.0, 0.0), OptionError, "'XXX' is none of the 20"),
+    (lambda: molecules.context_of("LEU", -60.0, -45.0), OptionError, "in radians"),
     (lambda: molecules.context_of(["SER", "TRP"], [1.0, 2.0, 3.0], 0.0), ShapeError, "one or 3 rows"),
     (lambda: ClashEnergy({"a": "LEU"}, backbone()[None]), OptionError, "two residues or more"),
     (lambda: ClashEnergy({"a": "LEU", "b": "LYS"}, backbone()[None]), ShapeError, "finite numbers of shape"),

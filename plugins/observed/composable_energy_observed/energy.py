@@ -75,8 +75,9 @@ class ObservedEnergy(Energy):
         super().__init__()
         self.operator, self.noise = operator_of(operator), noise_of(noise)
         self.spread = check_number("spread", spread, above=0)
-        if not isinstance(y, Tensor):
-            raise DtypeError(f"y, what was measured, is a tensor, got {type(y).__name__}; use torch.as_tensor.")
+        if not isinstance(y, Tensor) or y.is_complex():
+            got = f"{y.dtype}; use torch.view_as_real" if isinstance(y, Tensor) else f"{type(y).__name__}; use torch.as_tensor"
+            raise DtypeError(f"y, what was measured, is a tensor of real numbers, got {got}.")
         if not y.is_floating_point():
             y = y.to(torch.get_default_dtype())
         selected = self.operator.select(y)

@@ -9,8 +9,17 @@ from torch import Tensor
 
 from composable_energy import Energy
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_number
+from composable_energy.options import check_integer, check_number
 from composable_energy_observed import Gaussian
+
+
+def vector_of(what: str, numbers: Tensor | Sequence[float]) -> Tensor:
+    """Returns a copy of numbers in their floating dtype, or the default one; raises `OptionError` if they are no vector of finite ones."""
+    dtype = numbers.dtype if isinstance(numbers, Tensor) and numbers.is_floating_point() else torch.get_default_dtype()
+    found = torch.as_tensor(numbers, dtype=dtype).detach().clone()
+    if found.ndim != 1 or not bool(found.isfinite().all()):
+        raise OptionError(f"{what} is a vector of finite numbers, got {found.tolist()}.")
+    return found
 
 
 class Waypoint(Energy):
@@ -24,7 +33,7 @@ class Waypoint(Energy):
         name: The name in expressions.
 
     Raises:
-        OptionError: The width is not positive, or a target is not finite.
+        OptionError: The width is not positive, a target is not finite, or the time is no whole number.
     """
 
     stored_texts: ClassVar[tuple[str, ...]] = ("name",)
@@ -43,15 +52,13 @@ class Waypoint(Energy):
         name: str = "waypoint",
     ) -> None:
         super().__init__()
-        target = torch.as_tensor(target, dtype=torch.get_default_dtype()) if not isinstance(target, Tensor) else target
+        target = vector_of(f"The target of {name}", target)
         width = torch.as_tensor(width, dtype=target.dtype)
-        if target.ndim != 1 or not bool(target.isfinite().all()):
-            raise OptionError(f"The target of {name} is a vector of finite numbers, got {target.tolist()}.")
         if not bool((width > 0).all()) or width.ndim > 1 or (width.ndim == 1 and width.shape != target.shape):
             raise OptionError(f"The width of {name} is a positive number, or one for each number of the target, got {width.tolist()}.")
-        self.register_buffer("target", target.detach().clone())
+        self.register_buffer("target", target)
         self.register_buffer("width", width.detach().clone())
-        self.time, self.of, self.name = int(time), of, name
+        self.time, self.of, self.name = check_integer("time", time, -(2**63)), of, name
         self.evidence_normalized = True
 
     def config(self) -> dict[str, Any]:

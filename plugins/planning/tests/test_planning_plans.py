@@ -227,11 +227,12 @@ test_mistakes_are_named = refusals(
     (lambda: ce.over_time(ce.as_energy(torch.distributions.Dirichlet(torch.ones(3))), 5), ExpressionError, "joins rows"),
     (lambda: planning.apart(0.5)(torch.zeros(1, 5, 3)), ShapeError, "halves"),
     (lambda: planning.goal([0.0], 0.0), OptionError, "width"),
+    (lambda: planning.via([0.0], 2.5), OptionError, "time must be a whole number"),
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2)), ShapeError, "trajectories"),
     (lambda: planning.disc((0.0, 0.0), -1.0), OptionError, "radius"),
+    (lambda: planning.box((0.0, float("nan")), (1.0, 1.0)), OptionError, "center of a zone is a vector of finite"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(1, 3, 1)), ShapeError, "of 2 numbers needs .* got states of 1"),
-    (lambda: planning.box((0.0, 0.0), (1.0, 1.0))(torch.zeros(1, 3, 1)), ShapeError, "of 2 numbers needs .* got states of 1"),
     (lambda: ce.over_time(ce.ClassifierEnergy(lambda x: x[:, 0], 1, PAIR), 5), ExpressionError, "relative"),
 )
 

@@ -196,7 +196,7 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
     count = _PILOT_CHAINS if init is None else len(_check_points("init", init, like))
     options: dict[str, Any] = {"sampler": sampler, "steps": _PILOT_STEPS, "init": init, "batch_size": min(batch_size, count)}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", SamplingWarning)  # the estimate has a standard error of its own
+        warnings.filterwarnings("ignore", "(?!varies)", SamplingWarning)  # the estimate has a standard error of its own
         return energy.latents.sample((count, *like.shape), seed=noise.child("fit").seed, dtype=like.dtype, **options)
 
 
