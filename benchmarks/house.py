@@ -30,7 +30,7 @@ LIMITS = {
     "core: lines of the longest function, without docstring": 60,
     "plug-ins: lines without tests": 32_990,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 10_923,
+    "benchmarks: lines": 10_920,
     "tests: lines": 27_810,
     "docs: words": 59_995,
     "sample(): keywords": 14,

@@ -1,20 +1,23 @@
 """The recipe `base-and-attributes` on real pictures, beside what a judge says of real ones.
 
     make real-data
-    python -m benchmarks.real [--only fashion digits few-digits type] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
+    python -m benchmarks.real [--only fashion type digits few-digits] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
 
 Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
 says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
 errs, so the first share is what a perfect sampler would reach. Below is the Frechet distance in features of the judge, of as many pictures
 as there are draws, to pictures of the judge's part. Rows of `EDITS` have the share of real pictures that are edited to what is asked, and
 how much a pixel changes on average, beside its difference between two real pictures. A training is kept in `.real-data/runs` and used
-again; delete its folder to train anew.
+again; delete its folder to train anew. Two processes take a set each.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -107,23 +110,29 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     return columns(rows, cells)
 
 
+def run(name: str, steps_scale: float, seed: int, samples: int) -> tuple[list[dict[str, Any]], float]:
+    """Returns the rows of a set, and the processor seconds of its training."""
+    torch.set_num_threads(1)
+    real = open_set(name)
+    judge, folder = load_judge(real), train(real, steps_scale, seed)
+    began, rows, seconds = time.process_time(), [], read_json(folder / "report.json")["cpu_seconds"]
+    for row in measure(real, judge, folder, samples, seed):
+        rows.append(row)
+        print(row, flush=True)
+    print(f"{name}: {seconds:.0f} processor seconds of training, {time.process_time() - began:.0f} of measuring", flush=True)
+    return rows, seconds
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(__doc__, None, arguments, only=list(SETS), steps_scale=1.0, seed=0, samples=1000, out="")
-    rows, seconds = [], {}
-    for name in options.only:
-        real = open_set(name)
-        judge = load_judge(real)
-        run = train(real, options.steps_scale, options.seed)
-        seconds[name] = read_json(run / "report.json")["cpu_seconds"]
-        began = time.process_time()
-        for row in measure(real, judge, run, options.samples, options.seed):
-            rows.append(row)
-            print(row, flush=True)
-        print(f"{name}: {seconds[name]:.0f} processor seconds of training, {time.process_time() - began:.0f} of measuring", flush=True)
+    settings = {"steps_scale": options.steps_scale, "seed": options.seed, "samples": options.samples}
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
+        found = dict(zip(options.only, pool.map(partial(run, **settings), options.only), strict=True))
+    rows = [row for some, _ in found.values() for row in some]
     print(table(rows))
     if options.out:
-        settings = environment(seed=options.seed, samples=options.samples, steps_scale=options.steps_scale, cpu_seconds=seconds)
-        write_json(Path(options.out), {**settings, "rows": rows})
+        about = environment(**settings, cpu_seconds={name: seconds for name, (_, seconds) in found.items()})
+        write_json(Path(options.out), {**about, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def shuffled(n: int, seed: int) -> Tensor:
 
 SETS: dict[str, Callable[[Path, int], RealSet]] = {
     "fashion": open_fashion,
+    "type": open_type,
     "digits": open_digits,
     "few-digits": open_few_digits,
-    "type": open_type,
 }

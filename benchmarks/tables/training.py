@@ -111,24 +111,15 @@ def from_class_to_class() -> str:
 
 
 def robustness() -> Blocks:
-    return {"accuracy": accuracy, "what the attack sees": attacks, "real areas": real_areas}
+    return {"accuracy": accuracy, "real areas": real_areas}
 
 
 def accuracy() -> str:
-    """Returns the accuracies over radii of both norms."""
-    found = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"]
-    keys = ["clean", *_radii(found)]
-    lines = [[name, *(format_number(row[key]["mean"]) for key in keys)] for name, row in found.items()]
-    return markdown_table(["", *map(_radius, keys)], lines)
-
-
-def attacks() -> str:
-    """Returns the accuracies of refined classifiers by what the attack sees."""
-    found, lines = read_results("implicit-2019/robustness")["scikit-learn"]["accuracy"], []
-    keys = _radii(found)
-    for name, row in ((name, row) for name, row in found.items() if f"{keys[0]} adaptive" in row):
-        lines += [[name, kind, *(format_number(row[f"{key} {kind}"]["mean"]) for key in keys)] for kind in ("unaware", "adaptive")]
-    return markdown_table(["", "attack", *map(_radius, keys)], lines)
+    """Returns the accuracies over radii of both norms, of digits and of clothes."""
+    found, keys = read_results("implicit-2019/robustness"), ("clean", "linf 0.1", "linf 0.2", "l2 0.5", "l2 1")
+    sets = {"digits": found["scikit-learn"]["accuracy"], "clothes": found["fashion"]["accuracy"]}
+    lines = [[name, kind, *(format_number(row[key]["mean"]) for key in keys)] for name, some in sets.items() for kind, row in some.items()]
+    return markdown_table(["set", "classifier", *map(_radius, keys)], lines)
 
 
 def real_areas() -> str:
@@ -136,11 +127,6 @@ def real_areas() -> str:
     rows = read_results("unusual")["rows"]
     cells = {"known": lambda row: row["set"], "score": lambda row: row["score"]}
     return columns(rows, cells | {kind: number(kind) for kind in list(rows[0])[2:-1]})
-
-
-def _radii(found: Mapping[str, Row]) -> list[str]:
-    keys = [key.partition(" ") for norm in NORMS for key in found["softmax"] if key.startswith(f"{norm} ")]
-    return [" ".join((norm, radius)) for norm, _, radius in keys if float(radius) in (0.1, 0.2, 0.5, 1)]
 
 
 def _radius(key: str) -> str:
