@@ -137,8 +137,7 @@ class DiscreteLangevin(Sampler):
             raise OptionError("DiscreteLangevin has no step_size yet: give one, or let `sample` tune it.")
         sites, index = energy.sites, energy.sites.index(state.x)
         forward = self._log_proposals(energy, state)
-        uniform = noise.uniforms(forward[..., 0])
-        moved = choose_values(forward, uniform).long()
+        moved = choose_values(forward, noise.uniforms(forward[..., 0])).long()
         x = sites.place(state.x, moved)
         proposal = State(x, *energy.with_gradient(x))
         if not self.corrected:

@@ -53,8 +53,7 @@ class _Continuous(Energy):
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and discrete ones after a sweep."""
-        x = self.points(v)
-        return Gibbs().step(self.whole, Gibbs().init(self.whole, x, noise), noise)[0].x
+        return Gibbs().step(self.whole, Gibbs().init(self.whole, self.points(v), noise), noise)[0].x
 
     def forward(self, v: Tensor) -> Tensor:
         return self.whole(self.points(v))
@@ -74,8 +73,7 @@ class _Summed(_Continuous):
         return flat.masked_scatter(self.free.expand_as(flat), wide).view(len(v), len(self.states), *self.states.shape[1:])
 
     def energies(self, v: Tensor) -> Tensor:
-        points = self.points(v)
-        return repeated(self.whole, len(v), len(self.states))(points.flatten(0, 1)).view(len(v), -1)
+        return repeated(self.whole, len(v), len(self.states))(self.points(v).flatten(0, 1)).view(len(v), -1)
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""

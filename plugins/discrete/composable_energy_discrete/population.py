@@ -89,8 +89,7 @@ class DiscreteSMC(Sampler):
         return replace(self._move(energy, before, noise, b), log_weight=weight), Info(scalars={"b": b})
 
     def couple(self, energy: Energy, state: Any, noise: Noise) -> tuple[Any, Mapping[str, float]]:
-        last = noise.step == len(cast(Sequence[float], self.levels)) - 1
-        return resample(energy, state, noise, last=last, advice=_ADVICE)
+        return resample(energy, state, noise, last=noise.step == len(cast(Sequence[float], self.levels)) - 1, advice=_ADVICE)
 
     traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0, couple=couple)
 

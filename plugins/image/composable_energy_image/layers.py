@@ -75,8 +75,7 @@ class _AtMostOne(nn.Module):
         if self.training:
             self.unit(weight)  # updates u and v
         u, v = self.unit.get_buffer("_u").clone(), self.unit.get_buffer("_v").clone()
-        sigma = torch.dot(u, torch.mv(weight.flatten(1), v))
-        return weight / sigma.clamp(min=1)
+        return weight / torch.dot(u, torch.mv(weight.flatten(1), v)).clamp(min=1)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight

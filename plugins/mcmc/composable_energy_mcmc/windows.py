@@ -82,8 +82,7 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
         is_better(sampler.trajectory / step_size)
         best, leapfrogs = sampler, math.inf
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
-        better = is_better(leapfrogs)
-        chosen, worse = (leapfrogs, 0) if better else (chosen, worse + 1)
+        chosen, worse = (leapfrogs, 0) if is_better(leapfrogs) else (chosen, worse + 1)
         leapfrogs *= 2
     for factor in _BETWEEN:
         if 2 <= chosen * factor <= sampler.max_leapfrogs:
@@ -220,5 +219,4 @@ def _longest_correlation_time(values: Tensor) -> float:
 def _rank_normalize(values: Tensor) -> Tensor:
     """Returns the normal scores of numbers with shape (steps, chains, k) among all steps and chains, which outliers do not dominate."""
     flat = values.flatten(0, 1)
-    ranks = flat.argsort(0).argsort(0) + 1.0
-    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)
+    return torch.special.ndtri((flat.argsort(0).argsort(0) + 1.0 - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)

@@ -171,5 +171,4 @@ class ClashEnergy(Energy):
 
     def _repulsion(self, atoms: Tensor, others: Tensor) -> Tensor:
         squares = (atoms[:, :, None] - others[:, None]).square().sum(3)
-        overlap = (self.distance - (squares + _TINY).sqrt()).clamp(min=0)
-        return self.stiffness / 2 * overlap.square().sum((1, 2))
+        return self.stiffness / 2 * (self.distance - (squares + _TINY).sqrt()).clamp(min=0).square().sum((1, 2))

@@ -47,8 +47,7 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """
     axis = c - b
     before, after = torch.linalg.cross(b - a, axis), torch.linalg.cross(axis, d - c)
-    length = axis.norm(dim=-1)
-    return torch.atan2(length * ((b - a) * after).sum(-1), (before * after).sum(-1))
+    return torch.atan2(axis.norm(dim=-1) * ((b - a) * after).sum(-1), (before * after).sum(-1))
 
 
 def place_atom(a: Tensor, b: Tensor, c: Tensor, length: Any, angle: Any, turn: Tensor) -> Tensor:

@@ -145,8 +145,7 @@ class ObservedEnergy(Energy):
         (pull,) = torch.autograd.grad(predicted, z, residual, retain_graph=True)
         tiny = torch.finfo(predicted.dtype).tiny
         gain = pull.flatten(1).square().sum(1) / residual.flatten(1).square().sum(1).clamp_min(tiny)
-        variance = sigma**2 * self.spread**2 / (sigma**2 + self.spread**2)
-        return unsqueeze_to(variance * gain, predicted)
+        return unsqueeze_to(sigma**2 * self.spread**2 / (sigma**2 + self.spread**2) * gain, predicted)
 
     def extra_repr(self) -> str:
         return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"
@@ -157,8 +156,7 @@ def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
     x = torch.rand(1, *(energy.event_shape or ()), generator=generator, dtype=energy.y.dtype).to(energy.y.device)
     with torch.enable_grad():
         point = x.clone().requires_grad_()
-        predicted = energy.predict(point)
-        gradient = torch.autograd.grad(predicted.sum(), point, allow_unused=True)[0]
+        gradient = torch.autograd.grad(energy.predict(point).sum(), point, allow_unused=True)[0]
     ways = "If it is right elsewhere, say check=False."
     if not bool(predicted.isfinite().all()) or (gradient is not None and not bool(gradient.isfinite().all())):
         what = "gradient" if bool(predicted.isfinite().all()) else "result"

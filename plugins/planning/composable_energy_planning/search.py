@@ -120,16 +120,14 @@ class Search:
         tree, usual = roots, torch.tensor(torch.inf)
         for _ in range(rounds):
             targets = parts.visited(each, generator)
-            nearest = torch.cdist(metric(targets), metric(tree)).argmin(1)
-            parents = tree[nearest].repeat(_CHILDREN, 1)
+            parents = tree[torch.cdist(metric(targets), metric(tree)).argmin(1)].repeat(_CHILDREN, 1)
             halves = zip(parents.chunk(2), _WIDTHS, strict=True)
             children = torch.cat([parts.propose(half, generator, backwards=backwards, width=width) for half, width in halves])
             energies = parts.of_moves(children, parents, _FIRM) if backwards else parts.of_moves(parents, children, _FIRM)
             usual = torch.minimum(usual, energies.quantile(0.1))
             far = (metric(children) - metric(targets).repeat(_CHILDREN, 1)).square().sum(1).sqrt()
             score = (far + 1e3 * (energies > usual + _EXCESS)).unflatten(0, (_CHILDREN, each))
-            best = score.argmin(0)
-            kept = children.unflatten(0, (_CHILDREN, each))[best, torch.arange(each)]
+            kept = children.unflatten(0, (_CHILDREN, each))[score.argmin(0), torch.arange(each)]
             tree = torch.cat([tree, kept[score.amin(0) < 1e3]])
         return tree
 

@@ -51,8 +51,7 @@ class GaussianStep(nn.Module):
         out = self.network(features(states, self.angles, self.scale))
         factor = states.new_zeros(len(states), self.size, self.size)
         factor[:, self._rows[0], self._rows[1]] = out[:, self.size :]
-        diagonal = factor.diagonal(dim1=1, dim2=2).clamp(-6, 2).exp()
-        factor = factor.tril(-1) + torch.diag_embed(diagonal)
+        factor = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=1, dim2=2).clamp(-6, 2).exp())
         return self.unit * out[:, : self.size], self.unit[:, None] * factor
 
     def whiten(self, states: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:

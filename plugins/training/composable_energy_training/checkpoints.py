@@ -205,5 +205,4 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 def _joined(differences: list[str]) -> str:
     """Returns the first differences as one text."""
-    more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
-    return "; ".join(differences[:6]) + more
+    return "; ".join(differences[:6]) + (f" and {len(differences) - 6} more" if len(differences) > 6 else "")

@@ -119,7 +119,12 @@ class ContrastiveDivergence(Objective):
             raise OptionError("The objective is not prepared: call `begin(model, context)` before the first loss.")
         energy = require_energy(model)
         energy = energy.given(**conditions) if conditions else energy
-        slots, x = self._draw_starts(batch)
+        if self.replay is not None:
+            slots, x = self.replay.draw(batch.noise)
+        elif self._start is None:
+            slots, x = None, batch.x.detach()
+        else:
+            slots, x = None, draw_starts(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
         noise = batch.noise.child(f"chains {batch.step}")  # `sample` keys by its own steps, which repeat at each training step
         if steps == 0:
             return NegativeSamples(x, noise, slots, {"diverged": x.new_zeros(())})
@@ -148,13 +153,6 @@ class ContrastiveDivergence(Objective):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         if self.replay is not None:
             self.replay.restore(state)
-
-    def _draw_starts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        if self.replay is not None:
-            return self.replay.draw(batch.noise)
-        if self._start is None:
-            return None, batch.x.detach()
-        return None, draw_starts(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
 
 
 def contrast(

@@ -103,8 +103,7 @@ class ReplayBuffer:
             shift = 1 + (first[:, None] + offsets) % (size - 1)[:, None]
             lane = ((slots - low)[:, None] + shift) % size[:, None]
             neighbors = self._slots[low[:, None] + lane - self.slot_range.start]
-            squared = (neighbors - x[:, None]).flatten(2).square().sum(2)
-            smallest, index = squared.min(1, keepdim=True)
+            smallest, index = (neighbors - x[:, None]).flatten(2).square().sum(2).min(1, keepdim=True)
             closer = unsqueeze_to(smallest < distance, x)
             best = torch.where(closer, neighbors[torch.arange(len(x), device=x.device), index[:, 0]], best)
             distance = torch.minimum(smallest, distance)

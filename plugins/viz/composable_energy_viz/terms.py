@@ -260,8 +260,7 @@ def _pull(part: ce.Energy, x: Tensor) -> Tensor:
 def _draw_arrows(axes: Axes, points: Tensor, pulls: Tensor, names: Sequence[str]) -> None:
     """Draws arrows; the longest is as long as two steps of a grid of as many points."""
     extent = (points.amax(0) - points.amin(0)).max().item() or 1.0
-    longest = pulls.norm(dim=2).max().item()
-    scale = longest * math.sqrt(len(points)) / (2 * extent) or 1.0
+    scale = pulls.norm(dim=2).max().item() * math.sqrt(len(points)) / (2 * extent) or 1.0
     for i, (pull, name) in enumerate(zip(pulls, names, strict=True)):
         color = (INK, DOT, *LINES[1:])[i % (len(LINES) + 1)]
         axes.quiver(
