@@ -156,7 +156,8 @@ def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
     x = torch.rand(1, *(energy.event_shape or ()), generator=generator, dtype=energy.y.dtype).to(energy.y.device)
     with torch.enable_grad():
         point = x.clone().requires_grad_()
-        gradient = torch.autograd.grad(energy.predict(point).sum(), point, allow_unused=True)[0]
+        predicted = energy.predict(point)
+        gradient = torch.autograd.grad(predicted.sum(), point, allow_unused=True)[0]
     ways = "If it is right elsewhere, say check=False."
     if not bool(predicted.isfinite().all()) or (gradient is not None and not bool(gradient.isfinite().all())):
         what = "gradient" if bool(predicted.isfinite().all()) else "result"

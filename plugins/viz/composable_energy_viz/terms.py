@@ -206,7 +206,9 @@ def forces(
         >>> figure = ce.viz.forces(left & right, window=(-2, 2))
     """
     parts = _parts(energy)
-    names = _names(parts, labels)
+    texts = [str(part) for part in parts] if labels is None else check_labels(labels, len(parts), "parts")
+    alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
+    names = [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
     points = _points(parts, x, window, resolution)
     pulls = torch.stack([_pull(part, points) for part in parts])
     if points.ndim == 2:
@@ -226,12 +228,6 @@ def _parts(energy: Any) -> list[ce.Energy]:
             raise ExpressionError("There are no parts whose forces could be drawn.")
         return [ce.as_energy(part) for part in energy]
     return [part if weight == 1 else weight * part for part, weight in ce.as_energy(energy).summands()]
-
-
-def _names(parts: Sequence[ce.Energy], labels: Sequence[str] | None) -> list[str]:
-    texts = [str(part) for part in parts] if labels is None else check_labels(labels, len(parts), "parts")
-    alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
-    return [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
 
 
 def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, float] | None, resolution: int) -> Tensor:
