@@ -227,6 +227,7 @@ test_mistakes_are_named = refusals(
     (lambda: ce.over_time(ce.as_energy(torch.distributions.Dirichlet(torch.ones(3))), 5), ExpressionError, "joins rows"),
     (lambda: planning.apart(0.5)(torch.zeros(1, 5, 3)), ShapeError, "halves"),
     (lambda: planning.goal([0.0], 0.0), OptionError, "width"),
+    (lambda: planning.start("a", 0.1), OptionError, "target of start is a vector of finite numbers, got 'a'"),
     (lambda: planning.via([0.0], 2.5), OptionError, "time must be a whole number"),
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2)), ShapeError, "trajectories"),

@@ -16,6 +16,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Noise, Sampler, SamplerLike, Trace, resolve_sampler, twin
+from composable_energy.supports import contains, format_support
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 from composable_energy_training.second_derivatives import differentiable_gradient
@@ -98,6 +99,14 @@ class ContrastiveDivergence(Objective):
         if getattr(sampler, "step_size", 1.0) is None:
             name = type(sampler).__name__.lower()
             raise OptionError(f"{name} needs step_size, or it would be tuned again at each training step: options={{'step_size': ...}}.")
+        support = require_energy(model).support
+        if self._start is not None and support is not None:
+            like = torch.zeros(64, *context.event_shape, dtype=context.dtype, device=context.device)
+            if not contains(support, draw_starts(self._start, like, Noise(context.seed, range(64)))).all():
+                where = f"the support of {model}, {format_support(support)}"
+                raise OptionError(
+                    f"Chains start outside of {where}: set `start` to a function of (like, noise) that returns points inside."
+                )
         self.chosen = sampler
         if self.persistent and self._start is not None:
             self.replay = ReplayBuffer(self.slots, context, self._start, **self._buffer_options)
