@@ -193,8 +193,7 @@ def test_moved_objects_have_the_code_of_the_others(common, comet):
 def test_swapped_pictures_have_the_objects_of_one_and_the_ground_of_the_other(common, comet):
     x, y = pictures(0, 4), pictures(40, 4)
     z = common.move(comet.z[:4], common.encode(comet.z[40:44]))
-    expected = torch.cat([comet.z[40:44, :1], z[:, 1:]], 1)
-    torch.testing.assert_close(common.swap(x, y), comet.decode(expected))
+    torch.testing.assert_close(common.swap(x, y), comet.decode(torch.cat([comet.z[40:44, :1], z[:, 1:]], 1)))
     refused(ShapeError, "as many pictures as each other, got 4 and 3", common.swap, x, y[:3])
 
 

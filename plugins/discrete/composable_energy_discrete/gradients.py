@@ -149,5 +149,4 @@ class DiscreteLangevin(Sampler):
 
     def _log_proposals(self, energy: Energy, state: State) -> Tensor:
         """Returns the logarithms of the probabilities of values, with shape $(B, S, K)$."""
-        far = distances(energy.sites, state.x)
-        return (-_slopes(energy, state) / 2 - far / (2 * (self.step_size or 1.0))).log_softmax(2)
+        return (-_slopes(energy, state) / 2 - distances(energy.sites, state.x) / (2 * (self.step_size or 1.0))).log_softmax(2)

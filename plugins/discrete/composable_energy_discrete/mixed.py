@@ -77,8 +77,7 @@ class _Summed(_Continuous):
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""
-        chosen = choose_values(-self.energies(v), noise.uniform(v)).long()
-        return self.points(v)[torch.arange(len(v), device=v.device), chosen]
+        return self.points(v)[torch.arange(len(v), device=v.device), choose_values(-self.energies(v), noise.uniform(v)).long()]
 
     def forward(self, v: Tensor) -> Tensor:
         return -torch.logsumexp(-self.energies(v), 1)

@@ -60,8 +60,7 @@ def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:
 
 def halving_convolutions(*channels: int) -> list[nn.Module]:
     """Returns convolutions that halve height and width, each with a batch norm and an activation, for networks that judge pictures."""
-    pairs = itertools.pairwise(channels)
-    return [layer for pair in pairs for layer in (nn.Conv2d(*pair, 3, 2, 1), nn.BatchNorm2d(pair[1]), nn.SiLU())]
+    return [layer for pair in itertools.pairwise(channels) for layer in (nn.Conv2d(*pair, 3, 2, 1), nn.BatchNorm2d(pair[1]), nn.SiLU())]
 
 
 class _AtMostOne(nn.Module):

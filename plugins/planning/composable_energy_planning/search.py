@@ -145,8 +145,7 @@ class Search:
         nearest = [(distances.clamp_min(reach) + ties).topk(half, dim=1, largest=False).indices for reach in _REACHES]
         links = torch.cat(nearest, 1)
         states = pool[:, None].expand(-1, links.shape[1], -1).flatten(0, 1)
-        moves = _shortest(pool[links.flatten()] - states, winding)
-        return links, parts.of_moves(states, states + moves, _FIRM).view(links.shape)
+        return links, parts.of_moves(states, states + _shortest(pool[links.flatten()] - states, winding), _FIRM).view(links.shape)
 
     def _draw(self, parts: Parts, pool: Tensor, links: Tensor, energies: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Returns draws of the density on the graph, with shape $(n, T, d)$."""

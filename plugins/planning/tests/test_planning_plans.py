@@ -38,8 +38,7 @@ def bridge(*terms: ce.Energy) -> ce.Energy:
 
 
 def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
-    shares = torch.linspace(0, 1, 20)[:, None, None]
-    points = (plan[:-1] + shares * plan.diff(dim=0)).flatten(0, 1)
+    points = (plan[:-1] + torch.linspace(0, 1, 20)[:, None, None] * plan.diff(dim=0)).flatten(0, 1)
     return float((points - torch.tensor(center)).norm(dim=1).min())
 
 

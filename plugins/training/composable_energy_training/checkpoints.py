@@ -146,8 +146,7 @@ class CheckpointStore:
     def _steps(self) -> list[int]:
         if self.folder is None:
             return [] if self._last is None else [self._last.step]
-        found = self.folder.glob("step-*.safetensors")
-        return sorted(int(match[1]) for path in found if (match := _NAME.fullmatch(path.name)))
+        return sorted(int(match[1]) for path in self.folder.glob("step-*.safetensors") if (match := _NAME.fullmatch(path.name)))
 
     def _write(self, checkpoint: Checkpoint) -> Path | None:
         path = self.path(checkpoint.step)

@@ -134,8 +134,7 @@ class ReplayBuffer:
         if chains and not (rows.start <= min(chains) and max(chains) < rows.stop):
             raise OptionError(f"This process has the rows {rows.start} to {rows.stop - 1}, got those from {min(chains)} to {max(chains)}.")
         low = torch.tensor([self._lane(row) for row in chains], device=self._slots.device)
-        high = torch.tensor([self._lane(row + 1) for row in chains], device=self._slots.device)
-        return low, high - low
+        return low, torch.tensor([self._lane(row + 1) for row in chains], device=self._slots.device) - low
 
 
 def resolve_start(start: Start) -> Callable[[Tensor, Noise], Tensor]:

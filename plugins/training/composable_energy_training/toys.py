@@ -48,8 +48,7 @@ def _two_moons(n: int, generator: Generator) -> Tensor:
 
 def _checkerboard(n: int, generator: Generator) -> Tensor:
     across, inside = 4 * _uniform(n, generator) - 2, _uniform(n, generator)
-    down = 2 * torch.randint(2, (n,), generator=generator) + across.floor() % 2 - 2
-    return torch.stack([across, down + inside], 1)
+    return torch.stack([across, 2 * torch.randint(2, (n,), generator=generator) + across.floor() % 2 - 2 + inside], 1)
 
 
 def _pinwheel(n: int, generator: Generator) -> Tensor:

@@ -210,7 +210,10 @@ def forces(
     alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
     names = [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
     points = _points(parts, x, window, resolution)
-    pulls = torch.stack([_pull(part, points) for part in parts])
+    pulls = torch.stack([part.score(points).detach().cpu().double() for part in parts])
+    for part, pull in zip(parts, pulls, strict=True):
+        if broken := int((~pull.isfinite()).flatten(1).any(1).sum()):
+            raise ExpressionError(f"The force of {part} is not finite at {broken} of {len(points)} points.")
     if points.ndim == 2:
         figure, axes = open_axes(ax, path, 4.8, 4.6)
         _draw_arrows(axes, points.cpu(), pulls, names)
@@ -243,14 +246,6 @@ def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, f
         got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
         raise ShapeError(f"`forces` draws points of shape (n, 2) or pictures of shape (n, C, H, W), C = 1 or 3, at least one, got {got}.")
     return x
-
-
-def _pull(part: ce.Energy, x: Tensor) -> Tensor:
-    """Returns the force of a part, with the shape of x."""
-    force = part.score(x).detach().cpu().double()
-    if broken := int((~force.isfinite()).flatten(1).any(1).sum()):
-        raise ExpressionError(f"The force of {part} is not finite at {broken} of {len(x)} points.")
-    return force
 
 
 def _draw_arrows(axes: Axes, points: Tensor, pulls: Tensor, names: Sequence[str]) -> None:
