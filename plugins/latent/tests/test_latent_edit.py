@@ -189,8 +189,7 @@ def test_it_learns_labels_of_all_kinds(fitted):
 
 @pytest.mark.full
 def test_draws_have_the_attributes_that_were_asked_for(fitted):
-    x = (fitted["bright"] & ~fitted["side=middle"]).sample(400, sampler=latents.LACE(), seed=0)
-    truth = labeller(x)
+    truth = labeller((fitted["bright"] & ~fitted["side=middle"]).sample(400, sampler=latents.LACE(), seed=0))
     assert (truth["bright"] & (truth["side"] != 1)).float().mean() > 0.92
     assert abs(fitted["tone"](0.5).sample(300, seed=0)[:, 2].mean().item() - 0.5) < 0.1
 

@@ -155,8 +155,7 @@ def share_of(energy: ce.Energy, sampler=None, chains: int = 2000, seed: int = 3,
 def errors(energy: ce.Energy, share: float, trace: Trace) -> float:
     """How many standard errors a share is off, with the lowest effective number of chains."""
     exact = truth(energy)
-    count = min(trace.scalars.get("ess", [trace.shape[0]]))
-    return abs(share - exact) / math.sqrt(exact * (1 - exact) / count)
+    return abs(share - exact) / math.sqrt(exact * (1 - exact) / min(trace.scalars.get("ess", [trace.shape[0]])))
 
 
 FULL = (right & wide, ce.any_of(right & wide, ~right, weights=[1.0, 1.0]))

@@ -303,8 +303,7 @@ class Convolutions(nn.Module):
         self.pool = nn.AvgPool2d(2) if kind == "pooled" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.pool(self.activation(self.first(x)))
-        return self.activation(self.second(h)).square().flatten(1).sum(1)
+        return self.activation(self.second(self.pool(self.activation(self.first(x))))).square().flatten(1).sum(1)
 
 
 def points(kind: str) -> Tensor:
