@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from composable_energy.errors import CalibrationError, ExpressionError, OperatorError, OptionError
+from composable_energy.errors import CalibrationError, ExpressionError, LiftError, OperatorError, OptionError
 from composable_energy.sampling import energy_and_gradient
 from composable_energy_cli.parsing import parse
 from tests.factories import DTYPE, LEAVES, Affine, Tilt, normal, points, quadratic
@@ -96,6 +96,7 @@ test_what_has_no_meaning_is_refused = refusals(
     (lambda: BASE / 0, OptionError, "not be zero"),
     (lambda: BASE * torch.ones(2), TypeError, None),
     (lambda: BASE * True, TypeError, None),
+    (lambda: BASE & torch.nn.Linear, LiftError, "the class Linear; make an instance"),
     *(
         (lambda w=w: BASE.sharpened(w), OptionError, "A weight must be")
         for w in (math.nan, math.inf, "two", torch.tensor(1j), torch.ones(2))

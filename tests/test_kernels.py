@@ -166,8 +166,7 @@ def test_malas_ratio_is_that_of_the_step_that_was_taken(dtype, spread):
     assert got.dtype == energies.dtype
     assert (got - exact).abs().max() < (1e-10 if dtype == F64 else 2e-5)
     if dtype == torch.float32:
-        scale = math.sqrt(step_size)
-        s = (here + there) * (scale / 2)
+        s = (here + there) * (math.sqrt(step_size) / 2)
         by_noise = ((xi.float() - s / 2) * s).sum(1)
         assert (got - exact).abs().max() < max(2e-6, 0.1 * (by_noise - exact).abs().max() * (spread > 1))
 

@@ -220,6 +220,7 @@ def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
     assert (tmp_path / "a" / "b" / "notes.txt").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
     refused(StorageError, None, normal().save, tmp_path / "file")
+    refused(OptionError, "'' is no path: it is empty", normal().save, "")
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -242,8 +242,7 @@ class Walk(Sampler):
 class Doubling(Walk):
     def step(self, energy, state, noise):
         state, info = super().step(energy, state, noise)
-        x = state.x.double()
-        return State(x.float().double(), state.energy.float(), state.grad.float()), info
+        return State(state.x.double().float().double(), state.energy.float(), state.grad.float()), info
 
 
 class Stale(Walk):

@@ -113,8 +113,8 @@ _BINARY: dict[str, Callable[[Energy, Energy], Energy]] = {
 
 
 def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False) -> Any:
-    """Returns the node of a binary operator; NotImplemented if the other operand cannot be lifted, so that Python raises the error."""
-    if not liftable(other):
+    """Returns the node of a binary operator; NotImplemented for another operand that is no class and cannot be lifted: Python raises."""
+    if not liftable(other) and not isinstance(other, type):
         return NotImplemented
     left, right = (as_energy(other), energy) if reflected else (energy, as_energy(other))
     if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside

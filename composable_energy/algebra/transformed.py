@@ -285,8 +285,7 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
         seen.update(parts)
     plain = {part for part in others if not _takes_noise(part)}
     mixtures = [part for part in seen if isinstance(part, Node) and not part.sums] if plain else []
-    additive = all(plain.isdisjoint(mixture.modules()) for mixture in mixtures)
-    return NoiseLeaves(tuple(leaves), tuple(others), additive)
+    return NoiseLeaves(tuple(leaves), tuple(others), all(plain.isdisjoint(mixture.modules()) for mixture in mixtures))
 
 
 def weakens_evidence(energy: Energy) -> bool:

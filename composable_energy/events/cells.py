@@ -185,8 +185,7 @@ def log_probability(mean: Tensor, width: Tensor, low: Tensor | float | None, hig
     far = near + span
     gap = span * (near + far) / 2 + _log_scaled_tail(near) - _log_scaled_tail(far)
     gap = torch.maximum(gap, span * math.sqrt(2 / math.pi))  # the smallest hazard rate; the difference may round to 0
-    outside = -near.square() / 2 + _log_scaled_tail(near) + (-torch.expm1(-gap)).log()
-    return torch.where(astride, inside, outside)
+    return torch.where(astride, inside, -near.square() / 2 + _log_scaled_tail(near) + (-torch.expm1(-gap)).log())
 
 
 def log_sum(logs: Tensor, axis: int) -> Tensor:

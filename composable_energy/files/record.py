@@ -31,8 +31,8 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Returns a path with the home of `~` and `~user`; raises `OptionError` if it is no path of this system."""
     try:
-        if b"\0" in os.fsencode(path):
-            raise ValueError("it has a null character")
+        if not (text := os.fsencode(path)) or b"\0" in text:
+            raise ValueError("it has a null character" if text else "it is empty")
         return Path(path).expanduser()
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"{str(path)!r:.200} is no path: {str(error).rstrip('.')}.") from error

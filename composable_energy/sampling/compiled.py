@@ -286,8 +286,7 @@ def _compile(function: Function, inputs: Sequence[Tensor], expected: Sequence[Te
     checks = Distribution._validate_args  # torch's compiler turns them off for the whole process
     try:
         options = _OPTIONS if device.type == "cpu" else None
-        function = torch.compile(graph, fullgraph=True, dynamic=False, options=options)
-        found = _run(function, inputs)
+        found = _run(torch.compile(graph, fullgraph=True, dynamic=False, options=options), inputs)
     except Exception as cause:
         try:
             torch.compile(torch.cos, fullgraph=True)(torch.zeros(2, device=device))

@@ -234,8 +234,7 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
         return torch.cat(parts, -1)
 
     if formulas:
-        found = collect(lambda x, bound: _probability(formulas, x, bound))
-        trace.formula_probability = found.mean().item()
+        trace.formula_probability = collect(lambda x, bound: _probability(formulas, x, bound)).mean().item()
         some = points[: min(_READ, problem.batch_size)]
         bound = problem.conditions_at(some, torch.arange(len(some)))
         heads = [head for formula in formulas for head in formula.variables if isinstance(head, Categorical)]

@@ -164,8 +164,7 @@ class Trace:
         recorded = {name: values.flatten(0, 1) for name, values in self._recorded().items()}
         if not recorded:
             raise OptionError("No points were recorded: draw with `trace=1`, or `trace=k` for every k-th step.")
-        found = function(**recorded) if self.variables else function(recorded["x"])
-        return found.unflatten(0, (len(self.point_steps), -1))
+        return (function(**recorded) if self.variables else function(recorded["x"])).unflatten(0, (len(self.point_steps), -1))
 
     def _recorded(self) -> dict[str, Tensor]:
         points = {} if self.points is None else {"x": self.points}

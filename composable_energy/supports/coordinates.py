@@ -141,14 +141,12 @@ class Simplex(Coordinates):
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         logit = u - self._offset(u)
         taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
-        before = F.pad(left.cumsum(-1), [1, 0])
-        log_x = before + F.pad(taken, [0, 1])
+        log_x = F.pad(left.cumsum(-1), [1, 0]) + F.pad(taken, [0, 1])
         least = torch.finfo(u.dtype).smallest_normal  # a density may be infinite at 0
         return log_x.exp().clamp_min(least), _total(log_x[..., :-1] + left)
 
     def inverse(self, x: Tensor) -> Tensor:
-        after = x.flip(-1).cumsum(-1).flip(-1)[..., 1:]
-        logit = x[..., :-1].log() - after.log()
+        logit = x[..., :-1].log() - x.flip(-1).cumsum(-1).flip(-1)[..., 1:].log()
         return logit + self._offset(logit)
 
     def _offset(self, u: Tensor) -> Tensor:

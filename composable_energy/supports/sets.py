@@ -203,8 +203,7 @@ def _check(support: Constraint, x: Tensor) -> Tensor:
     if name_of(support) == "simplex":  # torch's tolerance is that of float64
         return (x >= 0).all(-1) & ((x.sum(-1) - 1).abs() < _tolerance(x))
     if name_of(support) in ("positive_definite", "positive_semidefinite"):  # torch skips the test where another matrix is not symmetric
-        mirrored = torch.isclose(x, x.mT, atol=_TOLERANCE).flatten(-2).all(-1)
-        return mirrored & (torch.linalg.cholesky_ex(x).info == 0)
+        return torch.isclose(x, x.mT, atol=_TOLERANCE).flatten(-2).all(-1) & (torch.linalg.cholesky_ex(x).info == 0)
     return support.check(x)
 
 

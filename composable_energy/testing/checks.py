@@ -166,8 +166,7 @@ class Gaussian(Energy):
         self.event_shape = mean.shape
 
     def forward(self, x: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        square = (x - self.mean).flatten(1).square().sum(1)
-        return square / (2 * (self.scale**2 + torch.as_tensor(sigma).to(x).square()))
+        return (x - self.mean).flatten(1).square().sum(1) / (2 * (self.scale**2 + torch.as_tensor(sigma).to(x).square()))
 
 
 class Banana(Energy):

@@ -163,8 +163,7 @@ def _seed(subject: _Subject) -> None:
 def _shape(subject: _Subject) -> None:
     for dtype in (torch.float32, torch.float64):
         for event in ((2,) if "mixed" in subject.instance.traits.states else (1,), (2, 3)):
-            target = subject.target(event, dtype)
-            drawn = subject.draw(target, (3, *event))
+            drawn = subject.draw(subject.target(event, dtype), (3, *event))
             assert drawn.shape == (3, *event), f"shape {tuple(drawn.shape)}, requested {(3, *event)}"
             assert drawn.dtype == dtype, f"{drawn.dtype} from an energy and a start of {dtype}"
     assert subject.draw(subject.target(), (1, 2)).shape == (1, 2), "a single chain"

@@ -30,8 +30,7 @@ def _directions(case: Case) -> Iterator[tuple[str, Array]]:
     if len(case.space.axes) == 1:
         yield "x", number
         return
-    side = round(len(case.shares) ** 0.5)
-    first, second = np.divmod(number, side)
+    first, second = np.divmod(number, round(len(case.shares) ** 0.5))
     yield from (("x", first), ("y", second), ("x + y", first + second), ("x - y", first - second))
 
 

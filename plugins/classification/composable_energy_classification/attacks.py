@@ -115,8 +115,7 @@ def _start(x: Tensor, radius: float, norm: str, noise: Noise) -> Tensor:
     normal = noise.normal(x)
     if norm == "linf":
         return radius * torch.erf(normal / 2**0.5)
-    lengths = noise.uniform(x, 1).to(x) ** (1 / max(1, x[0].numel()))
-    return radius * unsqueeze_to(lengths, x) * _direction(normal, norm)
+    return radius * unsqueeze_to(noise.uniform(x, 1).to(x) ** (1 / max(1, x[0].numel())), x) * _direction(normal, norm)
 
 
 def _direction(gradient: Tensor, norm: str) -> Tensor:

@@ -63,12 +63,7 @@ def auroc(inside: Tensor, outside: Tensor) -> float:
 def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
     """Returns the share of points from outside that are accepted by a threshold that accepts 95 % of the points of the data.
 
-    Args:
-        inside: Scores of points of the data, with shape $(n,)$; higher is more unusual.
-        outside: Scores of other points, with shape $(m,)$.
-
-    Raises:
-        OptionError: A score is not a number.
+    Arguments and errors are those of `auroc`.
     """
     inside, outside = _scores(inside), _scores(outside)
     rank = math.ceil(0.95 * len(inside) - 1e-9)  # of the least threshold that keeps enough

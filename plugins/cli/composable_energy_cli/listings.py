@@ -111,7 +111,10 @@ class Doctor(Command):
         if _version("composable-energy") is None:
             problems.append("composable-energy is not installed, so its own plug-ins are not found; run `pip install -e .` in the checkout")
         problems += _owned_twice({row.value.partition(":")[0].partition(".")[0] for row in rows if row.value} | {"composable_energy"})
-        devices = _devices()
+        import torch
+
+        cards = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+        devices = [f"cpu ({torch.get_num_threads()} threads)", *cards, *["mps"] * torch.backends.mps.is_available()]
         if arguments.json:
             report = {"versions": versions, "platform": platform.platform(), "devices": devices, "kernels": kernels, "families": families}
             print(json_text({**report, "plugins": [vars(row) for row in rows], "problems": problems}))
@@ -135,14 +138,6 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _devices() -> list[str]:
-    import torch
-
-    found = [f"cpu ({torch.get_num_threads()} threads)"]
-    found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
-    return found + ["mps"] * torch.backends.mps.is_available()
 
 
 def _load_plugins() -> list[ce.registry.PluginRecord]:

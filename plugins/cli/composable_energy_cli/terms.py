@@ -71,8 +71,7 @@ def at_level(energy: Energy, sigma: float | None) -> Energy:
         return energy.at(sigma)
     if "sigma" not in energy.required_conditions:
         return energy
-    lowest = energy.recommended.options.get("sigma_min", _LOWEST) if energy.recommended else _LOWEST
-    return energy.at(lowest)
+    return energy.at(energy.recommended.options.get("sigma_min", _LOWEST) if energy.recommended else _LOWEST)
 
 
 def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
@@ -85,9 +84,11 @@ def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     shares = any(row.share is not None for _, row in rows)
     columns = labels if each else ["mean", "lowest", "highest"]
     header = ["energy of", *columns, *["share"] * shares]
-    cells = [["  " * depth + row.expression, *_numbers(row.energy, each), *[_share(row)] * shares] for depth, row in rows]
+    cells: list[list[str]] = []
     events: dict[str, Tensor] = {}
-    for _, row in rows:
+    for depth, row in rows:
+        share = "" if row.share is None else f"{row.share.mean().item():.3f}"
+        cells.append(["  " * depth + row.expression, *_numbers(row.energy, each), *[share] * shares])
         if row.probability is not None:
             events[f"({row.expression})" if " | " in row.expression else row.expression] = row.probability
     cells += [[""] * len(header), ["probability", *columns, *[""] * shares]] if events else []
@@ -113,10 +114,6 @@ def json_rows(explanation: Explanation) -> list[dict[str, Any]]:
 def _numbers(values: Tensor, each: bool) -> list[str]:
     numbers = values.tolist() if each else [values.mean().item(), values.min().item(), values.max().item()]
     return [f"{number:.0e}" if 0 < abs(number) < _SMALL else f"{number:.3f}" for number in numbers]
-
-
-def _share(row: Explanation) -> str:
-    return "" if row.share is None else f"{row.share.mean().item():.3f}"
 
 
 class Explain(Command):

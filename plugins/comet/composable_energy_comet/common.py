@@ -44,8 +44,7 @@ class CommonCode:
 
     def encode(self, z: Tensor) -> Tensor:
         """Returns the codes, with shape $(B, n)$, of pictures with latents of all components, with shape $(B, K, D)$."""
-        codes = (z[:, 1:, : len(self.mean)] - self.mean) @ self.read
-        return (object_shares(self.comet, z)[:, :, None] * codes).sum(1)
+        return (object_shares(self.comet, z)[:, :, None] * ((z[:, 1:, : len(self.mean)] - self.mean) @ self.read)).sum(1)
 
     def move(self, z: Tensor, code: Tensor) -> Tensor:
         """Returns latents of the same ground and objects, with other codes with shape $(B, n)$, or $(n,)$ for all."""
@@ -56,14 +55,12 @@ class CommonCode:
     def swap(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns pictures of the objects of x with the code and the ground of as many pictures y, with shape $(B, C, S, S)$."""
         own, others = encode_pair(self.comet, x, y)
-        moved = self.move(own, self.encode(others))
-        return self.comet.decode(torch.cat([others[:, :1], moved[:, 1:]], 1))
+        return self.comet.decode(torch.cat([others[:, :1], self.move(own, self.encode(others))[:, 1:]], 1))
 
     def join(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns pictures of x with the objects of as many pictures y as well, with shape $(B, C, S, S)$. They take the code of x."""
         own, others = encode_pair(self.comet, x, y)
-        moved = self.move(others, self.encode(own))
-        return self.comet.decode(torch.cat([own, moved[:, 1:]], 1))
+        return self.comet.decode(torch.cat([own, self.move(others, self.encode(own))[:, 1:]], 1))
 
 
 def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
@@ -95,8 +92,7 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
     sums = torch.einsum("bk,bki->bi", shares, apart)
     same = torch.einsum("bk,bki,bkj->ij", shares.square(), apart, apart)
     between = (sums.T @ sums - same) / (1 - shares.square().sum(1)).sum()  # the covariance of two different objects of a picture
-    size = total.diagonal().mean()
-    root = torch.linalg.cholesky(total + _RIDGE * size * torch.eye(len(total)).to(total))
+    root = torch.linalg.cholesky(total + _RIDGE * total.diagonal().mean() * torch.eye(len(total)).to(total))
     half = torch.linalg.solve_triangular(root, between, upper=False)
     values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.T, upper=False))
     kept = (values > least).nonzero()[:, 0].flip(0)

@@ -51,8 +51,7 @@ def relative_coordinates(pose: Tensor, places: Tensor) -> Tensor:
     """Returns coordinates relative to poses, $(g - p) / 2 s$ and $e^{-|g - p|^2 / 2 s^2}$, with shape $(B, 3, S, S)$."""
     centre, spread = pose[:, :2, None, None], pose[:, 2:, None, None]
     offset = (places - centre) / spread
-    near = (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST).exp()
-    return torch.cat([offset / 2, near], 1)
+    return torch.cat([offset / 2, (-offset.square().sum(1, keepdim=True) / 2).clamp(min=_LEAST).exp()], 1)
 
 
 def options_of(module: nn.Module) -> dict[str, Any]:
@@ -166,8 +165,7 @@ def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
 
     Targets have shape $(B, K, C, S, S)$, of one model or several, and log weights shape $(B, K, 1, S, S)$.
     """
-    least = weights.detach().amax(1, keepdim=True) + _LEAST
-    return (weights.maximum(least).softmax(1) * pictures).sum(1)
+    return (weights.maximum(weights.detach().amax(1, keepdim=True) + _LEAST).softmax(1) * pictures).sum(1)
 
 
 _CELLS = 8  # height and width of the decoder's first grid

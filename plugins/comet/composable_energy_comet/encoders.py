@@ -174,8 +174,7 @@ class _Halving(nn.Module):
 
 def halving_layers(*channels: int) -> list[nn.Module]:
     """Returns convolutions that halve height and width, each with an activation, and a flattening layer."""
-    layers = (layer for pair in pairwise(channels) for layer in (nn.Conv2d(*pair, 4, 2, 1), nn.SiLU()))
-    return [*layers, nn.Flatten()]
+    return [*(layer for pair in pairwise(channels) for layer in (nn.Conv2d(*pair, 4, 2, 1), nn.SiLU())), nn.Flatten()]
 
 
 _HINT = 16  # numbers that attention tells about an object
@@ -247,8 +246,7 @@ class GlimpseEncoder(nn.Module):
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; the first is the ground, with a pose of zeros."""
         hint, centre = self.find(x).flatten(0, 1).split([_HINT, POSE], 1)
         objects = self._describe(x, hint, centre[:, :2]).unflatten(0, (len(x), -1))
-        ground = F.pad(self.average(F.adaptive_avg_pool2d(x, _SEEN_BY_GROUND) * 2 - 1), (0, POSE))
-        return torch.cat([ground[:, None], objects], 1)
+        return torch.cat([F.pad(self.average(F.adaptive_avg_pool2d(x, _SEEN_BY_GROUND) * 2 - 1), (0, POSE))[:, None], objects], 1)
 
     def look_at(self, x: Tensor, centre: Tensor) -> Tensor:
         """Returns one component at places with shape $(B, 2)$, down and right; the component has shape $(B, D)$."""

@@ -68,8 +68,7 @@ def merge_components(scores: Tensor, threshold: float | None) -> Tensor:
     first = torch.arange(scores.shape[1], device=scores.device).repeat(len(scores), 1)
     for k in range(1, scores.shape[1]):
         for j in range(k):
-            joins = (first[:, k] == k) & similar[:, j, k]
-            first[:, k] = torch.where(joins, first[:, j], first[:, k])
+            first[:, k] = torch.where((first[:, k] == k) & similar[:, j, k], first[:, j], first[:, k])
     return first.gather(1, labels.flatten(1)).view_as(labels)
 
 

@@ -192,5 +192,4 @@ def _worst_places(errors: Tensor, square: int) -> Tensor:
     means = F.avg_pool2d(errors[:, None], square, 2, margin)[:, 0]
     index = means.flatten(1).argmax(1)
     corner = torch.stack([index // means.shape[2], index % means.shape[2]], 1) * 2 - margin
-    middle = corner.to(errors) + (square - 1) / 2
-    return middle * 2 / (errors.shape[-1] - 1) - 1
+    return (corner.to(errors) + (square - 1) / 2) * 2 / (errors.shape[-1] - 1) - 1

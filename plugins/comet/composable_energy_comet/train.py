@@ -37,8 +37,7 @@ _OBJECTS_SEED = 5  # settings were chosen on seed 0
 def pictures(n: int, seed: int) -> Pictures:
     """Returns pictures of `colored-sprites`, rendered at 32 pixels and averaged to 16."""
     rendered = torch.from_numpy(ce.get("world", "colored-sprites", size=RENDERED).draw(n, seed=seed).images)
-    small = F.avg_pool2d(rendered.float(), RENDERED // SIZE).round().byte()
-    return Pictures(small.numpy(), {}, "colored sprites")
+    return Pictures(F.avg_pool2d(rendered.float(), RENDERED // SIZE).round().byte().numpy(), {}, "colored sprites")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

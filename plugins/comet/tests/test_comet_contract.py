@@ -173,8 +173,7 @@ def test_looks_turn_away_from_what_earlier_ones_saw():
         encoder = made(inhibition=inhibition).encoder
         with torch.no_grad():
             encoder.key.weight.mul_(20)  # so that attention has a place
-        middles = encoder(x)[:, :, -3:-1]
-        spread[inhibition] = float(middles.std(1).mean())
+        spread[inhibition] = float(encoder(x)[:, :, -3:-1].std(1).mean())
     assert spread[True] > 2 * spread[False]
 
 

@@ -82,8 +82,7 @@ def test_each_iterate_is_drawn_equally_often():
     objective, counts, z = Decomposition(3), torch.zeros(3), comet.encoder(data.x)
     for step in range(600):
         noise = _Start(data.noise, Noise(0, range(ROWS), step).child("objective"))
-        value = objective.descent_loss(comet.energy, z, data.x, noise).detach()
-        counts[(values - value).abs().argmin()] += 1
+        counts[(values - objective.descent_loss(comet.energy, z, data.x, noise).detach()).abs().argmin()] += 1
     assert (counts - 200).square().sum() / 200 < 14  # chi-squared of two degrees of freedom: .001
 
 
@@ -193,8 +192,7 @@ def test_moved_objects_have_the_code_of_the_others(common, comet):
 def test_swapped_pictures_have_the_objects_of_one_and_the_ground_of_the_other(common, comet):
     x, y = pictures(0, 4), pictures(40, 4)
     z = common.move(comet.z[:4], common.encode(comet.z[40:44]))
-    expected = torch.cat([comet.z[40:44, :1], z[:, 1:]], 1)
-    torch.testing.assert_close(common.swap(x, y), comet.decode(expected))
+    torch.testing.assert_close(common.swap(x, y), comet.decode(torch.cat([comet.z[40:44, :1], z[:, 1:]], 1)))
     refused(ShapeError, "as many pictures as each other, got 4 and 3", common.swap, x, y[:3])
 
 

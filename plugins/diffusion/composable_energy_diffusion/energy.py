@@ -236,5 +236,4 @@ class DiffusionEnergy(Energy):
     def _gradient(self, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
         with torch.no_grad():
             sigma = conditions["sigma"]
-            noise = noise_of(self.predict(x, **conditions), x, sigma, self.parametrisation, self.schedule)
-            return noise / unsqueeze_to(sigma, x)
+            return noise_of(self.predict(x, **conditions), x, sigma, self.parametrisation, self.schedule) / unsqueeze_to(sigma, x)

@@ -117,5 +117,4 @@ def _slopes(energy: Energy, x: Tensor, sigma: float, directions: Sequence[Tensor
     for v in directions:
         above, below = (level_gradient(energy, torch.add(x, v, alpha=sign * h), sigma).grad for sign in (1, -1))
         found.append((v * (above - below)).flatten(1).sum(1) * (sigma**2 / (2 * h)))
-    gradient = level_gradient(energy, x, sigma).grad
-    return sigma**2 * gradient, torch.stack(found)
+    return sigma**2 * level_gradient(energy, x, sigma).grad, torch.stack(found)

@@ -112,8 +112,7 @@ class ODE(LevelSampler):
         if step >= self.total_steps:
             return self.finish(energy, self._last(state, s)), Info(scalars={"sigma": s, "evaluations": 2.0 * step - 1})
         n = self.level(step + 1)
-        guess = torch.add(state.x, state.grad, alpha=(n - s) * s)
-        slope = level_gradient(energy, guess, n).grad
+        slope = level_gradient(energy, torch.add(state.x, state.grad, alpha=(n - s) * s), n).grad
         x = torch.add(state.x, state.grad, alpha=(n - s) / 2 * s).add_(slope, alpha=(n - s) / 2 * n)
         return self.evaluate(energy, x, step + 1), Info(scalars={"sigma": s, "evaluations": 2.0 * step})
 

@@ -177,8 +177,7 @@ class DiscreteVP(_VariancePreserving):
     @cached_property
     def _log_levels(self) -> np.ndarray:
         betas = _BETAS[self.betas]() if isinstance(self.betas, str) else np.array(self.betas)
-        log_signal = np.log1p(-betas).cumsum()
-        return np.log(np.expm1(-log_signal)) / 2
+        return np.log(np.expm1(-np.log1p(-betas).cumsum())) / 2
 
 
 def _cosine_betas() -> np.ndarray:

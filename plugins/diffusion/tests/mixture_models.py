@@ -60,8 +60,7 @@ def _ddpm(t: Tensor) -> tuple[Tensor, Tensor]:
     signal = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=F64)).cumprod(0)
     logs = ((1 - signal) / signal).log() / 2
     below = t.floor().long().clamp(0, 998)
-    sigma = torch.lerp(logs[below], logs[below + 1], t - below).exp()
-    return _preserving((1 + sigma**2).rsqrt())
+    return _preserving((1 + torch.lerp(logs[below], logs[below + 1], t - below).exp() ** 2).rsqrt())
 
 
 def _edm(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -67,8 +67,7 @@ class Concepts(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         self.calls.append(len(x))
-        shrink = self.variances[y] / (self.variances[y] + t**2)
-        return self.means[y] + shrink[:, None] * (x - self.means[y])
+        return self.means[y] + (self.variances[y] / (self.variances[y] + t**2))[:, None] * (x - self.means[y])
 
     def score(self, x: Tensor, sigma: float, y: int) -> Tensor:
         return -(x - self.means[y].detach()) / (self.variances[y] + sigma**2)

@@ -137,8 +137,7 @@ class DiscreteLangevin(Sampler):
             raise OptionError("DiscreteLangevin has no step_size yet: give one, or let `sample` tune it.")
         sites, index = energy.sites, energy.sites.index(state.x)
         forward = self._log_proposals(energy, state)
-        uniform = noise.uniforms(forward[..., 0])
-        moved = choose_values(forward, uniform).long()
+        moved = choose_values(forward, noise.uniforms(forward[..., 0])).long()
         x = sites.place(state.x, moved)
         proposal = State(x, *energy.with_gradient(x))
         if not self.corrected:
@@ -150,5 +149,4 @@ class DiscreteLangevin(Sampler):
 
     def _log_proposals(self, energy: Energy, state: State) -> Tensor:
         """Returns the logarithms of the probabilities of values, with shape $(B, S, K)$."""
-        far = distances(energy.sites, state.x)
-        return (-_slopes(energy, state) / 2 - far / (2 * (self.step_size or 1.0))).log_softmax(2)
+        return (-_slopes(energy, state) / 2 - distances(energy.sites, state.x) / (2 * (self.step_size or 1.0))).log_softmax(2)

@@ -53,8 +53,7 @@ class _Continuous(Energy):
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and discrete ones after a sweep."""
-        x = self.points(v)
-        return Gibbs().step(self.whole, Gibbs().init(self.whole, x, noise), noise)[0].x
+        return Gibbs().step(self.whole, Gibbs().init(self.whole, self.points(v), noise), noise)[0].x
 
     def forward(self, v: Tensor) -> Tensor:
         return self.whole(self.points(v))
@@ -74,13 +73,11 @@ class _Summed(_Continuous):
         return flat.masked_scatter(self.free.expand_as(flat), wide).view(len(v), len(self.states), *self.states.shape[1:])
 
     def energies(self, v: Tensor) -> Tensor:
-        points = self.points(v)
-        return repeated(self.whole, len(v), len(self.states))(points.flatten(0, 1)).view(len(v), -1)
+        return repeated(self.whole, len(v), len(self.states))(self.points(v).flatten(0, 1)).view(len(v), -1)
 
     def move(self, v: Tensor, noise: Noise) -> Tensor:
         """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""
-        chosen = choose_values(-self.energies(v), noise.uniform(v)).long()
-        return self.points(v)[torch.arange(len(v), device=v.device), chosen]
+        return self.points(v)[torch.arange(len(v), device=v.device), choose_values(-self.energies(v), noise.uniform(v)).long()]
 
     def forward(self, v: Tensor) -> Tensor:
         return -torch.logsumexp(-self.energies(v), 1)

@@ -23,12 +23,20 @@ class _Lattice(LocalEnergy):
     coupling: Tensor
     field: Tensor
 
-    def __init__(self, shape: int | Sequence[int], coupling: float, field: Any, periodic: bool) -> None:
+    def __init__(self, shape: int | Sequence[int], coupling: float, field: Any, periodic: bool, *states: int) -> None:
         super().__init__()
         self.shape = tuple(check_integer("shape", size) for size in ((shape,) if isinstance(shape, int) else shape))
         self.periodic = check_flag("periodic", periodic)
-        self.register_buffer("coupling", torch.as_tensor(coupling, dtype=torch.get_default_dtype()).clone())
-        self.register_buffer("field", torch.as_tensor(field, dtype=torch.get_default_dtype()).clone())
+        for name, given, event in (("coupling", coupling, ()), ("field", field, (*self.shape, *states))):
+            try:
+                found = torch.as_tensor(given)
+                found.expand(event)
+            except (TypeError, ValueError, RuntimeError) as error:
+                wanted = f"numbers that fit the shape {event}" if event else "a number"
+                raise ShapeError(f"{name} must be {wanted}, got {given!r:.200}.") from error
+            if found.is_complex() or not bool(found.isfinite().all()):
+                raise OptionError(f"{name} must have finite, real numbers, got {given!r:.200}.", [name])
+            self.register_buffer(name, found.to(torch.get_default_dtype(), copy=True))
 
     def config(self) -> dict[str, Any]:
         return {"shape": self.shape, "coupling": self.coupling, "field": self.field, "periodic": self.periodic}
@@ -108,9 +116,9 @@ class Potts(_Lattice):
     """
 
     def __init__(self, shape: int | Sequence[int], states: int, coupling: float = 1.0, field: Any = 0.0, periodic: bool = True) -> None:
-        super().__init__(shape, coupling, field, periodic)
-        self.states = check_integer("states", states, 2)
-        self.event_shape, self.support = (*self.shape, states), constraints.one_hot
+        states = check_integer("states", states, 2)
+        super().__init__(shape, coupling, field, periodic, states)
+        self.states, self.event_shape, self.support = states, (*self.shape, states), constraints.one_hot
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "states": self.states}

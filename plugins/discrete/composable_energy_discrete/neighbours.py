@@ -190,8 +190,7 @@ def _table(term: Energy, sites: Any, x: Tensor) -> Tensor | None:
     if distribution is None or distribution.batch_shape.numel() != len(sites.counts):
         return None
     rows, values = x[:1].expand(sites.allowed.shape[1], *x.shape[1:]), torch.arange(sites.allowed.shape[1], device=x.device)
-    index = torch.minimum(values[:, None], sites.counts - 1)
-    logs = distribution.log_prob(sites.place(rows, index))
+    logs = distribution.log_prob(sites.place(rows, torch.minimum(values[:, None], sites.counts - 1)))
     return -logs.reshape(len(rows), -1).T.to(x.dtype)
 
 

@@ -77,8 +77,7 @@ class DiscreteSMC(Sampler):
             raise ExpressionError(f"SMC draws all chains from one density, and {energy} has a condition for each: bind one value for all.")
         x = energy.sites.scatter(noise.normal(x))
         weight = torch.full((len(x),), energy.sites.log_states, dtype=torch.float64, device=x.device)
-        ancestors = torch.tensor(list(noise.chains), device=x.device)
-        return _Blocked(x, energy(x), torch.zeros_like(x), weight, ancestors, Blocks(energy, x))
+        return _Blocked(x, energy(x), torch.zeros_like(x), weight, torch.tensor(list(noise.chains), device=x.device), Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         if self.levels is None:
@@ -89,8 +88,7 @@ class DiscreteSMC(Sampler):
         return replace(self._move(energy, before, noise, b), log_weight=weight), Info(scalars={"b": b})
 
     def couple(self, energy: Energy, state: Any, noise: Noise) -> tuple[Any, Mapping[str, float]]:
-        last = noise.step == len(cast(Sequence[float], self.levels)) - 1
-        return resample(energy, state, noise, last=last, advice=_ADVICE)
+        return resample(energy, state, noise, last=noise.step == len(cast(Sequence[float], self.levels)) - 1, advice=_ADVICE)
 
     traits: ClassVar[Traits] = Traits(states=("discrete",), gradients=0, couple=couple)
 
@@ -113,8 +111,7 @@ def estimate_log_z(
     sampler, settings = DiscreteSMC(moves=moves), {"seed": seed, "batch_size": batch_size, "dtype": dtype}
     with integration(energy, (particles, *event), sampler="discrete", **settings) as problem:
         if problem.plain.sites.mixed:
-            summed = summed_out(problem.plain, problem.points.zeros()[None])
-            return ce.log_z(summed, particles=particles, moves=moves, **settings)
+            return ce.log_z(summed_out(problem.plain, problem.points.zeros()[None]), particles=particles, moves=moves, **settings)
         if problem.plain.sites.log_states <= _FEW:
             states = all_states(problem.plain, problem.points.zeros()[None])
             value = torch.cat([-problem.energy(some).double() for some in states.split(_TOGETHER)]).logsumexp(0).item()

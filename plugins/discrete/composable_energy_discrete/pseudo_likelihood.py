@@ -56,5 +56,4 @@ class PseudoLikelihood(Objective):
         logits = -model(near.flatten(0, 2)).view(near.shape[:3]).masked_fill(~sites.allowed[chosen], -math.inf)
         logs = logits.log_softmax(2).gather(2, index[:, chosen, None])[..., 0]
         each = (1 - logs.exp()).square() if self.squared else -logs
-        correct = (logits.argmax(2) == index[:, chosen]).double().mean()
-        return Loss(each.mean(1).mean() * index.shape[1], {"correct": correct})
+        return Loss(each.mean(1).mean() * index.shape[1], {"correct": (logits.argmax(2) == index[:, chosen]).double().mean()})

@@ -207,6 +207,8 @@ def test_the_sampler_suits_the_points():
     with pytest.raises(OptionError, match="1 of 2 given points are not inside the support"):
         A.sample(2, init=torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.5, 1.0]]))
     refused(OptionError, "parts without gradients", CATEGORIES.sample, 2, sampler="discrete-langevin", corrected=False)
+    for given in ({"field": torch.ones(3)}, {"coupling": torch.ones(3)}, {"coupling": math.nan}, {"field": torch.tensor(1j)}):
+        refused(ce.errors.ComposableEnergyError, "must", Potts, (2, 2), states=2, **given)
     refused(OptionError, "at most 8 are enumerated", Ising(4).sample, 2, sampler="enumeration", most=8)
 
 

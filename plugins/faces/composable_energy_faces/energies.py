@@ -43,8 +43,7 @@ class Faces(ce.EnergyFamily):
         index = self.members().index(member)
         binary = index < len(ATTRIBUTES)
         columns = slice(index, index + 1) if binary else slice(len(ATTRIBUTES), len(ATTRIBUTES) + len(HAIR_COLORS))
-        label = 1 if binary else index - len(ATTRIBUTES)
-        return ce.ClassifierEnergy(self._heads, label, self.base, columns=columns, name=member)
+        return ce.ClassifierEnergy(self._heads, 1 if binary else index - len(ATTRIBUTES), self.base, columns=columns, name=member)
 
     @cached_property
     def base(self) -> CodeEnergy:
@@ -56,5 +55,4 @@ class Faces(ce.EnergyFamily):
 
     @cached_property
     def _heads(self) -> CodeHeads:
-        heads = CodeHeads(len(ATTRIBUTES) + len(HAIR_COLORS), code=CODE, sigma_min=SIGMA_MIN)
-        return weights.read(heads, "heads", self.folder)
+        return weights.read(CodeHeads(len(ATTRIBUTES) + len(HAIR_COLORS), code=CODE, sigma_min=SIGMA_MIN), "heads", self.folder)

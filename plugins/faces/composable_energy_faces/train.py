@@ -47,9 +47,10 @@ class TrainingRun:
         return self.folder / "weights"
 
     def train(self) -> None:
-        """Trains all networks, or resumes."""
+        """Trains all networks, or resumes, and writes the report."""
         self.train_judge(self.draw_faces("judge", JUDGE_FACES))
         self.train_energies(self.draw_faces("train", TRAINING_FACES))
+        replace_file(self.folder / "report.json", f"{json.dumps({'trainings': self.costs()}, indent=1)}\n".encode())
 
     def draw_faces(self, use: str, count: int) -> Pictures:
         """Returns the faces for one of the uses in `SEEDS`; the first call draws them."""
@@ -99,15 +100,9 @@ class _AttributeLoss(Objective):
         return Loss(label_loss(model(batch.x).float(), batch.labels, VALUES))
 
 
-def _train(folder: Path, effort: float) -> None:
-    run = TrainingRun(folder, effort)
-    run.train()
-    replace_file(folder / "report.json", f"{json.dumps({'trainings': run.costs()}, indent=1)}\n".encode())
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    run_command(_train, weights.FOLDER, arguments)
+    run_command(lambda folder, effort: TrainingRun(folder, effort).train(), weights.FOLDER, arguments)
 
 
 if __name__ == "__main__":

@@ -33,8 +33,7 @@ class CodeNetwork(ce.Energy):
         sigma = level_column(sigma, x)
         scale = (1 + sigma * sigma).rsqrt()
         u = x * scale
-        energy = u * (u / 2 + self.net(u, sigma, y) / (sigma if self.balanced else sigma * scale))
-        return energy.sum(1)
+        return (u * (u / 2 + self.net(u, sigma, y) / (sigma if self.balanced else sigma * scale))).sum(1)
 
     @torch.no_grad()
     def write_unconditioned(self, network: CodeNetwork) -> None:

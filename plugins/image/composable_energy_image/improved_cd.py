@@ -165,8 +165,7 @@ class _SelfAttention(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:
         query, key, value = (part(h).flatten(2) for part in (self.query, self.key, self.value))
-        weights = (query.transpose(1, 2) @ key).softmax(2)
-        return h + self.gain * (value @ weights.transpose(1, 2)).view_as(h)
+        return h + self.gain * (value @ (query.transpose(1, 2) @ key).softmax(2).transpose(1, 2)).view_as(h)
 
 
 def _half(h: Tensor) -> Tensor:

@@ -97,8 +97,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits with shape $(B, K)$ of images in [0, 1]; the network reads $2 x - 1$."""
-        h = self.blocks(self.read(2 * x - 1))
-        return self.head(self.activation(h).mean((2, 3)))
+        return self.head(self.activation(self.blocks(self.read(2 * x - 1))).mean((2, 3)))
 
 
 class _Wide(nn.Module):
@@ -111,5 +110,4 @@ class _Wide(nn.Module):
         self.skip = nn.Identity() if stride == 1 and inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride=stride)
 
     def forward(self, h: Tensor) -> Tensor:
-        inner = self.dropout(self.inner(self.activation(h)))
-        return self.skip(h) + self.outer(self.activation(inner))
+        return self.skip(h) + self.outer(self.activation(self.dropout(self.inner(self.activation(h)))))

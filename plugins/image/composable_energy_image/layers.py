@@ -60,8 +60,7 @@ def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:
 
 def halving_convolutions(*channels: int) -> list[nn.Module]:
     """Returns convolutions that halve height and width, each with a batch norm and an activation, for networks that judge pictures."""
-    pairs = itertools.pairwise(channels)
-    return [layer for pair in pairs for layer in (nn.Conv2d(*pair, 3, 2, 1), nn.BatchNorm2d(pair[1]), nn.SiLU())]
+    return [layer for pair in itertools.pairwise(channels) for layer in (nn.Conv2d(*pair, 3, 2, 1), nn.BatchNorm2d(pair[1]), nn.SiLU())]
 
 
 class _AtMostOne(nn.Module):
@@ -75,8 +74,7 @@ class _AtMostOne(nn.Module):
         if self.training:
             self.unit(weight)  # updates u and v
         u, v = self.unit.get_buffer("_u").clone(), self.unit.get_buffer("_v").clone()
-        sigma = torch.dot(u, torch.mv(weight.flatten(1), v))
-        return weight / sigma.clamp(min=1)
+        return weight / torch.dot(u, torch.mv(weight.flatten(1), v)).clamp(min=1)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight

@@ -86,8 +86,7 @@ def frechet_distance(first: Tensor, second: Tensor, network: Network | None = No
     covariances = torch.cov(first.T).reshape(first.shape[1], -1), torch.cov(second.T).reshape(first.shape[1], -1)
     # The product of two covariances has real eigenvalues >= 0, up to rounding.
     shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
-    apart = (first.mean(0) - second.mean(0)).square().sum()
-    return float(apart + covariances[0].trace() + covariances[1].trace() - 2 * shared)
+    return float((first.mean(0) - second.mean(0)).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * shared)
 
 
 class Fidelity(NamedTuple):

@@ -179,8 +179,7 @@ def divide_components(groups: Tensor, total: int, least: int) -> dict[int, int]:
 
 def _fit_gaussians(rows: Tensor, count: int, shared: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Returns weights, means and covariances of Gaussians, fitted to rows with shape $(N, D)$ in float64."""
-    shares = _cluster(rows, count, generator)
-    weights, means, covariances = _maximize(rows, shares, shared)
+    weights, means, covariances = _maximize(rows, _cluster(rows, count, generator), shared)
     for _ in range(STEPS if count > 1 else 0):
         factors = torch.linalg.cholesky(covariances)
         white = torch.linalg.solve_triangular(factors, (rows - means[:, None]).mT, upper=False)
@@ -208,7 +207,6 @@ def _cluster(rows: Tensor, count: int, generator: torch.Generator) -> Tensor:
         centers = torch.cat([centers, rows[torch.multinomial(distance + 1e-12, 1, generator=generator)]])
     shares = rows.new_zeros(count, len(rows))
     for _ in range(_SWEEPS):
-        nearest = torch.cdist(rows, centers).argmin(1)
-        shares = nn.functional.one_hot(nearest, count).mT.to(rows.dtype)
+        shares = nn.functional.one_hot(torch.cdist(rows, centers).argmin(1), count).mT.to(rows.dtype)
         centers = torch.where(shares.any(1, keepdim=True), shares @ rows / shares.sum(1, keepdim=True).clamp(min=1), centers)
     return shares

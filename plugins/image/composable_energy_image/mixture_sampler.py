@@ -125,8 +125,7 @@ class MixtureDraws(Sampler):
         components = torch.searchsorted(ends, noise.uniform(x).double()).clamp(max=len(ends) - 1)
         z = mixture.draw(components, self.sigma_min, noise.normal(x))
         energies = energy(z, sigma=self.sigma_min)
-        proposed = (mixture.log_joint(z, self.sigma_min) + log_means).logsumexp(1)
-        return _Ratio(z, energies, torch.zeros_like(z), -energies - proposed)
+        return _Ratio(z, energies, torch.zeros_like(z), -energies - (mixture.log_joint(z, self.sigma_min) + log_means).logsumexp(1))
 
 
 def find_mixture(energy: Energy) -> CodeMixture | None:

@@ -199,8 +199,7 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, embedded: Tensor) -> Tensor:
         scale, shift = self.film(embedded)[:, :, None, None].chunk(2, 1)
-        inner = torch.addcmul(shift, self.inner(self.activation(h)), 1 + scale)
-        return h + self.outer(self.dropout(self.activation(inner)))
+        return h + self.outer(self.dropout(self.activation(torch.addcmul(shift, self.inner(self.activation(h)), 1 + scale))))
 
 
 def _apply(blocks: object, h: Tensor, embedded: Tensor) -> Tensor:

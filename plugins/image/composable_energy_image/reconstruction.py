@@ -96,8 +96,7 @@ def outline_weights(images: Tensor) -> Tensor:
     All edges of a picture have a fixed total, so a thin line counts as much as a broad background, without labels.
     """
     across = (images[..., :-1, 1:] - images[..., :-1, :-1]).abs()
-    down = (images[..., 1:, :-1] - images[..., :-1, :-1]).abs()
-    edge = (across + down).amax(1, keepdim=True) > _CONTRAST
+    edge = (across + (images[..., 1:, :-1] - images[..., :-1, :-1]).abs()).amax(1, keepdim=True) > _CONTRAST
     edge = F.pad(edge, (_REACH, _REACH + 1, _REACH, _REACH + 1))
     height, width = images.shape[-2:]
     shifts = range(2 * _REACH + 1)

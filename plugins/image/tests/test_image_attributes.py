@@ -176,8 +176,7 @@ def pictures():
     axis = torch.linspace(0, 1, 24, dtype=F64)
     steps = (axis[:, None] > 0.5).double().expand(24, 24)
     a = torch.stack([torch.outer(axis, axis), (7 * axis[:, None] + 3 * axis).sin() / 2 + 0.5, steps])
-    b = a * 0.8 + 0.1 + 0.05 * torch.cos(40 * axis)
-    return a[None], b[None]
+    return a[None], (a * 0.8 + 0.1 + 0.05 * torch.cos(40 * axis))[None]
 
 
 def test_similarity_and_noise_are_those_of_scikit_image():

@@ -160,8 +160,7 @@ def graded(event: ClassifierEnergy, width: float = 2.0) -> GaussianHead:
     if not isinstance(event, ClassifierEnergy) or event.labels not in (2, None) or event.label not in ({0}, {1}) or event.base is None:
         raise OptionError(f"graded takes an event of a classifier with two labels and a base, got {event}.")
     check_number("width", width, above=0)
-    unit = _LOG_ODDS_UNIT if event.label == {1} else -_LOG_ODDS_UNIT
-    network = LogOdds(event.logits, event.columns, unit)
+    network = LogOdds(event.logits, event.columns, _LOG_ODDS_UNIT if event.label == {1} else -_LOG_ODDS_UNIT)
     return GaussianHead(FixedWidth(network, width / _LOG_ODDS_UNIT), event.base, dims=1, name=f"graded({event})")
 
 

@@ -203,16 +203,12 @@ def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) ->
             heads.temperature[column.columns] = widths[-1]
         else:
             error = outputs[:, column.start] * column.scale + column.centre - column.target
-            widths.append(_checked_width(column.name, error.square().mean().sqrt().item()))
+            width, (low, high) = error.square().mean().sqrt().item(), WIDTHS
+            if width >= high:
+                known = f"Values of {column.name} are known within {width:.3g}"
+                raise LabelError(f"{known}; heads have widths below 2.7: divide them by {10 * width:.0f}.")
+            widths.append(max(width, low * 1.01))
     return widths
-
-
-def _checked_width(name: str, width: float) -> float:
-    """Returns the width of a Gaussian head, within the range that heads have."""
-    low, high = WIDTHS
-    if width >= high:
-        raise LabelError(f"Values of {name} are known within {width:.3g}; heads have widths below 2.7: divide them by {10 * width:.0f}.")
-    return max(width, low * 1.01)
 
 
 @torch.no_grad()

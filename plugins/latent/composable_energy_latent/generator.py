@@ -127,8 +127,7 @@ class Generator(nn.Module):
             raise GeneratorError("The picture of a latent point depends on the other points of the batch; normalise each point alone.")
 
     def extra_repr(self) -> str:
-        shape = () if self.event_shape is None else self.event_shape
-        return f"({_text(self.latent_shape)}) -> ({_text(shape)})"
+        return f"({_text(self.latent_shape)}) -> ({_text(() if self.event_shape is None else self.event_shape)})"
 
 
 def latent(
@@ -257,5 +256,4 @@ class _Frozen(nn.Module):
 
 def _read_onnx(data: bytes) -> nn.Module:
     convert = import_extra("onnx2torch", "onnx").convert
-    model = import_extra("onnx", "onnx").load_model_from_string(data)
-    return convert(model).eval()
+    return convert(import_extra("onnx", "onnx").load_model_from_string(data)).eval()

@@ -189,8 +189,7 @@ def test_it_learns_labels_of_all_kinds(fitted):
 
 @pytest.mark.full
 def test_draws_have_the_attributes_that_were_asked_for(fitted):
-    x = (fitted["bright"] & ~fitted["side=middle"]).sample(400, sampler=latents.LACE(), seed=0)
-    truth = labeller(x)
+    truth = labeller((fitted["bright"] & ~fitted["side=middle"]).sample(400, sampler=latents.LACE(), seed=0))
     assert (truth["bright"] & (truth["side"] != 1)).float().mean() > 0.92
     assert abs(fitted["tone"](0.5).sample(300, seed=0)[:, 2].mean().item() - 0.5) < 0.1
 
@@ -256,8 +255,7 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
     z = E.latents.sample(4000, sampler=sampler, seed=0)
     assert max(errors(z @ a, moments(slope, offset))) < 4
     if d > 1:
-        other = torch.linalg.svd(a[None])[2][1:]
-        rest = z @ other.T
+        rest = z @ torch.linalg.svd(a[None])[2][1:].T
         assert (rest.mean(0).abs() < 4.5 / len(z) ** 0.5).all()
         assert ((rest.var(0) - 1).abs() < 4.5 * (2 / len(z)) ** 0.5).all()
 

@@ -184,8 +184,7 @@ class Annealed(NoiseLevels):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         base = self._base
         if "sigma" not in energy.conditions and base is not None and energy.has_value and self.delta is None:
-            factor = self._temperature_factor(1)
-            return first_points(energy, x, noise.child("first"), base.to(x), 1 / factor, self.temperature)
+            return first_points(energy, x, noise.child("first"), base.to(x), 1 / self._temperature_factor(1), self.temperature)
         return self._evaluate(energy, x, 1)
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:

@@ -228,5 +228,4 @@ def denoised_pull(x: Tensor, slope: Tensor, gradient: Tensor, sigma: float, grad
     lengths = slope.flatten(1).norm(dim=1) if slope.ndim > 1 else slope.abs()
     step = _STEP * sigma / lengths.clamp_min(torch.finfo(x.dtype).tiny)
     step = unsqueeze_to(torch.where(lengths > 0, step, 0.0), x)
-    change = gradient_at(x + step * slope) - gradient
-    return slope - sigma**2 * torch.where(step > 0, change / step, 0.0)
+    return slope - sigma**2 * torch.where(step > 0, (gradient_at(x + step * slope) - gradient) / step, 0.0)

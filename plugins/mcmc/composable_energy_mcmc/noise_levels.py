@@ -165,8 +165,7 @@ def find_start(
         _warn_of_start(energy, found)
     elif warn and high is None and ends[1] is None:
         _warn_of_distant_data(energy, found, fit)
-    narrow = min(1.0, found.narrowest) if found.fits else 1.0
-    bottom = ends[0] or low or default[0] * narrow
+    bottom = ends[0] or low or default[0] * (min(1.0, found.narrowest) if found.fits else 1.0)
     if not bottom < found.sigma:
         raise OptionError(f"sigma_min must be below sigma_max, got {bottom:g} and {found.sigma:g} for {energy}.")
     if warn and ends[0] is None:
@@ -237,8 +236,7 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
         denoised = denoise(x)
         gap, change = x.double() - x.double().mean(0), denoised - denoised.mean(0)
         share, error, raw = _regress(gap, change)
-        rest = change - share * gap
-        misfit = torch.maximum(misfit, 2 * rest.square().mean().sqrt() / sigma)
+        misfit = torch.maximum(misfit, 2 * (change - share * gap).square().mean().sqrt() / sigma)
         mean = torch.where(raw < 1, (denoised.mean(0) - share * x.double().mean(0)) / (1 - share), denoised.mean(0))
         scale = sigma / (1 - share).sqrt()
     way = change.reshape(len(xi), -1)

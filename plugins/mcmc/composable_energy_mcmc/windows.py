@@ -82,8 +82,7 @@ def choose_trajectory(sampler: ChEES, energy: Energy, state: State, noise: Noise
         is_better(sampler.trajectory / step_size)
         best, leapfrogs = sampler, math.inf
     while leapfrogs <= sampler.max_leapfrogs and worse < _TRIALS:
-        better = is_better(leapfrogs)
-        chosen, worse = (leapfrogs, 0) if better else (chosen, worse + 1)
+        chosen, worse = (leapfrogs, 0) if is_better(leapfrogs) else (chosen, worse + 1)
         leapfrogs *= 2
     for factor in _BETWEEN:
         if 2 <= chosen * factor <= sampler.max_leapfrogs:
@@ -196,7 +195,9 @@ def measure_mixing(
         return Mixing(math.inf, math.inf, state)
     x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
     values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
-    longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(_rank_normalize(values)))
+    ranks = values.flatten(0, 1).argsort(0).argsort(0) + 1.0  # among all steps and chains
+    scores = torch.special.ndtri((ranks - 0.375) / (len(ranks) + 0.25)).view_as(values).to(values)
+    longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(scores))
     return Mixing(gradients / steps * longest, longest, state)
 
 
@@ -215,10 +216,3 @@ def _longest_correlation_time(values: Tensor) -> float:
     ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))
     times = times + torch.where(positive, 2 * correlation * ratio / (1 - ratio), 0.0)
     return times.max().item() if len(times) and times.isfinite().all() else math.inf
-
-
-def _rank_normalize(values: Tensor) -> Tensor:
-    """Returns the normal scores of numbers with shape (steps, chains, k) among all steps and chains, which outliers do not dominate."""
-    flat = values.flatten(0, 1)
-    ranks = flat.argsort(0).argsort(0) + 1.0
-    return torch.special.ndtri((ranks - 0.375) / (len(flat) + 0.25)).view_as(values).to(values)

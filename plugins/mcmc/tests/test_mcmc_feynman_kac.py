@@ -134,8 +134,7 @@ GRID = torch.linspace(-6, 6, 20_001, dtype=F64)[:, None]
 
 def log_odds(x: Tensor, sigma: Tensor) -> Tensor:
     """Which component a point with noise comes from: the log odds of the right one. They obey the path of the noise exactly."""
-    variance = 0.16 + sigma[:, None] ** 2
-    return 3 * x / variance + math.log(3 / 7)
+    return 3 * x / (0.16 + sigma[:, None] ** 2) + math.log(3 / 7)
 
 
 right = ce.ClassifierEnergy(log_odds, 1, BASE, name="right")
@@ -144,8 +143,7 @@ wide = ce.as_energy(lambda x: torch.nn.functional.softplus(-3 * x[:, 0]), event_
 
 def truth(energy: ce.Energy) -> float:
     """The share above 0, by quadrature of the density at data."""
-    tiny = torch.full((len(GRID),), 1e-4, dtype=F64)
-    p = torch.softmax(-energy(GRID, sigma=tiny), 0)
+    p = torch.softmax(-energy(GRID, sigma=torch.full((len(GRID),), 1e-4, dtype=F64)), 0)
     return p[GRID[:, 0] > 0].sum().item()
 
 
@@ -157,8 +155,7 @@ def share_of(energy: ce.Energy, sampler=None, chains: int = 2000, seed: int = 3,
 def errors(energy: ce.Energy, share: float, trace: Trace) -> float:
     """How many standard errors a share is off, with the lowest effective number of chains."""
     exact = truth(energy)
-    count = min(trace.scalars.get("ess", [trace.shape[0]]))
-    return abs(share - exact) / math.sqrt(exact * (1 - exact) / count)
+    return abs(share - exact) / math.sqrt(exact * (1 - exact) / min(trace.scalars.get("ess", [trace.shape[0]])))
 
 
 FULL = (right & wide, ce.any_of(right & wide, ~right, weights=[1.0, 1.0]))

@@ -12,7 +12,7 @@ from torch.nn.functional import silu
 import composable_energy as ce
 from composable_energy import Energy, Recommendation
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy_molecules.residues import ANGLES, GROUPS, RESIDUES, angle_mask, angle_periods, index_of, kinds_of, place_atom, wrap
 
 _BACKBONE_HARMONICS = 3
@@ -141,7 +141,7 @@ class ClashEnergy(Energy):
 
     def __init__(self, residues: Mapping[str, str], backbones: Tensor, *, distance: float = 3.4, stiffness: float = 20.0) -> None:
         super().__init__()
-        self.residues = dict(residues)
+        self.residues = dict(check_instance("residues", residues, Mapping) or {})
         for name in self.residues.values():
             index_of(name)
         if len(self.residues) < 2:
@@ -171,5 +171,4 @@ class ClashEnergy(Energy):
 
     def _repulsion(self, atoms: Tensor, others: Tensor) -> Tensor:
         squares = (atoms[:, :, None] - others[:, None]).square().sum(3)
-        overlap = (self.distance - (squares + _TINY).sqrt()).clamp(min=0)
-        return self.stiffness / 2 * overlap.square().sum((1, 2))
+        return self.stiffness / 2 * (self.distance - (squares + _TINY).sqrt()).clamp(min=0).square().sum((1, 2))

@@ -71,8 +71,7 @@ def _coupling(name: str, centres: list[float]) -> float:
     if name == "LEU":
         return _LEUCINE.get((int(centres[0]), int(centres[1])), -1.0)
     gauche = [math.copysign(1, centre) if 40 < abs(centre) < 100 else 0.0 for centre in centres]
-    planar = 1 if name in ("PHE", "ASN", "GLU") else 0
-    pairs = itertools.pairwise(gauche[: len(gauche) - planar])
+    pairs = itertools.pairwise(gauche[: len(gauche) - (1 if name in ("PHE", "ASN", "GLU") else 0)])
     return _OPPOSITE * sum(one * other < 0 for one, other in pairs)
 
 

@@ -51,8 +51,7 @@ class AngleLibrary(nn.Module):
         r"""Returns log densities of the angles that the amino acids of contexts have, with shape $(B, K)$."""
         shares = self.shares[context[:, 2].long()].to(chi)
         found = shares.gather(2, self._bins(chi).transpose(1, 2)).transpose(1, 2)
-        log_p = (found * self.bins / (2 * math.pi)).log()
-        return torch.where(angle_mask(context)[:, None], log_p, 0.0).sum(-1)
+        return torch.where(angle_mask(context)[:, None], (found * self.bins / (2 * math.pi)).log(), 0.0).sum(-1)
 
     def draw(self, context: Tensor, uniforms: Tensor) -> Tensor:
         r"""Returns draws by uniform numbers in $[0, 1]$, both with shape $(B, K, 4)$; 0 beyond the angles of an amino acid.

@@ -47,8 +47,7 @@ def dihedral(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     """
     axis = c - b
     before, after = torch.linalg.cross(b - a, axis), torch.linalg.cross(axis, d - c)
-    length = axis.norm(dim=-1)
-    return torch.atan2(length * ((b - a) * after).sum(-1), (before * after).sum(-1))
+    return torch.atan2(axis.norm(dim=-1) * ((b - a) * after).sum(-1), (before * after).sum(-1))
 
 
 def place_atom(a: Tensor, b: Tensor, c: Tensor, length: Any, angle: Any, turn: Tensor) -> Tensor:
@@ -185,6 +184,13 @@ def kinds_of(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         raise ShapeError(
             f"Angles (B, {ANGLES}) need a context of shape (B, {CONTEXT}), see `context_of`; got {tuple(shape)} and {tuple(context.shape)}."
         )
+    kinds = _indices_in(context)
+    return kinds[..., 0], kinds[..., 1:]
+
+
+def _indices_in(context: Tensor) -> Tensor:
+    if context.shape[-1:] != (CONTEXT,):
+        raise ShapeError(f"A context has shape (*, {CONTEXT}), see `context_of`; got {tuple(context.shape)}.")
     kinds = context.detach()[..., 2:]
     limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)
     if not bool(((kinds >= 0) & (kinds < limits) & (kinds == kinds.round())).all()):
@@ -192,14 +198,13 @@ def kinds_of(context: Tensor, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
             f"Columns 2 to 4 of a context are indices below {len(RESIDUES)}, {len(GROUPS)} and {len(GROUPS)}: the amino acid and the "
             "groups of its neighbours. `context_of` makes a context."
         )
-    kinds = kinds.long()
-    return kinds[..., 0], kinds[..., 1:]
+    return kinds.long()
 
 
 def angle_mask(context: Tensor) -> Tensor:
     """Returns which of the four angles the residues of contexts of shape $(*, 5)$ have, with shape $(*, 4)$."""
     counts = torch.tensor([residue.angles for residue in RESIDUES], device=context.device)
-    return torch.arange(ANGLES, device=context.device) < counts[context[..., 2].long()][..., None]
+    return torch.arange(ANGLES, device=context.device) < counts[_indices_in(context)[..., 0]][..., None]
 
 
 def angle_periods(context: Tensor) -> Tensor:
@@ -208,7 +213,7 @@ def angle_periods(context: Tensor) -> Tensor:
     for index, residue in enumerate(RESIDUES):
         if residue.symmetric:
             table[index, residue.angles - 1] = math.pi
-    return table[context[..., 2].long()]
+    return table[_indices_in(context)[..., 0]]
 
 
 @dataclass(frozen=True)

@@ -280,6 +280,8 @@ test_events_and_clashes_say_what_they_need = refusals(
     (lambda: molecules.context_of("LEU", -60.0, -45.0), OptionError, "in radians"),
     (lambda: molecules.context_of(["SER", "TRP"], [1.0, 2.0, 3.0], 0.0), ShapeError, "one or 3 rows"),
     (lambda: ClashEnergy({"a": "LEU"}, backbone()[None]), OptionError, "two residues or more"),
+    (lambda: ClashEnergy(["LEU", "LYS"], backbone()[None]), OptionError, "residues must be a Mapping"),
+    (lambda: molecules.angle_mask(torch.zeros(2, 4)), ShapeError, "A context has shape"),
     (lambda: ClashEnergy({"a": "LEU", "b": "LYS"}, backbone()[None]), ShapeError, "finite numbers of shape"),
 )
 

@@ -145,8 +145,7 @@ class ObservedEnergy(Energy):
         (pull,) = torch.autograd.grad(predicted, z, residual, retain_graph=True)
         tiny = torch.finfo(predicted.dtype).tiny
         gain = pull.flatten(1).square().sum(1) / residual.flatten(1).square().sum(1).clamp_min(tiny)
-        variance = sigma**2 * self.spread**2 / (sigma**2 + self.spread**2)
-        return unsqueeze_to(variance * gain, predicted)
+        return unsqueeze_to(sigma**2 * self.spread**2 / (sigma**2 + self.spread**2) * gain, predicted)
 
     def extra_repr(self) -> str:
         return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"

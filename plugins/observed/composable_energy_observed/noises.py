@@ -34,7 +34,8 @@ class Noise(Described):
         return None
 
     def __str__(self) -> str:
-        return f"{self.name}({', '.join(f'{key}={_format(value)}' for key, value in self.config().items())})"
+        shown = {key: f"tensor{tuple(one.shape)}" if isinstance(one, Tensor) else f"{one:g}" for key, one in self.config().items()}
+        return f"{self.name}({', '.join(f'{key}={value}' for key, value in shown.items())})"
 
 
 class Gaussian(Noise):
@@ -70,8 +71,7 @@ class Gaussian(Noise):
 
     def level(self, y: Tensor, quantile: float) -> float:
         """Returns the quantile; the sum of the squares has a chi-squared distribution."""
-        constant = self.energies(y[None].double(), y.double()).sum().item()
-        return constant + _gamma_quantile(y.numel() / 2, quantile)
+        return self.energies(y[None].double(), y.double()).sum().item() + _gamma_quantile(y.numel() / 2, quantile)
 
 
 class Poisson(Noise):
@@ -161,7 +161,3 @@ def _gamma_quantile(shape: float, quantile: float) -> float:
         below = torch.special.gammainc(a, torch.tensor(middle, dtype=torch.float64)).item() < quantile
         low, high = (middle, high) if below else (low, middle)
     return (low + high) / 2
-
-
-def _format(value: Any) -> str:
-    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else f"{value:g}"

@@ -194,7 +194,10 @@ class Blur(Operator):
     def __init__(self, kernel: Tensor | float, padding: str = "reflect") -> None:
         super().__init__()
         if not isinstance(kernel, Tensor):
-            kernel = _gaussian_kernel(check_number("kernel, a standard deviation in pixels,", kernel, above=0))
+            width = check_number("kernel, a standard deviation in pixels,", kernel, above=0)
+            reach = max(1, math.ceil(3 * width))
+            line = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float64).square() / (2 * width**2))
+            kernel = torch.outer(line / line.sum(), line / line.sum()).float()
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0 or not bool(kernel.isfinite().all()):
             raise OptionError(f"The kernel of a blur has two axes of odd length and finite numbers, got shape {tuple(kernel.shape)}.")
         self.register_buffer("kernel", kernel.float() if not kernel.is_floating_point() else kernel)
@@ -343,10 +346,3 @@ def _pictures(operator: Operator, x: Tensor) -> int:
     if x.ndim != 4:
         raise ShapeError(f"The operator {operator} takes pictures of shape (B, C, H, W), got {tuple(x.shape)}.")
     return x.shape[1]
-
-
-def _gaussian_kernel(width: float) -> Tensor:
-    reach = max(1, math.ceil(3 * width))
-    line = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float64).square() / (2 * width**2))
-    line = line / line.sum()
-    return torch.outer(line, line).float()

@@ -158,8 +158,7 @@ def test_a_decoder_counts_in_what_is_not_known():
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     x = draw(diffusion((2,)) & ce.observed(torch.full((2,), y), None, noise))
     grid = torch.linspace(-2, 4, 2001)[:, None]
-    values = grid.square().sum(1) / 2 + ce.observed(torch.tensor([y]), None, noise)(grid)
-    p = torch.softmax(-values, 0)
+    p = torch.softmax(-(grid.square().sum(1) / 2 + ce.observed(torch.tensor([y]), None, noise)(grid)), 0)
     mean = (p * grid[:, 0]).sum()
     deviation = (p * (grid[:, 0] - mean).square()).sum().sqrt()
     assert abs(x.mean() - mean) < 0.2 * deviation and 0.7 < x.std() / deviation < 1.3

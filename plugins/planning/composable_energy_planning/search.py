@@ -120,16 +120,14 @@ class Search:
         tree, usual = roots, torch.tensor(torch.inf)
         for _ in range(rounds):
             targets = parts.visited(each, generator)
-            nearest = torch.cdist(metric(targets), metric(tree)).argmin(1)
-            parents = tree[nearest].repeat(_CHILDREN, 1)
+            parents = tree[torch.cdist(metric(targets), metric(tree)).argmin(1)].repeat(_CHILDREN, 1)
             halves = zip(parents.chunk(2), _WIDTHS, strict=True)
             children = torch.cat([parts.propose(half, generator, backwards=backwards, width=width) for half, width in halves])
             energies = parts.of_moves(children, parents, _FIRM) if backwards else parts.of_moves(parents, children, _FIRM)
             usual = torch.minimum(usual, energies.quantile(0.1))
             far = (metric(children) - metric(targets).repeat(_CHILDREN, 1)).square().sum(1).sqrt()
             score = (far + 1e3 * (energies > usual + _EXCESS)).unflatten(0, (_CHILDREN, each))
-            best = score.argmin(0)
-            kept = children.unflatten(0, (_CHILDREN, each))[best, torch.arange(each)]
+            kept = children.unflatten(0, (_CHILDREN, each))[score.argmin(0), torch.arange(each)]
             tree = torch.cat([tree, kept[score.amin(0) < 1e3]])
         return tree
 
@@ -147,8 +145,7 @@ class Search:
         nearest = [(distances.clamp_min(reach) + ties).topk(half, dim=1, largest=False).indices for reach in _REACHES]
         links = torch.cat(nearest, 1)
         states = pool[:, None].expand(-1, links.shape[1], -1).flatten(0, 1)
-        moves = _shortest(pool[links.flatten()] - states, winding)
-        return links, parts.of_moves(states, states + moves, _FIRM).view(links.shape)
+        return links, parts.of_moves(states, states + _shortest(pool[links.flatten()] - states, winding), _FIRM).view(links.shape)
 
     def _draw(self, parts: Parts, pool: Tensor, links: Tensor, energies: Tensor, count: int, generator: torch.Generator) -> Tensor:
         """Returns draws of the density on the graph, with shape $(n, T, d)$."""

@@ -16,9 +16,12 @@ from composable_energy_observed import Gaussian
 def vector_of(what: str, numbers: Tensor | Sequence[float]) -> Tensor:
     """Returns a copy of numbers in their floating dtype, or the default one; raises `OptionError` if they are no vector of finite ones."""
     dtype = numbers.dtype if isinstance(numbers, Tensor) and numbers.is_floating_point() else torch.get_default_dtype()
-    found = torch.as_tensor(numbers, dtype=dtype).detach().clone()
+    try:
+        found = torch.as_tensor(numbers, dtype=dtype).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        found = torch.empty(0, 0)
     if found.ndim != 1 or not bool(found.isfinite().all()):
-        raise OptionError(f"{what} is a vector of finite numbers, got {found.tolist()}.")
+        raise OptionError(f"{what} is a vector of finite numbers, got {numbers!r:.200}.")
     return found
 
 

@@ -51,8 +51,7 @@ class GaussianStep(nn.Module):
         out = self.network(features(states, self.angles, self.scale))
         factor = states.new_zeros(len(states), self.size, self.size)
         factor[:, self._rows[0], self._rows[1]] = out[:, self.size :]
-        diagonal = factor.diagonal(dim1=1, dim2=2).clamp(-6, 2).exp()
-        factor = factor.tril(-1) + torch.diag_embed(diagonal)
+        factor = factor.tril(-1) + torch.diag_embed(factor.diagonal(dim1=1, dim2=2).clamp(-6, 2).exp())
         return self.unit * out[:, : self.size], self.unit[:, None] * factor
 
     def whiten(self, states: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,7 +106,10 @@ class TransitionEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         white, log_det = self.ahead.whiten(x[:, 0], x[:, 1])
-        return log_det - _log_mixture(white) - self.odds(self._inputs(x[:, 0], x[:, 1], white)).squeeze(1)
+        size, square = white.shape[1], white.square().sum(1) / 2
+        parts = [-square / width**2 - size * math.log(width) for width in _WIDE]
+        log_mixture = torch.stack(parts).logsumexp(0) - math.log(len(parts)) - size / 2 * math.log(2 * math.pi)  # of contrastive noises
+        return log_det - log_mixture - self.odds(self._inputs(x[:, 0], x[:, 1], white)).squeeze(1)
 
     def _inputs(self, states: Tensor, ends: Tensor, white: Tensor) -> Tensor:
         change = ((ends - states) / self.ahead.unit).clamp(-20, 20)
@@ -162,8 +164,7 @@ class TransitionEnergy(Energy):
             rows = slice(at, None, len(_WIDE) + 1)
             drawn[rows] = self.ahead.draw(states[rows], generator, width)
         both = ((pairs[:, 0], pairs[:, 1]), (states, drawn))
-        found = [self._inputs(begins, ends, self.ahead.whiten(begins, ends)[0]) for begins, ends in both]
-        return torch.stack(found, 1)
+        return torch.stack([self._inputs(begins, ends, self.ahead.whiten(begins, ends)[0]) for begins, ends in both], 1)
 
 
 def _descend(loss: Any, parameters: list[nn.Parameter], pairs: Tensor, steps: int, batch: int, rate: float, generator: Any) -> None:
@@ -175,13 +176,6 @@ def _descend(loss: Any, parameters: list[nn.Parameter], pairs: Tensor, steps: in
         loss(rows).backward()
         optimizer.step()
         schedule.step()
-
-
-def _log_mixture(white: Tensor) -> Tensor:
-    """Returns the log density of whitened moves under the mixture of contrastive noises."""
-    size, square = white.shape[1], white.square().sum(1) / 2
-    parts = [-square / width**2 - size * math.log(width) for width in _WIDE]
-    return torch.stack(parts).logsumexp(0) - math.log(len(parts)) - size / 2 * math.log(2 * math.pi)
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

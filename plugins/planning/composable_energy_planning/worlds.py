@@ -66,8 +66,7 @@ class World(ABC):
         parts = torch.linspace(0, 1, _PARTS + 1, dtype=states.dtype)[1:, None, None]
         between = states + parts * (ends - states)
         inside = ((between >= self.low - _ROUNDING) & (between <= self.high + _ROUNDING)).all(-1)
-        clear = self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2])
-        return ~(inside & (clear > margin)).all(0)
+        return ~(inside & (self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2]) > margin)).all(0)
 
     def step(self, states: Tensor, actions: Tensor, generator: torch.Generator | None = None, margin: float = 0.0) -> tuple[Tensor, Tensor]:
         """Returns the next states, with shape $(B, d)$, and which moves were blocked, with shape $(B,)$."""
@@ -185,8 +184,7 @@ class Car(World):
         theta, speed = states[:, 2:3], states[:, 3:]
         slip = 0.0 if generator is None else _SLIP * torch.randn(len(states), 2, generator=generator)
         place = states[:, :2] + speed * torch.cat([theta.cos(), theta.sin()], 1) + slip
-        faster = (speed + actions[:, 1:]).clamp(self.low[3], self.high[3])
-        return torch.cat([place, theta + actions[:, :1], faster], 1)
+        return torch.cat([place, theta + actions[:, :1], (speed + actions[:, 1:]).clamp(self.low[3], self.high[3])], 1)
 
     def towards(self, states: Tensor, targets: Tensor) -> Tensor:
         theta, speed = states[:, 2], states[:, 3]

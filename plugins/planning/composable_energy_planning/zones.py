@@ -47,8 +47,7 @@ class Box(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         beyond = _from_center(points, self.center).abs() - self.extent
-        outside = torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1)
-        return outside + beyond.amax(-1).clamp_max(0)
+        return torch.linalg.vector_norm(beyond.clamp_min(0), dim=-1) + beyond.amax(-1).clamp_max(0)
 
 
 def _from_center(points: Tensor, center: Tensor) -> Tensor:

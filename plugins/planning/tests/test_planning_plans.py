@@ -38,8 +38,7 @@ def bridge(*terms: ce.Energy) -> ce.Energy:
 
 
 def distance_along(plan: Tensor, center: tuple[float, float]) -> float:
-    shares = torch.linspace(0, 1, 20)[:, None, None]
-    points = (plan[:-1] + shares * plan.diff(dim=0)).flatten(0, 1)
+    points = (plan[:-1] + torch.linspace(0, 1, 20)[:, None, None] * plan.diff(dim=0)).flatten(0, 1)
     return float((points - torch.tensor(center)).norm(dim=1).min())
 
 
@@ -227,6 +226,7 @@ test_mistakes_are_named = refusals(
     (lambda: ce.over_time(ce.as_energy(torch.distributions.Dirichlet(torch.ones(3))), 5), ExpressionError, "joins rows"),
     (lambda: planning.apart(0.5)(torch.zeros(1, 5, 3)), ShapeError, "halves"),
     (lambda: planning.goal([0.0], 0.0), OptionError, "width"),
+    (lambda: planning.start("a", 0.1), OptionError, "target of start is a vector of finite numbers, got 'a'"),
     (lambda: planning.via([0.0], 2.5), OptionError, "time must be a whole number"),
     (lambda: planning.goal([0.0])(torch.zeros(1, 3, 2)), ShapeError, "compares 1"),
     (lambda: planning.disc((0.0, 0.0), 1.0)(torch.zeros(4, 2)), ShapeError, "trajectories"),

@@ -146,8 +146,7 @@ class CheckpointStore:
     def _steps(self) -> list[int]:
         if self.folder is None:
             return [] if self._last is None else [self._last.step]
-        found = self.folder.glob("step-*.safetensors")
-        return sorted(int(match[1]) for path in found if (match := _NAME.fullmatch(path.name)))
+        return sorted(int(match[1]) for path in self.folder.glob("step-*.safetensors") if (match := _NAME.fullmatch(path.name)))
 
     def _write(self, checkpoint: Checkpoint) -> Path | None:
         path = self.path(checkpoint.step)
@@ -205,5 +204,4 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 def _joined(differences: list[str]) -> str:
     """Returns the first differences as one text."""
-    more = f" and {len(differences) - 6} more" if len(differences) > 6 else ""
-    return "; ".join(differences[:6]) + more
+    return "; ".join(differences[:6]) + (f" and {len(differences) - 6} more" if len(differences) > 6 else "")

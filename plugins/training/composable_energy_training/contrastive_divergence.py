@@ -16,6 +16,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Noise, Sampler, SamplerLike, Trace, resolve_sampler, twin
+from composable_energy.supports import contains, format_support
 from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 from composable_energy_training.replay_buffer import ReplayBuffer, Start, draw_starts, resolve_start
 from composable_energy_training.second_derivatives import differentiable_gradient
@@ -98,6 +99,14 @@ class ContrastiveDivergence(Objective):
         if getattr(sampler, "step_size", 1.0) is None:
             name = type(sampler).__name__.lower()
             raise OptionError(f"{name} needs step_size, or it would be tuned again at each training step: options={{'step_size': ...}}.")
+        support = require_energy(model).support
+        if self._start is not None and support is not None:
+            like = torch.zeros(64, *context.event_shape, dtype=context.dtype, device=context.device)
+            if not contains(support, draw_starts(self._start, like, Noise(context.seed, range(64)))).all():
+                where = f"the support of {model}, {format_support(support)}"
+                raise OptionError(
+                    f"Chains start outside of {where}: set `start` to a function of (like, noise) that returns points inside."
+                )
         self.chosen = sampler
         if self.persistent and self._start is not None:
             self.replay = ReplayBuffer(self.slots, context, self._start, **self._buffer_options)
@@ -119,7 +128,12 @@ class ContrastiveDivergence(Objective):
             raise OptionError("The objective is not prepared: call `begin(model, context)` before the first loss.")
         energy = require_energy(model)
         energy = energy.given(**conditions) if conditions else energy
-        slots, x = self._draw_starts(batch)
+        if self.replay is not None:
+            slots, x = self.replay.draw(batch.noise)
+        elif self._start is None:
+            slots, x = None, batch.x.detach()
+        else:
+            slots, x = None, draw_starts(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
         noise = batch.noise.child(f"chains {batch.step}")  # `sample` keys by its own steps, which repeat at each training step
         if steps == 0:
             return NegativeSamples(x, noise, slots, {"diverged": x.new_zeros(())})
@@ -148,13 +162,6 @@ class ContrastiveDivergence(Objective):
     def restore(self, state: Mapping[str, Tensor]) -> None:
         if self.replay is not None:
             self.replay.restore(state)
-
-    def _draw_starts(self, batch: Batch) -> tuple[Tensor | None, Tensor]:
-        if self.replay is not None:
-            return self.replay.draw(batch.noise)
-        if self._start is None:
-            return None, batch.x.detach()
-        return None, draw_starts(self._start, torch.zeros_like(batch.x), batch.noise.child("start"))
 
 
 def contrast(

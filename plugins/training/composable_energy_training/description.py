@@ -65,8 +65,7 @@ def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = 
     if isinstance(value, types.FunctionType):
         return _describe_function(value, inner)
     if isinstance(value, nn.Module) and not isinstance(value, Objective):
-        tensors = {**dict(value.named_parameters()), **dict(value.named_buffers())}
-        return {"modules": describe_modules(value), "tensors": inner(tensors)}
+        return {"modules": describe_modules(value), "tensors": inner({**dict(value.named_parameters()), **dict(value.named_buffers())})}
     return {"class": type(value).__qualname__, **inner(_attributes(value))}
 
 
@@ -118,8 +117,7 @@ def _describe_function(function: types.FunctionType, inner: Any) -> Any:
     except OSError:  # typed at a prompt of Python
         source = ""
     captured = {**inspect.getclosurevars(function).nonlocals, "defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
-    digest = blake2b(source.encode(), digest_size=8).hexdigest()
-    return {"function": function.__qualname__, "source": digest, **inner(captured)}
+    return {"function": function.__qualname__, "source": blake2b(source.encode(), digest_size=8).hexdigest(), **inner(captured)}
 
 
 def _is_shallow(value: Any) -> bool:

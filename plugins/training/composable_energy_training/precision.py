@@ -85,5 +85,4 @@ def _cpu_flags() -> frozenset[str]:
     if file.is_file():
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return frozenset(name for name, found in capabilities.items() if found is True)
+    return frozenset(name for name, found in getattr(torch.cpu, "get_capabilities", dict)().items() if found is True)

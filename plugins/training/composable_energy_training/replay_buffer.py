@@ -103,8 +103,7 @@ class ReplayBuffer:
             shift = 1 + (first[:, None] + offsets) % (size - 1)[:, None]
             lane = ((slots - low)[:, None] + shift) % size[:, None]
             neighbors = self._slots[low[:, None] + lane - self.slot_range.start]
-            squared = (neighbors - x[:, None]).flatten(2).square().sum(2)
-            smallest, index = squared.min(1, keepdim=True)
+            smallest, index = (neighbors - x[:, None]).flatten(2).square().sum(2).min(1, keepdim=True)
             closer = unsqueeze_to(smallest < distance, x)
             best = torch.where(closer, neighbors[torch.arange(len(x), device=x.device), index[:, 0]], best)
             distance = torch.minimum(smallest, distance)
@@ -135,8 +134,7 @@ class ReplayBuffer:
         if chains and not (rows.start <= min(chains) and max(chains) < rows.stop):
             raise OptionError(f"This process has the rows {rows.start} to {rows.stop - 1}, got those from {min(chains)} to {max(chains)}.")
         low = torch.tensor([self._lane(row) for row in chains], device=self._slots.device)
-        high = torch.tensor([self._lane(row + 1) for row in chains], device=self._slots.device)
-        return low, high - low
+        return low, torch.tensor([self._lane(row + 1) for row in chains], device=self._slots.device) - low
 
 
 def resolve_start(start: Start) -> Callable[[Tensor, Noise], Tensor]:

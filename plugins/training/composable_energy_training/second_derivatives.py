@@ -129,8 +129,7 @@ class _Convolution(Function):
             return _ConvolutionOfGradients.apply(gradient, weight, x, ctx.sizes), None, None, None, None, None
         of_x, of_weight, of_bias, *_ = ctx.needs_input_grad
         of_x = of_x and not (ctx.is_first and ctx.stage.current == "weights")
-        found = _differentiate(gradient, x, weight, ctx.sizes, [of_x, of_weight, of_bias and ctx.with_bias])
-        return (*found, None, None, None)
+        return (*_differentiate(gradient, x, weight, ctx.sizes, [of_x, of_weight, of_bias and ctx.with_bias]), None, None, None)
 
 
 class _ConvolutionOfGradients(Function):

@@ -25,8 +25,7 @@ def sample(name: str, n: int, *, seed: int = 0) -> Tensor:
     """
     if name not in _SETS:
         raise OptionError(f"There is no toy data set {name!r}.{nearest(name, NAMES)}{listed(NAMES)}")
-    generator = torch.Generator().manual_seed(check_integer("seed", seed, least=-(2**63)))
-    return _SETS[name](check_integer("n", n), generator)
+    return _SETS[name](check_integer("n", n), torch.Generator().manual_seed(check_integer("seed", seed, least=-(2**63))))
 
 
 def _uniform(n: int, generator: Generator) -> Tensor:
@@ -47,20 +46,14 @@ def _two_moons(n: int, generator: Generator) -> Tensor:
     return 1.2 * (torch.where(upper, arc, torch.tensor([1.0, 0.5]) - arc) - torch.tensor([0.5, 0.25])) + _noise(n, generator, 0.1)
 
 
-def _eight_gaussians(n: int, generator: Generator) -> Tensor:
-    return _polar(1.7, math.pi / 4 * torch.randint(8, (n,), generator=generator)) + _noise(n, generator, 0.15)
-
-
 def _checkerboard(n: int, generator: Generator) -> Tensor:
     across, inside = 4 * _uniform(n, generator) - 2, _uniform(n, generator)
-    down = 2 * torch.randint(2, (n,), generator=generator) + across.floor() % 2 - 2
-    return torch.stack([across, down + inside], 1)
+    return torch.stack([across, 2 * torch.randint(2, (n,), generator=generator) + across.floor() % 2 - 2 + inside], 1)
 
 
 def _pinwheel(n: int, generator: Generator) -> Tensor:
     along, across = (torch.randn(n, 2, generator=generator) * torch.tensor([0.3, 0.1])).T
-    arm = 2 * math.pi / 5 * torch.randint(5, (n,), generator=generator)
-    turned = arm + 0.25 * (1 + along).exp()
+    turned = 2 * math.pi / 5 * torch.randint(5, (n,), generator=generator) + 0.25 * (1 + along).exp()
     return 1.2 * ((1 + along)[:, None] * _polar(1.0, turned) + across[:, None] * _polar(1.0, turned + math.pi / 2))
 
 
@@ -76,7 +69,9 @@ def _rings(n: int, generator: Generator) -> Tensor:
 
 _SETS: Mapping[str, Callable[[int, Generator], Tensor]] = {
     "two-moons": _two_moons,
-    "eight-gaussians": _eight_gaussians,
+    "eight-gaussians": lambda n, generator: (
+        _polar(1.7, math.pi / 4 * torch.randint(8, (n,), generator=generator)) + _noise(n, generator, 0.15)
+    ),
     "checkerboard": _checkerboard,
     "pinwheel": _pinwheel,
     "swiss-roll": _swiss_roll,

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 import composable_energy as ce
 import composable_energy_training as training
@@ -41,6 +42,7 @@ test_bad_input_is_reported = refusals(
     (lambda: Divergence(steps=1, start="data"), "persistent=False"),
     (lambda: prepare(Divergence(steps=1)), "langevin needs step_size"),
     (lambda: prepare(Divergence(**LANGEVIN), nn.Linear(2, 1)), "trains an energy, got Linear"),
+    (lambda: prepare(Divergence(**LANGEVIN, start="normal"), Net().on(constraints.positive)), "Chains start outside of the support of"),
     (lambda: Divergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)), "no attribute hair; they have kind"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),

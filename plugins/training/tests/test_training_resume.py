@@ -180,8 +180,7 @@ def test_a_blur_keeps_the_mean_and_spreads_a_dot_by_its_variance():
     dot[:, :, 12, 12] = 1.0
     out = training.Augmentation(**{**OFF, "blur": 1.5})(dot, rows_of(200, 0))[:, 0]
     torch.testing.assert_close(out.sum((1, 2)), torch.ones(200))
-    away = torch.arange(25.0) - 12
-    spread = (out.sum(1) * away.square()).sum(1).clamp_min(0).sqrt()
+    spread = (out.sum(1) * (torch.arange(25.0) - 12).square()).sum(1).clamp_min(0).sqrt()
     assert spread.max() <= 1.5 and spread.min() < 0.1
     assert abs(spread.mean() - 0.75) < 4 * 1.5 / math.sqrt(12 * 200) + 0.05  # a narrow blur on whole pixels has no effect
 

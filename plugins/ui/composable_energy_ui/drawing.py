@@ -89,8 +89,7 @@ def _start(order: Order, energy: Energy, point: Tensor) -> Tensor:
     start = point.expand(order.n, *point.shape)
     if order.edit is None or "sigma" not in energy.conditions:
         return start.clone()
-    noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(order.seed))
-    return start + order.edit.strength * noise
+    return start + order.edit.strength * torch.randn(start.shape, generator=torch.Generator().manual_seed(order.seed))
 
 
 class _View(Observer):

@@ -45,13 +45,11 @@ def _bar(x: Tensor) -> Tensor:
 def _moons(x: Tensor) -> Tensor:
     """Two half circles that interlock."""
     upper = _arc(x - x.new_tensor([-0.8, -0.4]), 1.0)
-    lower = _arc(x - x.new_tensor([0.8, 0.4]), -1.0)
-    return -torch.logaddexp(-upper, -lower)
+    return -torch.logaddexp(-upper, -_arc(x - x.new_tensor([0.8, 0.4]), -1.0))
 
 
 def _arc(x: Tensor, side: float) -> Tensor:
-    radius = (x.square().sum(1) + 1e-6).sqrt()
-    return 12 * (radius - 1.6).square() + 6 * torch.relu(-side * x[:, 1]).square()
+    return 12 * ((x.square().sum(1) + 1e-6).sqrt() - 1.6).square() + 6 * torch.relu(-side * x[:, 1]).square()
 
 
 def _spots(x: Tensor) -> Tensor:

@@ -36,11 +36,9 @@ def python_lines(orders: Sequence[Order], energies: Sequence[ce.Energy]) -> str:
     """Returns the lines of Python that draw the same, for an order after those whose images it starts from."""
     names, lines = _identifiers(orders), []
     for order, energy in zip(orders, energies, strict=True):
-        last = order is orders[-1]
-        lines += _sample_lines(order, energy, names, "samples" if last else "points")
+        lines += _sample_lines(order, energy, names, "samples" if order is orders[-1] else "points")
     loads = [f"{name} = ce.load({source!r})" for source, name in names.items()]
-    head = ["import torch", ""] * (len(orders) > 1) + ["import composable_energy as ce"]
-    return "\n".join([*head, "", *loads, *lines])
+    return "\n".join([*["import torch", ""] * (len(orders) > 1), "import composable_energy as ce", "", *loads, *lines])
 
 
 def _sample_lines(order: Order, energy: ce.Energy, names: Mapping[str, str], result: str) -> list[str]:

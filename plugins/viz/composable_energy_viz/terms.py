@@ -206,9 +206,14 @@ def forces(
         >>> figure = ce.viz.forces(left & right, window=(-2, 2))
     """
     parts = _parts(energy)
-    names = _names(parts, labels)
+    texts = [str(part) for part in parts] if labels is None else check_labels(labels, len(parts), "parts")
+    alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
+    names = [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
     points = _points(parts, x, window, resolution)
-    pulls = torch.stack([_pull(part, points) for part in parts])
+    pulls = torch.stack([part.score(points).detach().cpu().double() for part in parts])
+    for part, pull in zip(parts, pulls, strict=True):
+        if broken := int((~pull.isfinite()).flatten(1).any(1).sum()):
+            raise ExpressionError(f"The force of {part} is not finite at {broken} of {len(points)} points.")
     if points.ndim == 2:
         figure, axes = open_axes(ax, path, 4.8, 4.6)
         _draw_arrows(axes, points.cpu(), pulls, names)
@@ -228,12 +233,6 @@ def _parts(energy: Any) -> list[ce.Energy]:
     return [part if weight == 1 else weight * part for part, weight in ce.as_energy(energy).summands()]
 
 
-def _names(parts: Sequence[ce.Energy], labels: Sequence[str] | None) -> list[str]:
-    texts = [str(part) for part in parts] if labels is None else check_labels(labels, len(parts), "parts")
-    alike = labels is None and len(set(texts)) < len(texts)  # parts of one model have the same text
-    return [shorten(f"{i}: {text}" if alike else text, _LETTERS) for i, text in enumerate(texts)]
-
-
 def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, float] | None, resolution: int) -> Tensor:
     if window is not None and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
         raise OptionError(f"window takes two increasing numbers, such as (-3, 3), got {window!r}.")
@@ -249,19 +248,10 @@ def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, f
     return x
 
 
-def _pull(part: ce.Energy, x: Tensor) -> Tensor:
-    """Returns the force of a part, with the shape of x."""
-    force = part.score(x).detach().cpu().double()
-    if broken := int((~force.isfinite()).flatten(1).any(1).sum()):
-        raise ExpressionError(f"The force of {part} is not finite at {broken} of {len(x)} points.")
-    return force
-
-
 def _draw_arrows(axes: Axes, points: Tensor, pulls: Tensor, names: Sequence[str]) -> None:
     """Draws arrows; the longest is as long as two steps of a grid of as many points."""
     extent = (points.amax(0) - points.amin(0)).max().item() or 1.0
-    longest = pulls.norm(dim=2).max().item()
-    scale = longest * math.sqrt(len(points)) / (2 * extent) or 1.0
+    scale = pulls.norm(dim=2).max().item() * math.sqrt(len(points)) / (2 * extent) or 1.0
     for i, (pull, name) in enumerate(zip(pulls, names, strict=True)):
         color = (INK, DOT, *LINES[1:])[i % (len(LINES) + 1)]
         axes.quiver(

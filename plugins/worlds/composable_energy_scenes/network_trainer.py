@@ -163,8 +163,7 @@ class _JudgeLoss(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         output = model(batch.x).float()
         truth = torch.cat([batch.labels[name].reshape(len(output), -1) for name in _NUMBERS], 1)
-        spread = truth.new_tensor([0.58, 0.58, 0.115, 0.7, 0.7])
-        error = ((output[:, :5] - truth) / spread).square().mean()
+        error = ((output[:, :5] - truth) / truth.new_tensor([0.58, 0.58, 0.115, 0.7, 0.7])).square().mean()
         shape, color = output[:, 5 : 5 + len(KINDS)], output[:, 5 + len(KINDS) :]
         return Loss(error + 0.3 * (F.cross_entropy(shape, batch.labels["shape"]) + F.cross_entropy(color, batch.labels["color"])))
 

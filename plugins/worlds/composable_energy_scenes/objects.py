@@ -172,8 +172,7 @@ class Objects(World):
         if solids is None:
             raise OptionError(f"{n} objects with sizes up to {self.sizes[1]} do not fit on the floor: use fewer or smaller ones.")
         padded = {name: np.concatenate([value, np.zeros((self.count[1] - n, *value.shape[1:]))]) for name, value in solids.items()}
-        present = np.arange(self.count[1]) < n
-        return {**padded, "present": present, "light": (np.cos(azimuth), np.sin(azimuth)), "floor": floor}
+        return {**padded, "present": np.arange(self.count[1]) < n, "light": (np.cos(azimuth), np.sin(azimuth)), "floor": floor}
 
     def _sample_solids(self, random: np.random.Generator, n: int) -> dict[str, np.ndarray] | None:
         """Returns separate objects; None if they do not fit, or if one is hidden."""

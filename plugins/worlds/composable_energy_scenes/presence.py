@@ -80,8 +80,7 @@ class Presence(RelativeEnergy):
     def forward_evidence(self, x: Tensor, c: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Returns the evidence with shape $(B,)$ of codes with shape $(B, 4, 8, 8)$ at positions and noise levels."""
         likelihoods = self._log_likelihoods(c.to(x))
-        logits = self.head(x) if sigma is None else self.head(x, sigma=sigma)
-        return -torch.logsumexp(logits.log_softmax(1) + likelihoods, 1)
+        return -torch.logsumexp((self.head(x) if sigma is None else self.head(x, sigma=sigma)).log_softmax(1) + likelihoods, 1)
 
     def near(self, c: Sequence[float] | Tensor) -> ce.Energy:
         """Returns the energy of pictures with an object at a position, $(2,)$ for all chains or $(n, 2)$ for each: `given(c=...)`."""
@@ -104,5 +103,4 @@ class Presence(RelativeEnergy):
         r"""Returns $\log \mathcal N(c; m_k, r^2) - \log p(c)$, with shape $(N, 256)$."""
         if c.shape[1:] != (2,):
             raise ShapeError(f"A position is two numbers, so c must have shape (n, 2), or (1, 2) for all points; got {tuple(c.shape)}.")
-        squares = (c[:, None] - self.middles.to(c)).square().sum(2) / (-2 * self.radius**2)
-        return squares.log_softmax(1) + math.log(CELLS**2)
+        return ((c[:, None] - self.middles.to(c)).square().sum(2) / (-2 * self.radius**2)).log_softmax(1) + math.log(CELLS**2)

@@ -32,8 +32,7 @@ class CameraView:
 
     def rays(self, size: int) -> np.ndarray:
         """Returns the directions through the centres of pixels, with shape $(S^2, 3)$, row by row from the top."""
-        steps = (np.arange(size) + 0.5) / size * 2 - 1
-        reach = np.tan(np.radians(self.angle / 2)) * steps
+        reach = np.tan(np.radians(self.angle / 2)) * ((np.arange(size) + 0.5) / size * 2 - 1)
         right, up, forward = self.axes()
         return (forward + reach[None, :, None] * right - reach[:, None, None] * up).reshape(-1, 3)
 
@@ -66,8 +65,7 @@ def _entry(rays: np.ndarray, view: CameraView, kind: str, middle: tuple[float, f
     if axes := list(_ROUND[kind]):
         a, b, c = (rays[:, axes] ** 2).sum(1), rays[:, axes] @ start[axes], start[axes] @ start[axes] - 1
         root = np.sqrt(np.maximum(b * b - a * c, 0))
-        hits = b * b > a * c
-        first = np.where(hits, np.maximum(first, (-b - root) / a), _FAR)
+        first = np.where(b * b > a * c, np.maximum(first, (-b - root) / a), _FAR)
         last = np.minimum(last, (root - b) / a)
     return np.where(first < last, first, _FAR)
 

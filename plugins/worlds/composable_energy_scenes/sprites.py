@@ -105,27 +105,22 @@ def inside(size: int, shape: np.ndarray, middle: np.ndarray, scale: np.ndarray, 
     cosine, sine = orientation[:, 0, None, None], orientation[:, 1, None, None]
     along, across = cosine * x + sine * y, cosine * y - sine * x
     found = np.empty(along.shape, bool)
-    for kind, within in enumerate((_square, _ellipse, _heart)):
+    for kind, within in enumerate(_WITHIN):
         rows = shape == kind
         found[rows] = within(along[rows], across[rows])
     return found
-
-
-# Each has the area 1.
-
-
-def _square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.maximum(np.abs(x), np.abs(y)) <= 0.5
-
-
-def _ellipse(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return x * x / _ASPECT + y * y * _ASPECT <= 1 / np.pi
 
 
 def _heart(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x, y = x * np.sqrt(_HEART), y * np.sqrt(_HEART)
     return (x * x + y * y - 1) ** 3 <= x * x * y**3
 
+
+_WITHIN = (  # the shapes of SPRITES, each with the area 1
+    lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.5,
+    lambda x, y: x * x / _ASPECT + y * y * _ASPECT <= 1 / np.pi,
+    _heart,
+)
 
 FULL_COLORS = ("red", "green", "blue", "yellow", "magenta", "cyan")
 """The colors of sprites and pieces, as classes: all mixtures of full red, green and blue."""

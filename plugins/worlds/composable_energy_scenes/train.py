@@ -8,7 +8,6 @@ its own, in which everything else is random. Results are kept in FOLDER, and aft
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,13 +65,9 @@ def _concept_data(run: RunFolder, base: CodeEnergy, name: str) -> tuple[Tensor, 
     return codes[rows], torch.from_numpy(labels[name][rows])
 
 
-def _train(folder: Path, effort: float) -> None:
-    train_concepts(RunFolder(folder, OneObject(), SEEDS, COUNTS, effort))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    run_command(_train, weights.FOLDER, arguments)
+    run_command(lambda folder, effort: train_concepts(RunFolder(folder, OneObject(), SEEDS, COUNTS, effort)), weights.FOLDER, arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ in FOLDER, and after an interruption the same command resumes.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -42,8 +41,7 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 def train_multi_object(run: RunFolder) -> None:
     """Trains all networks in a run folder with the world of `multi_object_world` and `SEEDS`, or resumes."""
-    base = _train_base(run, _train_coder(run))
-    _train_place_head(run, base)
+    _train_place_head(run, _train_base(run, _train_coder(run)))
     _train_detector(run)
     run.write_report()
 
@@ -135,13 +133,13 @@ class _NoisyCoder(nn.Module):
         return self.coder.decode(codes + noise.view_as(codes)), flat, flat[:, :0]
 
 
-def _train(folder: Path, effort: float) -> None:
-    train_multi_object(RunFolder(folder, multi_object_world(), SEEDS, COUNTS, effort))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with arguments; those of the command line if None."""
-    run_command(_train, multi_object.FOLDER, arguments)
+    run_command(
+        lambda folder, effort: train_multi_object(RunFolder(folder, multi_object_world(), SEEDS, COUNTS, effort)),
+        multi_object.FOLDER,
+        arguments,
+    )
 
 
 if __name__ == "__main__":

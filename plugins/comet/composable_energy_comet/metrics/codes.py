@@ -55,17 +55,11 @@ def beta_vae_score(codes: Array, factors: Array, *, pairs: int = 64, train: int 
 def _points(rows: Tensor, levels: Tensor, factor: int, count: int, pairs: int, generator: torch.Generator) -> Tensor:
     """Returns points of one factor, with shape $(count, D)$."""
     first = torch.randint(len(rows), (count * pairs,), generator=generator)
-    second = _draw_partners(levels[:, factor], first, generator)
-    return (rows[first] - rows[second]).abs_().reshape(count, pairs, -1).mean(1)
-
-
-def _draw_partners(levels: Tensor, first: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws, for each row, a row with the same level, uniformly."""
-    order, sizes = levels.argsort(stable=True), levels.bincount()
-    begins = sizes.cumsum(0) - sizes
-    own = levels[first]
+    order, sizes = levels[:, factor].argsort(stable=True), levels[:, factor].bincount()
+    own = levels[first, factor]
     step = (torch.rand(len(first), dtype=torch.float64, generator=generator) * sizes[own]).long()
-    return order[begins[own] + step]
+    second = order[(sizes.cumsum(0) - sizes)[own] + step]  # for each row one with the same level, uniformly
+    return (rows[first] - rows[second]).abs_().reshape(count, pairs, -1).mean(1)
 
 
 def mutual_information_gap(codes: Array, factors: Array, bins: int = 20, *, points: int | None = 10_000, seed: int = 0) -> float:
@@ -121,8 +115,7 @@ def _information(cells: Tensor, levels: Tensor, bins: int) -> tuple[Tensor, Tens
 
 
 def _entropy(counts: Tensor) -> Tensor:
-    shares = counts.double() / counts.sum(-1, keepdim=True)
-    return torch.special.entr(shares).sum(-1)
+    return torch.special.entr(counts.double() / counts.sum(-1, keepdim=True)).sum(-1)
 
 
 def mean_correlation(codes: Array, factors: Array) -> float:

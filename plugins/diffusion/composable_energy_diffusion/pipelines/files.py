@@ -137,8 +137,7 @@ def _betas(name: str, signal: torch.Tensor) -> tuple[float, ...]:
     """Returns the rates of a process from its products $a_k^2$, which also contain rescaled and shifted schedules."""
     signal = signal.double().cpu()
     signal = signal[signal > 0]  # a last step without signal has no finite noise level
-    before = torch.cat([signal.new_ones(1), signal[:-1]])
-    betas = 1 - signal / before
+    betas = 1 - signal / torch.cat([signal.new_ones(1), signal[:-1]])
     if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
         raise OptionError(f"The scheduler {name} cannot be mapped: its `alphas_cumprod` do not fall from step to step.")
     return tuple(betas.tolist())

@@ -168,13 +168,11 @@ class Latents(nn.Module):
         self.event_shape = torch.Size((vae.config["out_channels"], *(factor * side for side in latent_shape[1:])))
 
     def forward(self, x: Tensor) -> Tensor:
-        images = self.vae.decode(x / self.scale + self.shift, return_dict=False)[0]
-        return (images / 2 + 0.5).clamp(0, 1)
+        return (self.vae.decode(x / self.scale + self.shift, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the means of the latent points of pictures."""
-        found = self.vae.encode(images * 2 - 1, return_dict=False)[0].mean
-        return (found - self.shift) * self.scale
+        return (self.vae.encode(images * 2 - 1, return_dict=False)[0].mean - self.shift) * self.scale
 
 
 def decoder_of(pipeline: Any, network: Network) -> nn.Module:

@@ -49,8 +49,7 @@ def read_folder(request: ReadRequest) -> PictureSource:
         labels = {"class": Labels(torch.tensor([index_of[name] for name in classes]), tuple(index_of))}
     else:
         labels = {}
-    files = [folder / name for name in names]
-    return _source("an image folder", files, lambda path: read_picture(path)[0], labels)
+    return _source("an image folder", [folder / name for name in names], lambda path: read_picture(path)[0], labels)
 
 
 def is_celeba(path: Path) -> bool:

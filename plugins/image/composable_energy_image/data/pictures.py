@@ -227,8 +227,7 @@ class Pictures:
             IndexError: An index is out of range.
         """
         rows = index.cpu() if self._rows is None else self._rows[index.cpu()]
-        chosen = np.ascontiguousarray(self._pixels[rows.numpy()])
-        return torch.from_numpy(chosen).to(index.device).float().div_(255)
+        return torch.from_numpy(np.ascontiguousarray(self._pixels[rows.numpy()])).to(index.device).float().div_(255)
 
     def take(self, index: Tensor | slice) -> Pictures:
         """Returns a subset of the pictures, in the order of the index (a slice, int64 or booleans), without copying pixels.

@@ -151,8 +151,7 @@ class Preparation:
         if self.padding:
             images = self._shift(images, noise)
         if self.dequantize == "uniform":
-            filled = torch.special.ndtr(noise.normal(images, _DEQUANTIZE))
-            return filled.add_(images, alpha=255).div_(256)
+            return torch.special.ndtr(noise.normal(images, _DEQUANTIZE)).add_(images, alpha=255).div_(256)
         if self.dequantize == "none":
             return images
         return noise.add_normal_(images.clone(), float(self.dequantize), _DEQUANTIZE)

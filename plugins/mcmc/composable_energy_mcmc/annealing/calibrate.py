@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from operator import or_
 from typing import Any
 
@@ -50,10 +50,7 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
         [0.8, 3.2]
     """
     expression = ce.as_energy(expression)
-
-    def find_point() -> Tensor:
-        return _point_of(expression, **options)
-
+    find_point = partial(_point_of, expression, **options)
     expression = with_levels(expression, find_point)
     if expression.unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
