@@ -73,15 +73,18 @@ class AttributeReader:
     joint: JointLabels | None
 
     @torch.no_grad()
+    def read(self, codes: Tensor) -> dict[str, Tensor]:
+        """Returns the most probable value of each attribute, with shape $(B,)$."""
+        logits, found = self.heads(codes), {}
+        for name, columns in label_columns(count_values(self.labels)).items():
+            some = logits[:, columns] if self.joint is None else self.joint.marginals(logits, name)
+            found[name] = some.argmax(1) if some.shape[1] > 1 else (some[:, 0] > 0).long()
+        return found
+
     def accuracy(self, codes: Tensor, truth: Mapping[str, Labels]) -> dict[str, float]:
         """Returns the accuracy on each attribute over the codes with a known value."""
-        logits, found = self.heads(codes).cpu(), {}
-        for name, columns in label_columns(count_values(self.labels)).items():
-            some, known = logits[:, columns] if self.joint is None else self.joint.marginals(logits, name), truth[name].known
-            predicted = some.argmax(1) if some.shape[1] > 1 else (some[:, 0] > 0).long()
-            if known.any():
-                found[name] = float((predicted == truth[name].values)[known].float().mean())
-        return found
+        hits = {name: (values.cpu() == truth[name].values)[truth[name].known] for name, values in self.read(codes).items()}
+        return {name: float(some.float().mean()) for name, some in hits.items() if len(some)}
 
     def measure(self, codes: Tensor, truth: Mapping[str, Labels]) -> dict[str, dict[str, float]]:
         """Returns accuracies on codes of held-out pictures and of what these decode to; warns in the log of attributes that are lost."""
@@ -91,7 +94,7 @@ class AttributeReader:
                 _LOG.warning(
                     f"The decoder loses {name}: it is read right from {share:.2f} of the codes of held-out pictures, but from "
                     f"{decoded[name]:.2f} of the pictures that these decode to. Give the decoder more steps (decoder.steps) or features "
-                    "(model.features), codes more numbers (model.code), or attributes more weight in them (autoencoder.naming)."
+                    "(model.features), codes more numbers (model.code), or attributes more weight (decoder.reading, autoencoder.naming)."
                 )
         return {"held_out_accuracy": held_out, "reconstruction_accuracy": decoded}
 

@@ -126,12 +126,13 @@ class BaseAndAttributes(Recipe):
             if labels:
                 heads = pipeline.train_heads(base, codes, labels, joint, sizes["heads_width"])
         base.eval()
-        pipeline.train_decoder(base, train)
+        reader = None if heads is None else AttributeReader(coder, heads.eval(), labels, joint)
+        pipeline.train_decoder(base, train, reader)
         base.eval()
         energies, measured = [], {}
-        if heads is not None:
+        if heads is not None and reader is not None:
             energies = list(attribute_energies(base, heads, labels, joint))
-            measured = AttributeReader(coder, heads, labels, joint).measure(pipeline.encode(coder, test), test.labels)
+            measured = reader.measure(pipeline.encode(coder, test), test.labels)
         pipeline.ranks.call_on_first(lambda: export_run(out, [base, *energies], pipeline.costs(), measured))
         return out
 

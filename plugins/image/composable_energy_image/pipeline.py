@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.sampling import Noise
-from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction
-from composable_energy_image.attributes import count_values
+from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction, PictureReader
+from composable_energy_image.attributes import AttributeReader, count_values
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy, CodeHeads, CodeNetwork
 from composable_energy_image.code_mixture import MixtureHeads
@@ -28,10 +28,11 @@ from composable_energy_image.network_training import read_costs, seeded, set_sta
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Prepared, Ranks, join
 
-STAGES = ("autoencoder", "base", "decoder", "heads")
-"""The stages, in order. The decoder comes after the base, because it learns from draws of the base."""
+STAGES = ("autoencoder", "base", "heads", "reader", "decoder")
+"""The stages, in order. The decoder comes last, because it learns from draws of the base, and from what a reader reads of pictures."""
 
 _CHUNK = 500
+_READER_NOISE = 0.02, 0.1  # of pictures that the reader learns from
 _LOG = logging.getLogger("composable_energy_training")
 
 
@@ -83,8 +84,10 @@ class AttributePipeline:
             raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
         set_standardization(coder.standardize, raw)
 
-    def train_decoder(self, energy: CodeEnergy, pictures: Pictures) -> None:
+    def train_decoder(self, energy: CodeEnergy, pictures: Pictures, codes: AttributeReader | None) -> None:
         """Trains the decoder alone: adversarially, on reconstructions and on draws of the energy, or on reconstructions only.
+
+        What `codes` reads of drawn codes, and the labels of pictures, are read of decoded pictures by a classifier, which is trained first.
 
         A discriminator that sees few pictures often knows them: beyond `passes` through them, half of the steps are left out.
         """
@@ -93,9 +96,15 @@ class AttributePipeline:
             self._fit("decoder", DecoderOnly(coder), Reconstruction(coder.code, {}, noise=table["noise"]), pictures)
             return
         draws = energy.latents.sample(table["draws"], seed=self.settings["training"]["seed"])
+        variables, reader = {} if codes is None else count_values(codes.labels), None
+        if codes is not None and table["reading"]:
+            with self.seeded("reader"):
+                reader = PictureReader(coder, count_columns(variables))
+            self._fit("reader", reader, AttributeHeads(variables, *_READER_NOISE), pictures)
         with self.seeded("discriminator"):
-            model = AdversarialDecoder(coder, draws)
-        objective = AdversarialReconstruction(coder.code, noise=table["noise"], weight=table["adversarial"])
+            model = AdversarialDecoder(coder, draws, reader, {} if codes is None else codes.read(draws))
+        weights = {"weight": table["adversarial"], "reading": table["reading"]}
+        objective = AdversarialReconstruction(variables, noise=table["noise"], **weights)
         enough = 2 * table["passes"] * len(pictures) // table["batch_size"]  # half of a batch are pictures
         steps = min(table["steps"], max(table["steps"] // 2, enough))
         self._fit("decoder", model, objective, pictures, steps=steps, betas=(0.5, 0.99), warm_up=min(50, steps // 10))

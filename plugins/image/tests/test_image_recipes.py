@@ -19,7 +19,7 @@ from composable_energy.errors import OptionError
 from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, MixtureHeads
-from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction
+from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction, PictureReader
 from composable_energy_image.attributes import AttributeReader, draw_events
 from composable_energy_image.base_and_attributes import base_and_attributes
 from composable_energy_image.code_energy import CodeEnergy, CodeNetwork
@@ -343,14 +343,15 @@ class TestBalancedNetwork:
 class TestAdversarialDecoder:
     def decoder(self) -> AdversarialDecoder:
         torch.manual_seed(0)
-        model = AdversarialDecoder(Autoencoder(16, 1, code=4, features=8), torch.randn(30, 4)).double()
+        coder = Autoencoder(16, 1, code=4, features=8)
+        model = AdversarialDecoder(coder, torch.randn(30, 4), PictureReader(coder, 1), {"bright": torch.arange(30) % 2}).double()
         model.eval()  # so that spectral norms stand still between the two losses that are compared
         return model
 
     def test_decoder_and_discriminator_descend_their_own_losses(self):
         model, images = self.decoder(), torch.rand(6, 1, 16, 16, dtype=torch.float64)
-        batch = training.Batch(images, {}, Noise(0, range(6), step=1))
-        loss = AdversarialReconstruction(4, noise=0.05, weight=0.5).loss(model, batch)
+        batch = training.Batch(images, {"bright": torch.tensor([0, 1, -1, 0, 0, 0])}, Noise(0, range(6), step=1))
+        loss = AdversarialReconstruction({"bright": 2}, noise=0.05, weight=0.5, reading=0.2).loss(model, batch)
         assert model.draws.dtype == torch.float64 and loss.value.dtype == torch.float64
         decoder = [*model.autoencoder.at_4.parameters()]
         critic = [*model.discriminator.parameters()]
@@ -363,7 +364,12 @@ class TestAdversarialDecoder:
         hinge = (1 + model.discriminator(decoded.detach())[0]).relu().mean() + (1 - real).relu().mean()
         own = torch.autograd.grad(hinge, critic, retain_graph=True)
         matching = sum((ours[:3] - theirs[:3].detach()).abs().mean() for ours, theirs in zip(maps, targets, strict=True))
-        theirs = torch.autograd.grad(picture_loss(decoded[:3].contiguous(), images[:3]) + 0.3 * matching - 0.5 * scores.mean(), decoder)
+        values = torch.cat([torch.tensor([0, 1]), rows % 2])  # the third picture has none
+        odds = model.reader(decoded[[0, 1, 3, 4, 5]].clamp(0, 1))[:, 0]
+        reading = torch.where(values == 1, -odds, odds).exp().log1p().mean()
+        picture = picture_loss(decoded[:3].contiguous(), images[:3])
+        theirs = torch.autograd.grad(picture + 0.3 * matching - 0.5 * scores.mean() + 0.2 * reading, decoder)
+        assert not any(weight.requires_grad for weight in model.reader.parameters())
         for ours, expected in zip(found, [*theirs, *own], strict=True):
             torch.testing.assert_close(ours, expected)
 
@@ -412,13 +418,13 @@ def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(
     pictures = Pictures.from_tensors(pictures.images(torch.arange(500)), {"bright": pictures.labels["bright"].values})
     changes = {"small.below": 0, "training.precision": "float32", "model.code": 8, "model.features": 8, "model.components": 4}
     changes |= {"decoder.draws": 32, "decoder.passes": 0}
-    for stage in ("autoencoder", "decoder"):
+    for stage in ("autoencoder", "reader", "decoder"):
         changes |= {f"{stage}.steps": 3, f"{stage}.batch_size": 8}
     recipe = base_and_attributes().with_changes(changes)
     out = recipe.train(pictures, tmp_path / "run")
     base, bright = ce.load(out / "base"), ce.load(out / "bright")
     report = json.loads((out / "report.json").read_text())
-    assert set(report["stages"]) == {"autoencoder", "base", "decoder"} and report["draws"].keys() == {"bright"}
+    assert set(report["stages"]) == {"autoencoder", "base", "reader", "decoder"} and report["draws"].keys() == {"bright"}
     assert [report["stages"][stage]["steps"] for stage in ("autoencoder", "decoder")] == [3, 1]
     net = base.net  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(net, CodeMixture) and net.groups.unique().tolist() == [0, 1]
