@@ -31,7 +31,7 @@ LIMITS = {
     "plug-ins: lines without tests": 32_849,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_920,
-    "tests: lines": 27_810,
+    "tests: lines": 27_814,
     "docs: words": 59_995,
     "sample(): keywords": 14,
     "ce.__all__": 31,
