@@ -10,6 +10,7 @@ from benchmarks.real.__main__ import KINDS
 
 Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
+RADII = {"linf": (0.1, 0.2), "l2": (0.5, 1)}
 OWN = ("frechet of the buffer", "frechet of annealed", "frechet of its chains")
 SETS = {"scikit-learn": "digits of 8 x 8", "digits": "digits of MNIST", "fashion": "Fashion-MNIST"}
 PAPERS = {"energy": "[slides](https://arxiv.org/abs/1903.08689), Split MNIST: energies", "VAE": "slides, Split MNIST: VAE"}
@@ -116,8 +117,9 @@ def robustness() -> Blocks:
 
 def accuracy() -> str:
     """Returns the accuracies over radii of both norms, of digits and of clothes."""
-    found, keys = read_results("implicit-2019/robustness"), ("clean", "linf 0.1", "linf 0.2", "l2 0.5", "l2 1")
+    found = read_results("implicit-2019/robustness")
     sets = {"digits": found["scikit-learn"]["accuracy"], "clothes": found["fashion"]["accuracy"]}
+    keys = ["clean", *(f"{norm} {radius:g}" for norm, radii in RADII.items() for radius in radii)]
     lines = [[name, kind, *(format_number(row[key]["mean"]) for key in keys)] for name, some in sets.items() for kind, row in some.items()]
     return markdown_table(["set", "classifier", *map(_radius, keys)], lines)
 

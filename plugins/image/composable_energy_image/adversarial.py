@@ -96,6 +96,7 @@ class AdversarialReconstruction(Objective):
     References:
         Geometric GAN (Lim & Ye, 2017), https://arxiv.org/abs/1705.02894
         Spectral normalization for generative adversarial networks (Miyato et al., 2018), https://arxiv.org/abs/1802.05957
+        Conditional image synthesis with auxiliary classifier GANs (Odena et al., 2017), https://arxiv.org/abs/1610.09585
         Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016), https://arxiv.org/abs/1512.09300
     """
 
