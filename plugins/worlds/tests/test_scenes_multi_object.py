@@ -92,6 +92,7 @@ class TestPresence:
         expected = torch.stack([presence.given(c=place[None]).evidence(codes) for place in places], 1)
         assert torch.allclose(presence.map(codes, places), expected, atol=1e-5)
         refused(ShapeError, "two numbers", presence.given(c=torch.zeros(1, 3)), codes)
+        refused(OptionError, r"two finite numbers, got \(nan, 0\)", presence.near, (math.nan, 0))
         assert torch.equal(presence.near([0.0, 0.3]).evidence(codes), presence.given(c=places[:1]).evidence(codes))
         inferred = presence.infer(codes, over={"c": places}).log_probabilities
         assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
@@ -188,6 +189,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(one):
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
     refused(OptionError, "no color 'pink'; known are red", concepts.color, "pink")
+    refused(OptionError, r"two finite numbers, got \(nan, 0\)", concepts.of_position, (math.nan, 0))
     refused(ShapeError, r"takes 2 numbers as y, got values of shape \(3,\)", untold, codes, y=torch.rand(5, 3))
     for none in (8, 1.5):
         refused(OptionError, rf"takes classes from 0 to 7 as y, got \[{none}\]", concepts.of_color(), codes, y=none)
