@@ -13,7 +13,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.algebra.explain import Explanation
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_interval
 from composable_energy.sampling import Trace
 from composable_energy_viz.canvas import BAR, DOT, INK, LINES, MUTED, finish, open_axes, shorten
 from composable_energy_viz.files import check_labels, is_picture
@@ -234,8 +234,7 @@ def _parts(energy: Any) -> list[ce.Energy]:
 
 
 def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, float] | None, resolution: int) -> Tensor:
-    if window is not None and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
-        raise OptionError(f"window takes two increasing numbers, such as (-3, 3), got {window!r}.")
+    window = None if window is None else check_interval("window", window)
     if x is None:
         if window is None:
             raise OptionError("Without points the part to show is not known: give points, or window=(low, high).")
