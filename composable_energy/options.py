@@ -52,7 +52,8 @@ def check_number(
 
 def check_interval(name: str, value: Any) -> tuple[float, float]:
     """Returns two numbers, the lowest and the highest."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or not value[0] < value[1]:
+    ends = value if isinstance(value, list | tuple) and all(isinstance(end, Real) for end in value) else ()
+    if len(ends) != 2 or not ends[0] < ends[1]:
         raise OptionError(f"{name} must be (lowest, highest), got {value!r}.", [name])
     return float(value[0]), float(value[1])
 

@@ -16,7 +16,7 @@ from composable_energy.energies.checks import check_tails, weights_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import tensors_of, twin
-from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, OptionError, SamplingWarning, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes
 from composable_energy.sampling.kernels import forced_kernel
@@ -243,6 +243,9 @@ class Problem:
             steps = self.sampler.traits.steps if total is None else max(1, total - done)
         if total is not None and done + steps > total:
             raise OptionError(f"{self.sampler} takes {total} steps: {done} are done, and {steps} were asked for.")
+        if done + steps < (total or 0) and not (self.call.trace or self.call.observers):  # which may be for the other steps
+            seen = f"{done + steps} of the {total} steps of {type(self.sampler).__name__} are taken, so the points are no draws yet."
+            SamplingWarning("drift", seen, "Leave out `steps`: the sampler's own options, such as `levels`, say how many it takes.").emit()
         if self.call.burn_in >= done + steps:
             raise OptionError(f"burn_in={self.call.burn_in} keeps no point of {done + steps} steps: take fewer, or more `steps`.")
         return done + steps

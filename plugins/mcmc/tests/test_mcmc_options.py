@@ -88,12 +88,15 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
     x = energy.sample((1000, 2), sampler=sampler, seed=0)
     assert len(calls) == 10 * 4 + 1
     assert calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
+    with pytest.warns(ce.SamplingWarning, match="drift: 3 of the 10 steps of Annealed are taken, so the points are no draws yet"):
+        energy.sample((5, 2), sampler=sampler, steps=3, seed=0)
     assert abs(x.std() - 1) < 0.15  # ten levels leave a bias of -.09, with a standard error of .016
 
 
 test_options_out_of_range_are_reported = refusals(
     (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
     (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
+    (lambda: Langevin(0.1, clamp=("a", "b")), r"clamp must be \(lowest, highest\), got \('a', 'b'\)"),
     (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
     (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
     (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
