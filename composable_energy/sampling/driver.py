@@ -169,12 +169,10 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
-        file = None
-        for one in call.observers:
-            if isinstance(one, Checkpoint):
-                if file is not None:
-                    raise OptionError("A call has one Checkpoint, got several.")
-                file = CheckpointFile(one, problem, held)
+        saved = [one for one in call.observers if isinstance(one, Checkpoint)]
+        if len(saved) > 1:
+            raise OptionError("A call has one Checkpoint, got several.")
+        file = CheckpointFile(saved[0], problem, held) if saved else None
         if file is not None:
             problem = file.problem
         elif resume is not None:
@@ -268,9 +266,7 @@ _RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the
 @contextmanager
 def evaluation_context(energy: Energy) -> Iterator[ExitStack]:
     """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of an energy recommends."""
-    threads = 0  # all
-    for _, advice in recommendations(energy):
-        threads = min(threads or advice.threads, advice.threads) if advice.threads else threads
+    threads = min((advice.threads for _, advice in recommendations(energy) if advice.threads), default=0)  # all
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra import Branch, Conditioned, fill_levels, known_branches
-from composable_energy.energies.checks import check_tails, weights_of
+from composable_energy.energies.checks import check_tails, check_weights, weights_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import tensors_of, twin
@@ -65,7 +65,11 @@ class PointSpec:
 def decode(decoder: nn.Module, points: Tensor) -> Tensor:
     """Returns decoded points, computed without a graph in batches that the cache of the processor holds."""
     with torch.no_grad():
-        first = decoder(points[:_FIRST_DECODED])
+        try:
+            first = decoder(points[:_FIRST_DECODED])
+        except RuntimeError:
+            check_weights(type(decoder).__name__, decoder, points)
+            raise
         most = _DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE
         size = max(_FIRST_DECODED, most // max(1, first.shape[1:].numel()))
         rest = points[_FIRST_DECODED:]
@@ -146,9 +150,7 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
     if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
         like = next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)
         if like is None:
-            for tensor in filter(Tensor.is_floating_point, tensors_of(energy)):
-                if like is None or (isinstance(tensor, nn.Parameter) and not isinstance(like, nn.Parameter)):
-                    like = tensor
+            like = max(filter(Tensor.is_floating_point, tensors_of(energy)), key=lambda held: isinstance(held, nn.Parameter), default=None)
         dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
         device = device or (torch.get_default_device() if like is None else like.device)
     if device.type == "meta":
@@ -282,8 +284,7 @@ def resolve(call: Call) -> Problem:
     plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=not sampler.traits.minimizes)
     few = points.event.numel() <= _MOST_TAILS and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
-        zeros = points.zeros()
-        check_tails(plain, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, plain))
+        check_tails(plain, torch.stack([points.zeros() + math.inf] * 16), bound_conditions(sampler, plain))
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
