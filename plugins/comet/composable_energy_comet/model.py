@@ -130,11 +130,9 @@ class Comet(nn.Module):
             ExpressionError: The energy has no masks.
         """
         z, noise, energy = self.encode(x), Noise(seed, range(len(x))).child("start"), twin(self.energy)
-        found = []
         with torch.no_grad():
-            for rows in torch.arange(len(x)).split(_BATCH):
-                found.append(component_scores(energy, x[rows], z[rows], noise.for_chains(rows.tolist()), read))
-        return torch.cat(found)
+            parts = torch.arange(len(x)).split(_BATCH)
+            return torch.cat([component_scores(energy, x[rows], z[rows], noise.for_chains(rows.tolist()), read) for rows in parts])
 
     def masks(self, x: Tensor, merge: float | None = 0.6, read: str | None = None, seed: int = 0) -> Tensor:
         """Returns the component of each pixel by its `scores`, 0 to K - 1, with shape $(B, S, S)$.
