@@ -282,8 +282,11 @@ def test_a_rare_expression_warns_and_wrong_options_are_refused():
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
         E.latents.sample(8, sampler=latents.LACE(draws=4), seed=0)
     for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
-        with pytest.raises(OptionError):
-            latents.LACE(**options)
+        refused(OptionError, *options, latents.LACE, **options)
+    prior = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    for start in (prior + 1, 2 * prior, 0 * prior):
+        refused(OptionError, "mean or variance of init is", E.latents.sample, 200, sampler=latents.LACE(draws=4), init=start)
+    assert E.latents.sample(200, sampler=latents.LACE(draws=0), init=prior + 1, seed=0).shape == (200, 2)
 
 
 @pytest.mark.full
