@@ -106,8 +106,7 @@ class AttentionEncoder(nn.Module):
 
     def tell_at(self, x: Tensor, centre: Tensor) -> Tensor:
         """Returns latents without poses, with shape $(B, D)$, of one glimpse at places with shape $(B, 2)$, as if it were the first."""
-        nearest = (self.grid - centre[:, None]).square().sum(2).argmin(1)
-        glimpse = self._features(x)[torch.arange(len(x), device=x.device), nearest]
+        glimpse = self._features(x)[torch.arange(len(x), device=x.device), (self.grid - centre[:, None]).square().sum(2).argmin(1)]
         hidden, _ = self.cell(glimpse)
         return self.tell(torch.cat([hidden, glimpse], 1))
 

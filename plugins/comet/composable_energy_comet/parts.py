@@ -105,8 +105,7 @@ def decode_latents(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
             if isinstance(energy, TargetEnergy):
                 found.append(energy.minimum(some).clamp(0, 1))
             elif isinstance(energy, ConvEnergy):
-                like = some.new_zeros(len(some), *energy.image.shape)
-                start = energy.draw_start(like, noise.for_chains(rows.tolist()), SPREAD)
+                start = energy.draw_start(some.new_zeros(len(some), *energy.image.shape), noise.for_chains(rows.tolist()), SPREAD)
                 found.append(descend(energy, some, start, energy.iterations))
     return torch.cat(found)
 

@@ -253,8 +253,7 @@ def test_what_the_shipped_model_of_objects_finds():
 
 def made_comet(**options):
     """A model of windows, on a ground of one color."""
-    small = {"size": SIDE, "latent": LATENT, "window": WINDOW, "filters": 16, "seen": 16}
-    comet = made("comet-window", "window", **small, **options)
+    comet = made("comet-window", "window", size=SIDE, latent=LATENT, window=WINDOW, filters=16, seen=16, **options)
     comet.energy.image.copy_(torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(1)))
     return comet
 

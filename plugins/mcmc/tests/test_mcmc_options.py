@@ -33,8 +33,7 @@ def test_images_are_drawn_and_bfloat16_where_nothing_is_rejected(sampler):
 @pytest.mark.parametrize("metric", ["diagonal", "dense"])
 @pytest.mark.parametrize(("shape", "dtype"), [((3, 1), torch.float32), ((3, 2, 4, 4), torch.float64)])
 def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
-    sampler = ChEES(metric=metric, tuning_steps=20)
-    x, trace = Bowl().sample(shape, sampler=sampler, steps=4, seed=0, dtype=dtype, trace=True)
+    x, trace = Bowl().sample(shape, sampler=ChEES(metric=metric, tuning_steps=20), steps=4, seed=0, dtype=dtype, trace=True)
     assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
     assert trace.sampler.metric.event in (None, shape[1:]) and trace.energies.unique(dim=0).shape[0] > 1
 
@@ -158,8 +157,7 @@ def test_a_start_outside_the_support_is_reported(sampler):
 def test_a_temperature_is_refused_with_the_way_to_it(sampler):
     with pytest.raises(OptionError, match=r"refuses temperature: .* that of `energy / T`: sample that. At 0 there is none; `descent`"):
         BOWL.sample((4, 2), sampler=sampler, temperature=0.5)
-    cooled = (BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0)
-    assert abs(cooled.var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
+    assert abs((BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0).var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

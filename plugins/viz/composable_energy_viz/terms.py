@@ -267,8 +267,7 @@ def _draw_pictures(axes: Axes, pictures: Tensor, pulls: Tensor, names: Sequence[
     strongest = strongest.kthvalue(max(1, math.ceil(_STRONGEST * len(strongest)))).values.item() or 1.0
     tiles = torch.stack([pictures, *(0.5 + pull / (2 * strongest) for pull in pulls)]).clamp(0, 1)  # (columns, rows, C, H, W)
     tiles = torch.nn.functional.pad(tiles.expand(-1, -1, 3, -1, -1), (0, _GAP, 0, _GAP), value=1.0)
-    sheet = tiles.permute(1, 3, 0, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
-    axes.imshow(sheet.numpy(), interpolation="nearest")
+    axes.imshow(tiles.permute(1, 3, 0, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP].numpy(), interpolation="nearest")
     wide = pictures.shape[-1] + _GAP
     axes.set_xticks([(i + 0.5) * wide for i in range(len(tiles))], ["x", *names], rotation=0 if len(names) < 3 else 20, fontsize=8)
     axes.xaxis.tick_top()

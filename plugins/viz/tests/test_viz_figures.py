@@ -95,8 +95,7 @@ class TestTerms:
         a, b = line(0.0, "a"), line(2.0, "b")
         found = ((a | b) & ~a).explain(torch.randn(30, 1))
         axes = axes_of(ce.viz.explanation(found))
-        wanted = [row.energy.double().mean().item() for _, row in found.rows()]
-        assert [bar.get_width() for bar in axes.patches] == pytest.approx(wanted)
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([row.energy.double().mean().item() for _, row in found.rows()])
         assert [tick.get_text().strip() for tick in axes.get_yticklabels()] == [row.expression for _, row in found.rows()]
         assert axes.lines[0].get_xdata() == pytest.approx(found.energy.double().numpy())
 
@@ -106,8 +105,7 @@ class TestTerms:
         assert [text.get_text() for text in axes.texts][:2] == ["infinite at 1 of 2 points"] * 2
 
     def test_a_dollar_in_a_name_is_text_and_files_are_written(self, tmp_path):
-        found = (line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1))
-        ce.viz.explanation(found, path=tmp_path / "terms.svg")
+        ce.viz.explanation((line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1)), path=tmp_path / "terms.svg")
         assert (tmp_path / "terms.svg").read_text().startswith("<?xml")
         ce.viz.show(line(), draws=0, window=(-3, 3), path=str(tmp_path / "c.pdf"))
         assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
@@ -150,8 +148,7 @@ def test_arrows_are_the_negative_gradients_of_the_terms():
     arrows = arrows_of(ce.viz.forces(LEFT & RIGHT, x))
     assert [one.get_label() for one in arrows] == ["left", "right"]
     for one, place in zip(arrows, (-1.0, 1.0), strict=True):
-        drawn = torch.stack([torch.as_tensor(one.U), torch.as_tensor(one.V)], 1)
-        torch.testing.assert_close(drawn, (2 * (place - x)).double())
+        torch.testing.assert_close(torch.stack([torch.as_tensor(one.U), torch.as_tensor(one.V)], 1), (2 * (place - x)).double())
     assert arrows[0].scale == arrows[1].scale
 
 

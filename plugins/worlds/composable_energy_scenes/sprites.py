@@ -53,8 +53,7 @@ class Sprites(World):
 
     def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         if self.grid:
-            steps = random.integers(list(SPRITE_FACTORS.values()))
-            return {name: array[0] for name, array in self.at(steps[None]).items()}
+            return {name: array[0] for name, array in self.at(random.integers(list(SPRITE_FACTORS.values()))[None]).items()}
         angle = random.uniform(0, 2 * np.pi)
         return {
             "shape": random.integers(len(SPRITES)),
