@@ -169,10 +169,12 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
         problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
-        saved = [one for one in call.observers if isinstance(one, Checkpoint)]
-        if len(saved) > 1:
-            raise OptionError("A call has one Checkpoint, got several.")
-        file = CheckpointFile(saved[0], problem, held) if saved else None
+        file = None
+        for one in call.observers:
+            if isinstance(one, Checkpoint):
+                if file is not None:
+                    raise OptionError("A call has one Checkpoint, got several.")
+                file = CheckpointFile(one, problem, held)
         if file is not None:
             problem = file.problem
         elif resume is not None:
@@ -266,7 +268,9 @@ _RUNNING: list[tuple[int, int]] = []  # the Python threads whose calls limit the
 @contextmanager
 def evaluation_context(energy: Energy) -> Iterator[ExitStack]:
     """Switches off inference mode, autocast and gradients, and limits torch's threads to the fewest that a part of an energy recommends."""
-    threads = min((advice.threads for _, advice in recommendations(energy) if advice.threads), default=0)  # all
+    threads = 0  # all
+    for _, advice in recommendations(energy):
+        threads = min(threads or advice.threads, advice.threads) if advice.threads else threads
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
@@ -317,8 +321,7 @@ def _limited_threads(threads: int) -> Iterator[None]:
     concurrent calls; a call inside another restores the number of the outer one."""
     own, caller = torch.get_num_threads(), threading.get_ident()
     with _LOCK:
-        nested = any(caller == other for other, _ in _RUNNING)
-        call = (caller, own if nested or not _RUNNING else _RUNNING[0][1])
+        call = (caller, own if any(caller == other for other, _ in _RUNNING) or not _RUNNING else _RUNNING[0][1])
         _RUNNING.append(call)
         torch.set_num_threads(threads)
     try:

@@ -150,7 +150,9 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
     if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
         like = next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)
         if like is None:
-            like = max(filter(Tensor.is_floating_point, tensors_of(energy)), key=lambda held: isinstance(held, nn.Parameter), default=None)
+            for tensor in filter(Tensor.is_floating_point, tensors_of(energy)):
+                if like is None or (isinstance(tensor, nn.Parameter) and not isinstance(like, nn.Parameter)):
+                    like = tensor
         dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
         device = device or (torch.get_default_device() if like is None else like.device)
     if device.type == "meta":
