@@ -52,7 +52,7 @@ def check_number(
 
 def check_interval(name: str, value: Any) -> tuple[float, float]:
     """Returns two numbers, the lowest and the highest."""
-    if not isinstance(value, list | tuple) or len(value) != 2 or not value[0] < value[1]:
+    if not isinstance(value, list | tuple) or [isinstance(end, Real) for end in value] != [True, True] or not value[0] < value[1]:
         raise OptionError(f"{name} must be (lowest, highest), got {value!r}.", [name])
     return float(value[0]), float(value[1])
 
@@ -197,9 +197,8 @@ def describe_error(error: BaseException) -> str:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[object]], right: Sequence[int] = ()) -> str:
     """Returns a table with aligned columns, those of `right` to the right, and escapes for control characters; a cell of None is empty."""
-    cells = [list(header)]
-    for row in rows:
-        cells.append(["" if cell is None else printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row])
+    text = [["" if cell is None else printable(cell).replace("\n", "\\n").replace("\t", "\\t") for cell in row] for row in rows]
+    cells = [list(header), *text]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     aligned = ([f"{cell:{'>' if i in right else '<'}{widths[i]}}" for i, cell in enumerate(row)] for row in cells)
     return "\n".join("  ".join(row).rstrip() for row in aligned)
@@ -212,10 +211,8 @@ def ran_out(error: BaseException) -> bool:
 
 def written_bytes(number: float) -> str:
     """Returns a number of bytes as people write it, such as 1.5 GB."""
-    unit = 0
-    while number >= 1000 and unit < len(_UNITS) - 1:
-        number, unit = number / 1000, unit + 1
-    return f"{number:.3g} {_UNITS[unit]}"
+    unit = min(int(math.log10(max(1, number)) / 3), len(_UNITS) - 1)
+    return f"{number / 1000**unit:.3g} {_UNITS[unit]}"
 
 
 def import_extra(module: str, extra: str) -> Any:

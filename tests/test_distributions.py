@@ -144,6 +144,7 @@ test_what_a_decoder_cannot_do_is_an_error = refusals(
     (lambda: latent(Linears()).explain(torch.zeros(2, 3).long()), DtypeError, "floating dtype, got torch.int64: write"),
     (lambda: latent(Linears()).explain(torch.zeros(2, 3).double()), DtypeError, "torch.float32 weights, the points are torch.float64"),
     (lambda: latent(Linears()).explain([[0.0, 0.0, 0.0]]), DtypeError, "takes a tensor of points, got list"),
+    (lambda: latent(Linears()).sample(2, dtype=torch.float64), DtypeError, "Linears has torch.float32 weights, .* torch.float64"),
 )
 
 

@@ -307,6 +307,7 @@ class TestSummary:
         assert [row.name for row in summary.rows][:2] == ["energy", "x[1, 7, 9]"] and len(summary.rows) == 9
         assert all(row.r_hat <= summary.rows[1].r_hat for row in summary.rows[2:])
         assert "8 worst of 3072" in str(summary) and len(str(summary).splitlines()) < 40
+        assert kinds(run(ce.as_energy(energy), (2, 3, 32, 32), HMC(0.2, leapfrogs=8), 1, trace=1)) >= {"unchecked"}  # of a single draw
 
     def test_very_many_chains_cost_no_more(self):
         trace = run(gaussian(1.0), (2000, 1), Langevin(0.1), 20, trace=1)

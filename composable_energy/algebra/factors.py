@@ -60,8 +60,7 @@ class Factor(Transformed):
         return Factor(operand, self.variables, self.names, self.values)
 
     def config(self) -> dict[str, Any]:
-        shapes = {name: tuple(shape) for name, shape in self.variables.items()}
-        return {"variables": shapes, "names": self.names, "values": self.values}
+        return {"variables": {name: tuple(shape) for name, shape in self.variables.items()}, "names": self.names, "values": self.values}
 
     @property
     def log_normalizer(self) -> Estimate | None:

@@ -300,6 +300,5 @@ def _level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Es
         low, high = high, high + temperature
     for _ in range(30 if high > found else 0):
         middle = (low + high) / 2
-        passes = bool(torch.sigmoid((evidence.double() - middle) / temperature).mean() <= share)
-        low, high = (low, middle) if passes else (middle, high)
+        low, high = (low, middle) if bool(torch.sigmoid((evidence.double() - middle) / temperature).mean() <= share) else (middle, high)
     return Estimate(high, (above - below) / 2)

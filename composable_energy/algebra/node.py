@@ -247,8 +247,7 @@ def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
     """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each."""
     counts, result = Counter(terms), list[Energy]()
     for term in terms:
-        nested = isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)
-        result += term.terms if nested else (term,)
+        result += term.terms if (isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)) else (term,)
     return result
 
 

@@ -144,7 +144,7 @@ def _worst_coordinates(points: Tensor) -> list[int]:
     """Returns all coordinates of points with shape (draws, chains, coordinates), or of many the worst by the split R-hat without ranks."""
     if points.shape[2] <= _SHOWN:
         return list(range(points.shape[2]))
-    half, found = len(points) // 2, []
+    half, found = max(1, len(points) // 2), []
     for some in points.split(max(1, _CHUNK // points[..., 0].numel()), 2):
         halves = torch.cat([some[:half], some[-half:]], 1).double()
         within, between = halves.var(0, correction=0).mean(0), halves.mean(0).var(0)

@@ -128,8 +128,7 @@ class RelativeEnergy(Energy, ABC):
 
     @property
     def unsatisfiable(self) -> bool:
-        never = self.formula is not None and self.formula.constant is False
-        return never or any(base.energy.unsatisfiable for base in self.bases)
+        return (self.formula is not None and self.formula.constant is False) or any(base.energy.unsatisfiable for base in self.bases)
 
 
 def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:

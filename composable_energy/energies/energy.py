@@ -23,7 +23,7 @@ from composable_energy.energies.evaluation import THREAD, evaluate, note_detache
 from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
 from composable_energy.lazy import LazyMethod
-from composable_energy.options import Recommendation, check_instance
+from composable_energy.options import Recommendation, check_instance, check_number
 from composable_energy.supports import Support, Variables, check_support, map_support
 
 if TYPE_CHECKING:
@@ -206,6 +206,7 @@ class Energy(nn.Module, ABC):
                 "`score(x, create_graph=True)` of each."
             )
         with torch.enable_grad():
+            x = as_points(self, x)
             point = x if x.requires_grad else x.detach().requires_grad_()
             values = self(point, **conditions)
             found = torch.autograd.grad(values.sum(), point, create_graph=True, allow_unused=True) if values.requires_grad else (None,)
@@ -314,6 +315,8 @@ class Energy(nn.Module, ABC):
 
     def at(self, sigma: float | Tensor) -> Energy:
         r"""Returns the energy $E(x, \sigma)$ at a noise level."""
+        if isinstance(sigma, int | float):
+            check_number("sigma", sigma, least=0)
         return self.given(sigma=sigma)
 
     def on(self, support: Support) -> Energy:

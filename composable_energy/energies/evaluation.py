@@ -244,7 +244,7 @@ def value_and_gradient(self: "Energy", x: Tensor, **conditions: Any) -> tuple[Te
         x: The points, with shape $(B, *)$, as the gradients.
         **conditions: One value for all points, or one row for each.
     """
-    x = x if isinstance(x, Tensor) else as_points(self, x)
+    x = x if isinstance(x, Tensor) and x.is_floating_point() else as_points(self, x)
     if torch.is_inference_mode_enabled():  # the check is cheaper than always entering the context
         with torch.inference_mode(False):
             return value_and_gradient(self, x, **conditions)

@@ -321,8 +321,7 @@ def _limited_threads(threads: int) -> Iterator[None]:
     concurrent calls; a call inside another restores the number of the outer one."""
     own, caller = torch.get_num_threads(), threading.get_ident()
     with _LOCK:
-        nested = any(caller == other for other, _ in _RUNNING)
-        call = (caller, own if nested or not _RUNNING else _RUNNING[0][1])
+        call = (caller, own if any(caller == other for other, _ in _RUNNING) or not _RUNNING else _RUNNING[0][1])
         _RUNNING.append(call)
         torch.set_num_threads(threads)
     try:

@@ -103,8 +103,7 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
         x = problem.init[ids.start : ids.stop].clone()
     elif drawn is not None:
         branch = noise.child("branch")
-        edges = drawn.shares.cumsum(0)[:-1].to(like.device)
-        branches = torch.searchsorted(edges, branch.uniform(like).double(), right=True)
+        branches = torch.searchsorted(drawn.shares.cumsum(0)[:-1].to(like.device), branch.uniform(like).double(), right=True)
         x = drawn.points[branches, (branch.uniform(like, stream=1).double() * drawn.points.shape[1]).long()]
         if not drawn.exact and level is not None:
             x, _ = sampler.approach(energy, x, approach, math.inf)

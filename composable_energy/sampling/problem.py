@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from composable_energy.algebra import Branch, Conditioned, fill_levels, known_branches
-from composable_energy.energies.checks import check_tails, weights_of
+from composable_energy.energies.checks import check_tails, check_weights, weights_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import tensors_of, twin
-from composable_energy.errors import DeviceError, DtypeError, OptionError, ShapeError
+from composable_energy.errors import DeviceError, DtypeError, OptionError, SamplingWarning, ShapeError
 from composable_energy.files import memory_of
 from composable_energy.options import check_flag, check_integer, written_bytes
 from composable_energy.sampling.kernels import forced_kernel
@@ -65,7 +65,11 @@ class PointSpec:
 def decode(decoder: nn.Module, points: Tensor) -> Tensor:
     """Returns decoded points, computed without a graph in batches that the cache of the processor holds."""
     with torch.no_grad():
-        first = decoder(points[:_FIRST_DECODED])
+        try:
+            first = decoder(points[:_FIRST_DECODED])
+        except RuntimeError:
+            check_weights(type(decoder).__name__, decoder, points)
+            raise
         most = _DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE
         size = max(_FIRST_DECODED, most // max(1, first.shape[1:].numel()))
         rest = points[_FIRST_DECODED:]
@@ -243,6 +247,9 @@ class Problem:
             steps = self.sampler.traits.steps if total is None else max(1, total - done)
         if total is not None and done + steps > total:
             raise OptionError(f"{self.sampler} takes {total} steps: {done} are done, and {steps} were asked for.")
+        if done + steps < (total or 0) and not (self.call.trace or self.call.observers):  # which may be for the other steps
+            seen = f"{done + steps} of the {total} steps of {type(self.sampler).__name__} are taken, so the points are no draws yet."
+            SamplingWarning("drift", seen, "Leave out `steps`: the sampler's own options, such as `levels`, say how many it takes.").emit()
         if self.call.burn_in >= done + steps:
             raise OptionError(f"burn_in={self.call.burn_in} keeps no point of {done + steps} steps: take fewer, or more `steps`.")
         return done + steps
@@ -279,8 +286,7 @@ def resolve(call: Call) -> Problem:
     plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=not sampler.traits.minimizes)
     few = points.event.numel() <= _MOST_TAILS and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
-        zeros = points.zeros()
-        check_tails(plain, zeros.new_full((16, *zeros.shape), math.inf), bound_conditions(sampler, plain))
+        check_tails(plain, torch.stack([points.zeros() + math.inf] * 16), bound_conditions(sampler, plain))
     changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
     changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call

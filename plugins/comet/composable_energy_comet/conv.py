@@ -102,7 +102,7 @@ class _Block(nn.Module):
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Returns features with shape $(B K, \\cdot, \\cdot, \\cdot)$; x has $B$ rows, or $B K$."""
         gain, offset, gain2, offset2 = self.told(z)[:, :, None, None].chunk(4, 1)
-        shape = (len(x), len(z) // len(x))  # pictures, and the components that share their features
+        shape = (len(x), len(z) // max(1, len(x)))  # pictures, and the components that share their features
         h = self.first(x)[:, None] * (1 + gain).unflatten(0, shape) + offset.unflatten(0, shape)
         h = self.second(F.silu(h.flatten(0, 1)))
         h = (F.silu(h * (1 + gain2) + offset2).unflatten(0, shape) + x[:, None]).flatten(0, 1)

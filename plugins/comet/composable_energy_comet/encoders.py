@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composable_energy.errors import OptionError
-from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy.options import check_choice, check_flag, check_integer, check_number
 from composable_energy_comet.component import POSE, check_side, coordinate_grid, estimate_pose
 from composable_energy_comet.conv import initialize
 
@@ -72,7 +72,7 @@ class AttentionEncoder(nn.Module):
         if count not in (self.seen // 2, self.seen // 4):
             raise OptionError(f"cells must be a half or a quarter of the {self.seen} pixels that the encoder reads, got {cells!r}.")
         self.components, self.latent = check_integer("components", components), check_integer("latent", latent)
-        self.pose, self.inhibition = pose, inhibition
+        self.pose, self.inhibition = check_flag("pose", pose), check_flag("inhibition", inhibition)
         self.cap = None if cap is None else check_number("cap", cap, above=0)
         shapes = (channels + 2, filters, 2), (filters, _WIDTH, self.seen // 2 // count), *((_WIDTH, _WIDTH, 1),) * 2
         self.look = nn.Sequential(*(layer for a, b, stride in shapes for layer in (nn.Conv2d(a, b, 3, stride, 1), nn.SiLU())))
@@ -106,8 +106,7 @@ class AttentionEncoder(nn.Module):
 
     def tell_at(self, x: Tensor, centre: Tensor) -> Tensor:
         """Returns latents without poses, with shape $(B, D)$, of one glimpse at places with shape $(B, 2)$, as if it were the first."""
-        nearest = (self.grid - centre[:, None]).square().sum(2).argmin(1)
-        glimpse = self._features(x)[torch.arange(len(x), device=x.device), nearest]
+        glimpse = self._features(x)[torch.arange(len(x), device=x.device), (self.grid - centre[:, None]).square().sum(2).argmin(1)]
         hidden, _ = self.cell(glimpse)
         return self.tell(torch.cat([hidden, glimpse], 1))
 
@@ -245,7 +244,7 @@ class GlimpseEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns latents with shape $(B, K, D)$ of pictures with shape $(B, C, S, S)$; the first is the ground, with a pose of zeros."""
         hint, centre = self.find(x).flatten(0, 1).split([_HINT, POSE], 1)
-        objects = self._describe(x, hint, centre[:, :2]).unflatten(0, (len(x), -1))
+        objects = self._describe(x, hint, centre[:, :2]).unflatten(0, (-1, self.components - 1))
         return torch.cat([F.pad(self.average(F.adaptive_avg_pool2d(x, _SEEN_BY_GROUND) * 2 - 1), (0, POSE))[:, None], objects], 1)
 
     def look_at(self, x: Tensor, centre: Tensor) -> Tensor:
@@ -281,4 +280,4 @@ def _middles(pixels: int) -> Tensor:
 
 def _cut(x: Tensor, places: Tensor, centre: Tensor, reach: Tensor) -> Tensor:
     grid = places * reach[:, :, None, None] + centre.flip(1)[:, None, None]
-    return F.grid_sample(x.repeat_interleave(len(centre) // len(x), 0), grid, padding_mode="border", align_corners=True)
+    return F.grid_sample(x.repeat_interleave(len(centre) // max(1, len(x)), 0), grid, padding_mode="border", align_corners=True)

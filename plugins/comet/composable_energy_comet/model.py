@@ -1,7 +1,6 @@
 r"""Comet: an encoder and an energy that decompose pictures into energies and decode energies into pictures."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +8,14 @@ from torch.nn import functional as F
 
 import composable_energy as ce
 from composable_energy.errors import DtypeError, OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Noise, twin
 from composable_energy_comet.component import POSE, TargetEnergy
 from composable_energy_comet.conv import ConvEnergy
 from composable_energy_comet.encoders import AttentionEncoder, GlimpseEncoder, VectorEncoder
 from composable_energy_comet.masks import component_scores, merge_components
 from composable_energy_comet.parts import decode_latents, recombine_parts
+from composable_energy_image.metrics import check_pictures
 
 _TOLERANCE = 1e-3  # values beyond [0, 1] that resizing may cause
 _BATCH = 64
@@ -58,7 +58,7 @@ class Comet(nn.Module):
         Raises:
             OptionError: Values lie outside [0, 1].
         """
-        self._check_pictures(x)
+        check_pictures("This model", self.encoder, x, tuple(self.energy.image.shape), _TOLERANCE)
         with torch.no_grad():
             encoder, energy = twin(self.encoder), twin(self.energy)
             parts = []
@@ -81,8 +81,10 @@ class Comet(nn.Module):
 
         The seed, here and below, is that of the noise at the start of the descent.
         """
-        if z.ndim != 3 or z.shape[2] != self.energy.numbers:
+        if z.ndim != 3 or not z.shape[1] or z.shape[2] != self.energy.numbers:
             raise ShapeError(f"Latents must have shape (B, K, {self.energy.numbers}), got {tuple(z.shape)}.")
+        if z.dtype != self.energy.image.dtype:
+            raise DtypeError(f"Latents of this model are {self.energy.image.dtype}, got {z.dtype}.")
         return decode_latents(self.energy, z, seed)
 
     def recombine(self, parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
@@ -128,12 +130,9 @@ class Comet(nn.Module):
             ExpressionError: The energy has no masks.
         """
         z, noise, energy = self.encode(x), Noise(seed, range(len(x))).child("start"), twin(self.energy)
-        found = []
         with torch.no_grad():
-            for first in range(0, len(x), _BATCH):
-                rows = slice(first, first + _BATCH)
-                found.append(component_scores(energy, x[rows], z[rows], noise.for_chains(range(len(x))[rows]), read))
-        return torch.cat(found)
+            parts = torch.arange(len(x)).split(_BATCH)
+            return torch.cat([component_scores(energy, x[rows], z[rows], noise.for_chains(rows.tolist()), read) for rows in parts])
 
     def masks(self, x: Tensor, merge: float | None = 0.6, read: str | None = None, seed: int = 0) -> Tensor:
         """Returns the component of each pixel by its `scores`, 0 to K - 1, with shape $(B, S, S)$.
@@ -141,7 +140,7 @@ class Comet(nn.Module):
         Args:
             merge: Components whose scores have a cosine above it are one, so an object with two of them stays whole. None merges none.
         """
-        return merge_components(self.scores(x, read, seed), merge)
+        return merge_components(self.scores(x, read, seed), check_number("merge", merge, optional=True))
 
     def _check_components(self, k: int | Sequence[int]) -> list[int]:
         indices = list(k) if isinstance(k, Sequence) else [k]
@@ -149,18 +148,6 @@ class Comet(nn.Module):
             if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < self.components:
                 raise OptionError(f"Components are 0 to {self.components - 1}, got {index!r}.")
         return indices
-
-    def _check_pictures(self, x: Any) -> None:
-        image, own = self.energy.image, next(self.encoder.parameters())
-        expected = ", ".join(map(str, ("B", *image.shape)))
-        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1:] != image.shape:
-            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-            raise ShapeError(f"This model encodes pictures of shape ({expected}), got {got}. Resize them, or train a model of their size.")
-        if x.dtype != own.dtype:
-            hint = "write `x.float() / 255`" if not x.is_floating_point() else f"write `x.to({own.dtype})`"
-            raise DtypeError(f"This model encodes pictures of {own.dtype} in [0, 1], got {x.dtype}: {hint}.")
-        if len(x) and not -_TOLERANCE <= float(x.min()) <= float(x.max()) <= 1 + _TOLERANCE:
-            raise OptionError(f"Pictures must lie in [0, 1], got {float(x.min()):.4g} to {float(x.max()):.4g}.")
 
 
 def encode_pair(model: Comet, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from composable_energy.sampling import Noise
 from composable_energy_comet.component import TargetEnergy, joint_minimum
 from composable_energy_comet.conv import SPREAD, ConvEnergy, descent_iterates, descent_step
 from composable_energy_comet.model import Comet
+from composable_energy_image.metrics import check_pictures
 from composable_energy_training import Batch, Loss, Objective
 
 _EDGES = 6.0  # weight of differences of neighbors
@@ -89,12 +90,13 @@ class Decomposition(Objective):
         """Returns the loss, with its first part, the error of reconstruction, as the scalar `error`.
 
         Raises:
-            OptionError: The model is not a `Comet`, or `cover` is set and its energy has no targets.
+            OptionError: The model is not a `Comet`, pictures are not in [0, 1], or `cover` is set and its energy has no targets.
         """
         if not isinstance(model, Comet):
             raise OptionError(f"Decomposition trains a Comet, got {type(model).__name__}.")
         with torch.enable_grad():
-            z = model.encoder(batch.x)
+            encoder = model.encoder
+            z = encoder(check_pictures("This model", encoder, batch.x, (encoder.channels, encoder.size, encoder.size)))
             if isinstance(model.energy, TargetEnergy):
                 pictures, weights = model.energy.decode_targets(z)
                 averaged = F.adaptive_avg_pool2d(batch.x, model.energy.size)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import composable_energy as ce
 from composable_energy.algebra import Conditioned
@@ -105,8 +105,7 @@ def decode_latents(energy: ComponentEnergy, z: Tensor, seed: int = 0) -> Tensor:
             if isinstance(energy, TargetEnergy):
                 found.append(energy.minimum(some).clamp(0, 1))
             elif isinstance(energy, ConvEnergy):
-                like = some.new_zeros(len(some), *energy.image.shape)
-                start = energy.draw_start(like, noise.for_chains(range(int(rows[0]), int(rows[-1]) + 1)), SPREAD)
+                start = energy.draw_start(some.new_zeros(len(some), *energy.image.shape), noise.for_chains(rows.tolist()), SPREAD)
                 found.append(descend(energy, some, start, energy.iterations))
     return torch.cat(found)
 
@@ -137,7 +136,7 @@ def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
     return joint.sample(_count_pictures(parts), sampler=descent, seed=seed).clamp(0, 1)
 
 
-def _is_component(part: ce.Energy) -> bool:
+def _is_component(part: nn.Module) -> bool:
     return isinstance(part, Conditioned) and isinstance(part.terms[0], ComponentEnergy) and part.values.keys() == {"z"}
 
 
@@ -148,7 +147,8 @@ def _latents(part: ce.Energy, rows: int) -> Tensor:
 
 
 def _count_pictures(parts: Sequence[ce.Energy]) -> int:
-    rows = {len(vars(part)["values"]["z"]) for part in parts if _is_component(part)} - {1}
+    models = [one for part in parts if isinstance(part, nn.Module) for one in part.modules()]
+    rows = {len(vars(one)["values"]["z"]) for one in models if _is_component(one)} - {1}
     if len(rows) > 1:
         raise ShapeError(f"Parts are of {' and '.join(map(str, sorted(rows)))} pictures: join parts of equally many pictures.")
     return rows.pop() if rows else 1

@@ -92,10 +92,9 @@ class CometRecipe(Recipe):
         known, encoder = ("encoder.find.", comet.encoder.find) if isinstance(comet.encoder, GlimpseEncoder) else ("encoder.", comet.encoder)
         if before is not None:
             encoder.load_state_dict(before.encoder.state_dict())
-        device = torch.device(training["device"] or ranks.device)
         train_network(
             out / "stages" / name,
-            comet.to(device),
+            comet.to(torch.device(training["device"] or ranks.device)),
             objective,
             pictures,
             steps=steps,
@@ -125,8 +124,7 @@ class CometRecipe(Recipe):
                 comet = cast(Comet, ce.get("encoder", encoder, **options, **energy))
             else:
                 find = cast(GlimpseEncoder, cast(Comet, ce.get("encoder", encoder, **options)).encoder).find
-                small = QuadraticEnergy(energy["pixels"], channels, find.latent, filters=energy["filters"])
-                comet = Comet(find, small)
+                comet = Comet(find, QuadraticEnergy(energy["pixels"], channels, find.latent, filters=energy["filters"]))
         some = torch.linspace(0, len(pictures) - 1, min(len(pictures), _MEDIAN_OF)).long()
         comet.energy.set_image(F.adaptive_avg_pool2d(pictures.images(some), comet.energy.size))
         return comet

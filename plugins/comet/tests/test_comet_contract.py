@@ -1,6 +1,7 @@
 """COMET's energies, parts, encoders and windows: the kit, saved models, masks of known components, and errors for bad options."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -49,15 +50,19 @@ def test_parts_keep_the_contract(name, head, x):
 
 @pytest.mark.parametrize(("name", "head"), KINDS)
 def test_parts_of_one_model_are_drawn_together(name, head, x):
-    parts = made(name, head).decompose(x)
+    comet = made(name, head)
+    parts = comet.decompose(x)
     assert (parts[0] & parts[2]).sample(PICTURES, seed=0).shape == x.shape
+    assert comet.recombine(comet.decompose(x[:0])).shape == (0, *x.shape[1:])
 
 
 @pytest.mark.parametrize("head", ["conv", "quadratic"])
 def test_recombining_all_parts_of_a_picture_decodes_it(head, x):
     comet = made(head=head)
     parts = comet.decompose(x)
-    assert torch.equal(comet.recombine(parts), comet.decode(comet.encode(x)))
+    assert torch.equal(comet.recombine(parts), comet.decode(comet.encode(x))) and comet.scores(x[:0]).shape == (0, 3, SIZE, SIZE)
+    for joined in ([ce.all_of(*parts)], [1.0 * part for part in parts]):
+        torch.testing.assert_close(comet.recombine(joined), comet.recombine(parts), atol=1e-3, rtol=0)
     assert torch.equal(comet.recombine(parts[::-1][:2]), comet.decode(comet.encode(x)[:, [2, 1]]))
 
 
@@ -113,11 +118,11 @@ test_pictures_and_options_that_do_not_fit_are_named = refusals(
     (lambda comet, x: made(seen=32), OptionError, "seen must be at most the size of pictures, 16, got 32"),
     (lambda comet, x: made(cells=5), OptionError, "a half or a quarter of the 16 pixels that the encoder reads, got 5"),
     (lambda comet, x: made(steps=3), OptionError, "does not take these options"),
-    (
-        lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=12),
-        OptionError,
-        "window must be 8, 16, 32 or another power of two.*got 12",
-    ),
+    (lambda comet, x: made(inhibition="no"), OptionError, "inhibition must be True or False, got 'no'"),
+    (lambda comet, x: comet.masks(x, merge=math.nan), OptionError, "merge must be a number, got nan"),
+    (lambda comet, x: comet.decode(comet.encode(x).double()), DtypeError, r"are torch\.float32, got torch\.float64"),
+    (lambda comet, x: comet.decode(comet.encode(x)[:, :0]), ShapeError, r"\(B, K, 7\), got \(4, 0, 7\)"),
+    (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=12), OptionError, "window must be 8, 16, 32 or .*got 12"),
     (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=64), OptionError, "at most"),
     (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, components=1), OptionError, "components must be .* at least 2, got 1"),
     call=lambda x, use: use(made(), x),
@@ -248,8 +253,7 @@ def test_what_the_shipped_model_of_objects_finds():
 
 def made_comet(**options):
     """A model of windows, on a ground of one color."""
-    small = {"size": SIDE, "latent": LATENT, "window": WINDOW, "filters": 16, "seen": 16}
-    comet = made("comet-window", "window", **small, **options)
+    comet = made("comet-window", "window", size=SIDE, latent=LATENT, window=WINDOW, filters=16, seen=16, **options)
     comet.energy.image.copy_(torch.rand(3, 1, 1, generator=torch.Generator().manual_seed(1)))
     return comet
 

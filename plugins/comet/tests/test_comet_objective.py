@@ -111,6 +111,7 @@ def test_parts_of_a_batch_take_the_same_iterate():
 test_what_does_not_fit_is_named = refusals(
     (lambda: Decomposition(iterates="first"), "iterates must be one of 'random', 'all', 'last', got 'first'"),  # pyright: ignore[reportArgumentType]
     (lambda: Decomposition(truncate=0), "truncate must be a whole number of at least 1, got 0"),
+    (lambda: Decomposition().loss(model(), Batch(255 * batch().x, {}, batch().noise)), r"must lie in \[0, 1\], got .* to 25"),
     (lambda: Decomposition().loss(torch.nn.Linear(1, 1), batch()), "trains a Comet, got Linear"),
     (lambda: Comet(model().encoder, model(coordinates="absolute").energy), "gives components of 6 numbers, the energy takes 3"),
     error=OptionError,

@@ -106,8 +106,7 @@ def test_draws_have_the_probabilities_of_all_states(name, sampler):
     drawn = energy.sample(CHAINS, sampler=sampler, seed=0, **(SAMPLERS.get(sampler, {}) if isinstance(sampler, str) else {"steps": 20}))
     same = (drawn.flatten(1)[:, None] == states.flatten(1)).all(2)
     assert same.any(1).all(), "a draw is no state"
-    found = same.double().mean(0)
-    errors = (found - expected).abs() / (expected * (1 - expected) / CHAINS).sqrt().clamp_min(2 / CHAINS)
+    errors = (same.double().mean(0) - expected).abs() / (expected * (1 - expected) / CHAINS).sqrt().clamp_min(2 / CHAINS)
     assert errors.max() < (4 if len(states) < 20 else 4.8)  # of hundreds of states
 
 

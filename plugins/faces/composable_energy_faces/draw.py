@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from composable_energy.errors import OptionError
+from composable_energy.options import check_integer
 from composable_energy_faces.portrait import HashedRandom, paint_face
 
 ATTRIBUTES = ("male", "smiling", "glasses", "hat", "old")
@@ -60,23 +62,20 @@ def draw(n: int, *, seed: int = 0, start: int = 0, size: int = 64, given: Mappin
         given: Attributes to fix, such as `{"male": 1, "hair": 3}`; the rest of a face does not change.
 
     Raises:
-        ValueError: A number is out of range, or `given` has an unknown attribute or value.
+        OptionError: A number is out of range, or `given` has an unknown attribute or value.
 
     Example:
         >>> draw(2, seed=1).images.shape
         torch.Size([2, 3, 64, 64])
     """
-    if n < 0 or start < 0 or size < 8:
-        raise ValueError(f"Expected n >= 0, start >= 0 and size >= 8, got n={n}, start={start}, size={size}.")
+    for name, value, least in (("n", n, 0), ("seed", seed, 0), ("start", start, 0), ("size", size, 8)):
+        check_integer(name, value, least)
     given = dict(given or {})
     for name, value in given.items():
         if name not in VALUES or value not in range(VALUES[name]):
             allowed = ", ".join(f"{key} in 0..{count - 1}" for key, count in VALUES.items())
-            raise ValueError(f"Cannot fix {name}={value!r}; the attributes are {allowed}.")
-    people = torch.arange(start, start + n).split(_CHUNK) if n else ()
-    chunks = [_paint(HashedRandom(seed, some), size, given) for some in people]
-    if not chunks:
-        return DrawnFaces(torch.zeros(0, 3, size, size), torch.zeros(0, len(ATTRIBUTES)), torch.zeros(0, dtype=torch.long))
+            raise OptionError(f"Cannot fix {name}={value!r}; the attributes are {allowed}.")
+    chunks = [_paint(HashedRandom(seed, some), size, given) for some in torch.arange(start, start + n).split(_CHUNK)]
     return DrawnFaces(*(torch.cat(parts) for parts in zip(*chunks, strict=True)))
 
 

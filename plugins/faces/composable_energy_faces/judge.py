@@ -17,7 +17,7 @@ from composable_energy.errors import OptionError, ShapeError
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, DrawnFaces, one_thread
 from composable_energy_faces.networks import SIZE, Judge
 from composable_energy_faces.weights import FOLDER, read
-from composable_energy_image.metrics import features_of, frechet_distance
+from composable_energy_image.metrics import check_pictures, features_of, frechet_distance
 
 __all__ = ["Verdict", "accuracy", "features", "frechet_distance", "judge", "load_judge", "nearest_distances"]
 
@@ -58,8 +58,9 @@ def load_judge() -> Judge:
 @one_thread()
 @torch.no_grad()
 def judge(images: Tensor, network: Judge | None = None) -> Verdict:
-    """Returns the predictions for pictures of a judge; that of the package if None."""
-    logits = features_of(network or load_judge(), _check_shape(images))
+    """Returns the predictions for pictures in [0, 1] of a judge; that of the package if None."""
+    network = network or load_judge()
+    logits = features_of(network, check_pictures("The judge", network, images, (3, SIZE, SIZE)))
     return Verdict(logits[:, :5] > 0, logits[:, 5:].argmax(1))
 
 
@@ -73,19 +74,15 @@ def accuracy(verdict: Verdict, faces: DrawnFaces) -> dict[str, float]:
 @torch.no_grad()
 def features(images: Tensor, network: Judge | None = None) -> Tensor:
     """Returns the judge's pooled features, with shape $(B, 96)$, of pictures with shape $(B, 3, 64, 64)$."""
-    return features_of((network or load_judge()).features, _check_shape(images))
+    network = network or load_judge()
+    return features_of(network.features, check_pictures("The judge", network, images, (3, SIZE, SIZE)))
 
 
 @one_thread()
 def nearest_distances(images: Tensor) -> Tensor:
     """Returns the distance of each picture to its nearest neighbor, with shape $(B,)$, for pictures with shape $(B, 3, H, H)$."""
+    if len(images) < 2:
+        raise ShapeError(f"Nearest distances are those to other pictures, of two or more; got {len(images)}.")
     flat = images.flatten(1)
     distances = torch.cdist(flat, flat, compute_mode="use_mm_for_euclid_dist").fill_diagonal_(torch.inf)
-    nearest = flat[distances.argmin(1)]  # found by fast matrix products; measured again exactly
-    return (flat - nearest).square().mean(1).sqrt()
-
-
-def _check_shape(images: Tensor) -> Tensor:
-    if images.shape[1:] != (3, SIZE, SIZE):
-        raise ShapeError(f"The judge takes pictures of shape (B, 3, {SIZE}, {SIZE}), got {tuple(images.shape)}.")
-    return images
+    return (flat - flat[distances.argmin(1)]).square().mean(1).sqrt()  # found by fast matrix products; measured again exactly

@@ -69,8 +69,7 @@ class TrainingRun:
 
     def train_energies(self, faces: Pictures) -> None:
         """Trains the autoencoder, the base and the heads by the recipe."""
-        out = self.recipe().train(faces, self.folder / "energies", progress=True)
-        member = cast(ce.ClassifierEnergy, ce.load(out / ATTRIBUTES[0]))
+        member = cast(ce.ClassifierEnergy, ce.load(self.recipe().train(faces, self.folder / "energies", progress=True) / ATTRIBUTES[0]))
         base = cast(CodeEnergy, member.bases[0].energy)
         for part, network in (("autoencoder", base.autoencoder), ("base", base.net), ("heads", cast(nn.Module, member.logits))):
             weights.write(network, part, self.weights)

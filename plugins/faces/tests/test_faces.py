@@ -11,14 +11,14 @@ import composable_energy as ce
 from benchmarks.faces import seen
 from benchmarks.faces_conditional import train_conditional
 from benchmarks.real.judges import fulfils
-from composable_energy.errors import OptionError, PluginNotFound, ShapeError
+from composable_energy.errors import DtypeError, OptionError, PluginNotFound, ShapeError
 from composable_energy_cli.parsing import parse
 from composable_energy_faces import GeneratedFaces, data, train, train_generator, weights
 from composable_energy_faces.data import draw_to
 from composable_energy_faces.draw import ATTRIBUTES, HAIR_COLORS, draw
 from composable_energy_faces.energies import Faces
 from composable_energy_faces.export import export, main
-from composable_energy_faces.judge import features, frechet_distance, judge
+from composable_energy_faces.judge import features, frechet_distance, judge, nearest_distances
 from composable_energy_faces.mapping import FaceMapping
 from composable_energy_faces.networks import Judge
 from composable_energy_faces.train import TrainingRun
@@ -82,7 +82,10 @@ def test_the_judge_is_right_about_drawn_faces(drawn):
     assert torch.equal(verdict["male"], verdict.attributes[:, 0])
     assert torch.equal(verdict["hair=red"], verdict.hair == 3)
     refused(OptionError, "hair=red", lambda: verdict["red"])
-    refused(ShapeError, "64", judge, torch.zeros(1, 3, 32, 32))
+    x = drawn.images[:2]
+    for error, images in ((ShapeError, x[..., :32]), (DtypeError, x.double()), (DtypeError, x.byte()), (OptionError, 255 * x)):
+        refused(error, r"\(B, 3, 64, 64\)|write `x|must lie in \[0, 1\], got", judge, images)
+    refused(ShapeError, "two or more; got 1", nearest_distances, x[:1])
 
 
 @pytest.mark.full
@@ -161,12 +164,11 @@ def test_fixing_an_attribute_changes_that_alone():
     assert torch.equal(free.attributes[:, others], on.attributes[:, others])
     had = free.attributes[:, column] == 1
     assert torch.equal(free.images[had], on.images[had]) and torch.equal(free.images[~had], off.images[~had])
-    changed = (on.images - off.images).abs().amax(1).flatten(1) > 0.1
-    assert changed.sum(1).min() > 40, "the attribute must be well visible"
+    assert ((on.images - off.images).abs().amax(1).flatten(1) > 0.1).sum(1).min() > 40, "the attribute must be well visible"
     for value in range(len(HAIR_COLORS)):
         assert (draw(10, seed=7, given={"hair": value}).hair == value).all()
-    for wrong in ({"n": -1}, {"n": 1, "size": 4}, {"n": 1, "given": {"hair": 4}}):
-        refused(ValueError, r"Expected|Cannot fix", draw, **wrong)
+    for wrong in ({"n": -1}, {"n": 1.5}, {"n": 1, "seed": 0.5}, {"n": 1, "size": 4}, {"n": 1, "given": {"hair": 4}}):
+        refused(OptionError, r"must be a whole number of|Cannot fix", draw, **wrong)
     assert draw(0).images.shape == (0, 3, 64, 64)
 
 

@@ -218,8 +218,7 @@ def push(hub: Hub) -> Callable[..., str]:
 def test_what_is_pushed_is_loaded(hub, load, push):
     energy = gaussian(0.0) & ~gaussian(1.0) & 2 * gaussian(3.0)
     place = push(energy, "owner/bowl")
-    commit = hub.repositories["owner/bowl"].branches["main"]
-    assert place == f"hf:owner/bowl@{commit}"
+    assert place == f"hf:owner/bowl@{hub.repositories['owner/bowl'].branches['main']}"
     for location in ("hf:owner/bowl", "hf:owner/bowl@main", place):
         loaded = load(location)
         assert loaded.equals(energy) and torch.equal(loaded(X), energy(X))

@@ -4,13 +4,13 @@ They compute in float64. Figures of sets depend on the features and the number o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
 __all__ = ["Fidelity", "features_of", "fidelity", "frechet_distance", "psnr", "ssim"]
@@ -125,6 +125,19 @@ def fidelity(draws: Tensor, truth: Tensor, network: Network | None = None, *, ne
     in_truth, in_draws = apart <= radii(truth), apart <= radii(draws)[:, None]
     shares = in_truth.any(1), in_draws.any(0), in_truth.double().sum(1) / neighbours, in_truth.any(0)
     return Fidelity(*(share.double().mean().item() for share in shares))
+
+
+def check_pictures(what: str, network: nn.Module, images: Any, shape: tuple[int, ...], beyond: float = 0.5) -> Tensor:
+    """Returns pictures for a network that was trained on some of a shape in [0, 1]; raises if they are others. Draws may be `beyond`."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.shape[1:] != shape:
+        got = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ShapeError(f"{what} takes pictures of shape (B, {', '.join(map(str, shape))}), got {got}.")
+    if images.dtype != (own := next(network.parameters()).dtype):
+        hint = f"x.to({own})" if images.is_floating_point() else "x.float() / 255"
+        raise DtypeError(f"{what} takes pictures of {own} in [0, 1], got {images.dtype}: write `{hint}`.")
+    if len(images) and not -beyond <= float(images.min()) <= float(images.max()) <= 1 + beyond:
+        raise OptionError(f"Pictures must lie in [0, 1], got {float(images.min()):.4g} to {float(images.max()):.4g}.")
+    return images
 
 
 def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

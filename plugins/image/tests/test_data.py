@@ -76,8 +76,7 @@ class TestPictures:
             expected = expected[torch.tensor(rows, dtype=torch.int64)]
             assert len(pictures) == len(expected) and torch.equal(pictures.labels["it"].values, expected)
         assert np.array_equal(pictures.pixels, whole.pixels[expected.numpy()])
-        index = torch.arange(len(expected))
-        assert torch.equal(pictures.images(index).mul(255).byte(), torch.from_numpy(pictures.pixels))
+        assert torch.equal(pictures.images(torch.arange(len(expected))).mul(255).byte(), torch.from_numpy(pictures.pixels))
 
     @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 2**63))
     @settings(max_examples=50, deadline=None)

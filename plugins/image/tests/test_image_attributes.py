@@ -108,8 +108,7 @@ class TestLosses:
 class TestAttributes:
     @pytest.mark.parametrize("name", ["base", "Base", "stages", "a/b", ".hidden", ""])
     def test_a_name_that_no_folder_can_have_is_refused(self, name):
-        pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]})
-        refused(OptionError, "rename", select_attributes, pictures, [])
+        refused(OptionError, "rename", select_attributes, Pictures.from_tensors(torch.rand(2, 3, 16, 16), {name: [0, 1]}), [])
 
     def test_a_name_of_each_picture_is_no_attribute(self):
         pictures = Pictures.from_tensors(torch.rand(5, 3, 16, 16), {"artist": ["Ann", "Bob", "Cy", "Ann", ""]})
@@ -130,8 +129,7 @@ class TestAttributes:
 
 def test_the_loss_is_the_log_probability_of_what_is_known():
     logits = torch.randn(3, 6)
-    labels = {"a": torch.tensor([1, -1, 0]), "b": torch.tensor([2, 0, -1])}
-    batch = Batch(torch.zeros(3, 4), labels, Noise(0, range(3), step=1))
+    batch = Batch(torch.zeros(3, 4), {"a": torch.tensor([1, -1, 0]), "b": torch.tensor([2, 0, -1])}, Noise(0, range(3), step=1))
     loss = JointHeads({"a": 2, "b": 3}, 0.1, 1.0).loss(lambda x, sigma: logits, batch)  # pyright: ignore[reportArgumentType]
     p = logits.softmax(1)
     torch.testing.assert_close(loss.value, -torch.stack([p[0, 5], p[1, 0] + p[1, 3], p[2, :3].sum()]).log().mean())
@@ -277,8 +275,7 @@ class TestRecipes:
         assert bright.recommended == base.recommended and bright.recommended.sampler == "annealed"  # pyright: ignore
         z = torch.randn(5, 8)
         torch.testing.assert_close((bright & ~left)(z), base(z) + bright.evidence(z) + (~left).evidence(z))
-        tints = [ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]
-        assert ce.any_of(*tints).evidence(z).abs().max() < 1e-5
+        assert ce.any_of(*[ce.load(out / f"tint={name}") for name in ("blue", "green", "red")]).evidence(z).abs().max() < 1e-5
         assert (bright & ~left).sample(2, seed=0).shape == (2, 3, 16, 16)
 
     def test_a_small_set_is_augmented_and_keeps_its_labels(self, tmp_path):

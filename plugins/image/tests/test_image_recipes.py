@@ -123,8 +123,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     recipe = ce.get("recipe", name).with_changes({**(FEW if name == "denoising-small" else CHAINS), **changes})
     untrained = recipe.energy()  # pyright: ignore[reportAttributeAccessIssue]
     write(tmp_path / "data")
-    out = recipe.run(next((tmp_path / "data").glob("*.npz"), tmp_path / "data"), tmp_path / "out")
-    energy = ce.load(out)
+    energy = ce.load(recipe.run(next((tmp_path / "data").glob("*.npz"), tmp_path / "data"), tmp_path / "out"))
     parameters = list(zip(energy.parameters(), untrained.parameters(), strict=True))
     assert any(not torch.equal(trained, before) for trained, before in parameters)
     assert all(trained.isfinite().all() for trained, _ in parameters)

@@ -96,6 +96,7 @@ _BETA = (0.1, 20.0)  # of the variance preserving process of the paper
 _LAST = 1e-3  # the least time
 _POINTS = 2048  # evaluated together
 _FEW = 1.5  # effective draws
+_AWAY = 5.0  # standard errors
 _ROUNDS = 300  # tried steps of a chain in one part of the way
 
 
@@ -172,7 +173,18 @@ class LACE(Sampler):
         u = noise.normal(like)
         return u if self.mean is None or self.scale is None else self.mean.to(u) + self.scale.to(u) * u
 
-    traits: ClassVar[Traits] = Traits(start=start)
+    def check_init(self, energy: Energy, x: Tensor) -> None:
+        """Raises if points that a user gives as the start are no draws of the prior, from which alone the averaged flow is right."""
+        mean, scale = self._prior(energy, x)
+        u = (x - mean) / scale
+        away = max(u.mean().abs().item(), (u.square().mean() - 1).abs().item() / math.sqrt(2)) * math.sqrt(u.numel())
+        if self.draws and away > _AWAY:
+            raise OptionError(
+                f"lace starts at draws of the prior of {energy}, and the mean or variance of init is {away:.0f} standard errors from its: "
+                "leave out init, or take `draws=0`, which moves any points."
+            )
+
+    traits: ClassVar[Traits] = Traits(start=start, check_init=check_init)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> FlowState:
         half = [noise.normal(x, stream) for stream in range(self.draws // 2)]

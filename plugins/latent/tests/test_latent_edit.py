@@ -55,8 +55,7 @@ def test_one_of_several_labels_is_kept_where_none_is_likely(found):
     labels = [latents.attribute(found.base, lambda w: w[:, 2:5] / 4, f"label={i}", on="w", label=i) for i in range(3)]
     before = (Z[:50] @ MIXING)[:, 2:5].argmax(1)
     assert ((Z[:50] @ MIXING)[:, 2:5].div(4).softmax(1).max(1).values < 0.5).any()
-    edits = latents.edit(Z[:50], found["a"], keep=labels)
-    assert ((edits.latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
+    assert ((latents.edit(Z[:50], found["a"], keep=labels).latents @ MIXING)[:, 2:5].argmax(1) == before).double().mean() > 0.9
 
 
 @pytest.mark.full
@@ -83,8 +82,7 @@ def test_logic_grades_and_values(found):
     ):
         assert holds(latents.edit(z, E, keep=found).latents).float().mean() > 0.95
     goals = torch.linspace(-1, 1, 60)  # each picture may be asked for its own value
-    tone = (latents.edit(z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5]
-    assert (tone - goals).abs().mean() < 0.1
+    assert ((latents.edit(z, found["tone"](goals[:, None])).latents @ MIXING)[:, 5] - goals).abs().mean() < 0.1
     low, high = (latents.edit(z, latents.graded(a)(grade), keep=found).latents @ MIXING for grade in (0.5, 1.5))
     assert ((low[:, 0] + 0.3 * low[:, 1]) - 0.25).abs().mean() < 0.1  # log odds of 2 in units of 8
     assert ((high[:, 0] + 0.3 * high[:, 1]) - 0.75).abs().mean() < 0.1
@@ -112,8 +110,7 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
 
 def test_the_distance_is_that_of_the_features_from_the_start(found):
     edits = latents.edit(Z[:20], found["a"]).edit(found["b"], identity=lambda x: x[:, :2])
-    expected = (edits.images - torch.tanh(Z[:20] @ MIXING))[:, :2].square().mean(1).sqrt()
-    torch.testing.assert_close(edits.last.distance, expected)
+    torch.testing.assert_close(edits.last.distance, (edits.images - torch.tanh(Z[:20] @ MIXING))[:, :2].square().mean(1).sqrt())
 
 
 @pytest.mark.full
@@ -282,8 +279,11 @@ def test_a_rare_expression_warns_and_wrong_options_are_refused():
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
         E.latents.sample(8, sampler=latents.LACE(draws=4), seed=0)
     for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
-        with pytest.raises(OptionError):
-            latents.LACE(**options)
+        refused(OptionError, *options, latents.LACE, **options)
+    prior = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    for start in (prior + 1, 2 * prior, 0 * prior):
+        refused(OptionError, "mean or variance of init is", E.latents.sample, 200, sampler=latents.LACE(draws=4), init=start)
+    assert E.latents.sample(200, sampler=latents.LACE(draws=0), init=prior + 1, seed=0).shape == (200, 2)
 
 
 @pytest.mark.full

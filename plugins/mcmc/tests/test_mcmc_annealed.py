@@ -58,8 +58,7 @@ def test_exact_draws_of_a_level_stay_exact(corrector, energy):
 def test_a_temperature_reaches_the_corrector():
     n = 4000
     sampler = Annealed(levels=12, corrector=HMC(0.2, leapfrogs=24), corrector_steps=3, temperature=0.5)
-    x = PLAIN.sample((n, 3), sampler=sampler, seed=0, dtype=F64)
-    assert ((x.var(0) / (0.5 * SPREAD**2) - 1).abs() < 5 * math.sqrt(2 / n)).all()
+    assert ((PLAIN.sample((n, 3), sampler=sampler, seed=0, dtype=F64).var(0) / (0.5 * SPREAD**2) - 1).abs() < 5 * math.sqrt(2 / n)).all()
 
 
 @pytest.mark.full
@@ -213,8 +212,7 @@ def test_plain_terms_pull_as_in_the_density_with_noise(energy, plain, error, sig
     clean = grid[torch.softmax(log_density, 0).multinomial(60, replacement=True, generator=generator)]
     x = clean + sigma * torch.randn(60, 2, dtype=F64, generator=generator)
     weights = torch.softmax(log_density - torch.cdist(x, grid).square() / (2 * sigma**2), 1)
-    found = level_gradient(energy, x, sigma)
-    assert (sigma * found.grad - (x - weights @ grid) / sigma).square().mean().sqrt() < error
+    assert (sigma * level_gradient(energy, x, sigma).grad - (x - weights @ grid) / sigma).square().mean().sqrt() < error
 
 
 def test_other_expressions_have_the_gradient_of_their_energy():
@@ -239,8 +237,7 @@ def test_rows_of_bound_conditions_stay_with_their_chains():
     rows = torch.linspace(-1, 1, 40, dtype=F64)
     whole = level_gradient(mixture & labelled.given(y=rows), X, SIGMA).grad
     for i in (0, 17, 39):
-        one = level_gradient(mixture & labelled.given(y=rows[i]), X[i : i + 1], SIGMA).grad
-        torch.testing.assert_close(whole[i : i + 1], one)
+        torch.testing.assert_close(whole[i : i + 1], level_gradient(mixture & labelled.given(y=rows[i]), X[i : i + 1], SIGMA).grad)
 
 
 def test_a_term_without_a_gradient_is_refused_beside_plain_terms():

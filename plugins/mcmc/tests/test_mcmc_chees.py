@@ -84,8 +84,7 @@ def test_tuning_finds_the_units(scale):
     energy = Gaussian(scale**2 * torch.eye(10, dtype=F64))
     sampler = tuned(energy, metric="diagonal")
     assert sampler.metric.kind == "diagonal" and 0.5 < sampler.metric.scale.mean() / scale < 2
-    units = float(sampler.metric.scale.mean()) / scale
-    assert 1.2 < sampler.trajectory * units < 4.5
+    assert 1.2 < sampler.trajectory * (float(sampler.metric.scale.mean()) / scale) < 4.5
     _, trace = energy.sample(64, sampler=sampler, steps=30, seed=1, init=scale * torch.randn(64, 10, dtype=F64), trace=True)
     assert 0.7 < trace.acceptance.mean() < 0.95  # those of all tuned steps vary around .75
 

@@ -72,8 +72,7 @@ def test_annealed_finds_modes_with_their_weights():
 
 def test_annealed_without_noise_levels_lowers_the_temperature():
     n = 4000
-    energy = gaussian([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
-    x, trace = energy.sample((n, 2), sampler=Annealed(delta=0.05), seed=0, trace=True, dtype=F64)
+    x, trace = gaussian([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).sample((n, 2), sampler=Annealed(delta=0.05), seed=0, trace=True, dtype=F64)
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
     assert (x.var(0) - 1).abs().max() < 0.1
@@ -190,8 +189,7 @@ def test_points_have_equal_weights_at_the_end():
     x, trace = energy.sample((n, 2), sampler="smc", seed=0, dtype=F64, trace=True)
     shares = torch.bincount(torch.cdist(x, MEANS).argmin(1), minlength=4) / n
     assert (shares - WEIGHTS).abs().max() < 4 * trace.scalars["log_z_se"][-1]  # families share their errors with log Z
-    inside = (x[:, None] - MEANS).norm(dim=2).amin(1).square()
-    assert abs(inside.mean() - 0.18) < 5 * 0.18 / math.sqrt(n)
+    assert abs((x[:, None] - MEANS).norm(dim=2).amin(1).square().mean() - 0.18) < 5 * 0.18 / math.sqrt(n)
     assert trace.scalars["b"][0] < 0.1 and trace.scalars["b"][-4:] == [1.0] * 4 and trace.scalars["b"] == sorted(trace.scalars["b"])
     assert trace.scalars["ess"][-1] == pytest.approx(n) and 0.3 * n < min(trace.scalars["ess"])
     assert len(trace.energies) == trace.sampler.total_steps and len(x.unique(dim=0)) > 0.95 * n

@@ -33,8 +33,7 @@ def test_images_are_drawn_and_bfloat16_where_nothing_is_rejected(sampler):
 @pytest.mark.parametrize("metric", ["diagonal", "dense"])
 @pytest.mark.parametrize(("shape", "dtype"), [((3, 1), torch.float32), ((3, 2, 4, 4), torch.float64)])
 def test_metrics_of_points_of_any_shape_and_dtype(metric, shape, dtype):
-    sampler = ChEES(metric=metric, tuning_steps=20)
-    x, trace = Bowl().sample(shape, sampler=sampler, steps=4, seed=0, dtype=dtype, trace=True)
+    x, trace = Bowl().sample(shape, sampler=ChEES(metric=metric, tuning_steps=20), steps=4, seed=0, dtype=dtype, trace=True)
     assert x.shape == shape and x.dtype == dtype and x.isfinite().all()
     assert trace.sampler.metric.event in (None, shape[1:]) and trace.energies.unique(dim=0).shape[0] > 1
 
@@ -88,12 +87,15 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
     x = energy.sample((1000, 2), sampler=sampler, seed=0)
     assert len(calls) == 10 * 4 + 1
     assert calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
+    with pytest.warns(ce.SamplingWarning, match="drift: 3 of the 10 steps of Annealed are taken, so the points are no draws yet"):
+        energy.sample((5, 2), sampler=sampler, steps=3, seed=0)
     assert abs(x.std() - 1) < 0.15  # ten levels leave a bias of -.09, with a standard error of .016
 
 
 test_options_out_of_range_are_reported = refusals(
     (lambda: Langevin(0.1, temperature=-1), "temperature must be a number of at least 0, got -1"),
     (lambda: Langevin(0.1, clamp=(1, 0)), r"clamp must be \(lowest, highest\), got \(1, 0\)"),
+    (lambda: Langevin(0.1, clamp=("a", "b")), r"clamp must be \(lowest, highest\), got \('a', 'b'\)"),
     (lambda: MALA(acceptance=1.0), "acceptance must be a number between 0 and 1, got 1.0"),
     (lambda: ChEES(metric="full"), "metric must be 'auto', 'identity', 'diagonal', 'dense' or one that was tuned, got 'full'"),
     (lambda: ChEES(0.1, 1.0, metric="dense"), "metric='dense' is estimated while step_size is tuned"),
@@ -155,8 +157,7 @@ def test_a_start_outside_the_support_is_reported(sampler):
 def test_a_temperature_is_refused_with_the_way_to_it(sampler):
     with pytest.raises(OptionError, match=r"refuses temperature: .* that of `energy / T`: sample that. At 0 there is none; `descent`"):
         BOWL.sample((4, 2), sampler=sampler, temperature=0.5)
-    cooled = (BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0)
-    assert abs(cooled.var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
+    assert abs((BOWL / 0.5).sample((2000, 2), sampler=HMC(0.6), steps=30, seed=0).var() / 0.5 - 1) < 5 * math.sqrt(1 / 2000)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -214,8 +214,7 @@ def answer(connection):
 )
 def test_an_odd_head_gets_an_answer_and_no_traceback(playground, capfd, lines, status):
     with connect(playground) as connection:
-        head = "POST /api/check HTTP/1.1\r\n" + lines.format(host=urlsplit(playground.address).netloc) + "\r\n"
-        connection.sendall(head.encode())
+        connection.sendall(("POST /api/check HTTP/1.1\r\n" + lines.format(host=urlsplit(playground.address).netloc) + "\r\n").encode())
         assert answer(connection).split(b"\r\n")[0].split()[1] == str(status).encode()
     assert "Traceback" not in capfd.readouterr().err
 

@@ -14,8 +14,9 @@ from torch import Tensor
 
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_instance, check_integer
 from composable_energy.sampling import Trace, twin
+from composable_energy.supports import join
 from composable_energy_viz.canvas import DOT, INK, LINES, MUTED, SHADES, finish, open_axes, shorten
 
 if TYPE_CHECKING:
@@ -67,10 +68,9 @@ def show(
         >>> ring = ce.as_energy(lambda x: 8 * (x.norm(dim=1) - 2).square(), name="ring")
         >>> figure = ce.viz.show(ring, window=(-3, 3), draws=0)
     """
-    energy = ce.as_energy(energy)
-    if isinstance(points, Mapping):
-        parts = [points[name] for name in energy.variables]
-        points = torch.cat([part.reshape(len(part), -1) for part in parts], 1)
+    energy, trace = ce.as_energy(energy), check_instance("trace", trace, Trace)
+    if points is not None:
+        points = join(points, energy.variables) if isinstance(points, Mapping) else torch.as_tensor(points)
     size = _size(energy, points, trace)
     figure, axes = open_axes(ax, path, *((4.6, 4.4) if size == 2 else (5.2, 3.2)))
     shape = energy.event_shape if energy.event_shape is not None else torch.Size([size])
@@ -127,7 +127,7 @@ def _paths(trace: Trace, size: int, chains: int) -> Tensor | None:
         raise OptionError("The trace has no points: record those of each step by `sample(..., trace=1)`.")
     if trace.points[0, 0].numel() != size:
         raise ShapeError(f"The trace has points of shape {tuple(trace.points.shape[2:])}, the energy takes {size} numbers.")
-    return trace.points[:, :chains].detach().cpu().double().flatten(2).reshape(len(trace.points), -1, size) if chains else None
+    return trace.points[:, :chains].detach().cpu().double().reshape(len(trace.points), -1, size) if chains else None
 
 
 def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, float]]:
@@ -148,7 +148,7 @@ def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, fl
 
 def _evaluate(energy: ce.Energy, grid: Tensor, points: Tensor | None) -> Tensor:
     """Returns the energies of grid points, with the dtype and on the device of the energy's tensors."""
-    like = points if points is not None else next((t for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), None)
+    like = next((t for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), points)
     grid = grid if like is None else grid.to(like)
     with torch.no_grad():
         still = twin(energy)
@@ -183,8 +183,8 @@ def _draw_plane(axes: Axes, axis: list[Tensor], energies: Tensor, dots: Tensor |
 def _draw_line(axes: Axes, x: Tensor, energies: Tensor, dots: Tensor | None) -> None:
     density = (energies.min() - energies).exp()
     density = density / torch.trapezoid(density, x.double())
-    if dots is not None:
-        inside = dots[(dots >= x[0]) & (dots <= x[-1])]
+    inside = x[:0] if dots is None else dots[(dots >= x[0]) & (dots <= x[-1])]
+    if len(inside):
         axes.hist(inside.numpy(), bins=40, range=(float(x[0]), float(x[-1])), density=True, color=MUTED, alpha=0.7)
     axes.plot(x.numpy(), density.numpy(), color=INK)
     axes.set(xlim=(float(x[0]), float(x[-1])), ylim=(0, None), xlabel="$x$", ylabel="density")

@@ -135,8 +135,7 @@ def write_grid(
 
     n, _, height, width = images.shape
     columns = columns or layout(n)[1]
-    rows = math.ceil(n / columns)
-    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), "white")
+    sheet = Image.new("RGB", (columns * (width + _GAP) - _GAP, math.ceil(n / columns) * (height + _GAP) - _GAP), "white")
     low, high = value_range
     for i, image in enumerate(images.detach()):
         pixels = image.cpu().float().sub(low).div(high - low).clamp(0, 1).mul(255).round().byte()

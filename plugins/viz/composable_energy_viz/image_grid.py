@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_interval
 from composable_energy_viz.files import check_labels, check_path, is_picture, layout, write_image
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def grid(
         corner = column * (wide + gap), row * (tall + line + gap)
         sheet.paste(Image.fromarray(tile).resize((wide, tall), how), corner)
         if texts:
-            _write(sheet, texts[i], corner[0], corner[1] + tall, wide)
+            _write(sheet, texts[i].replace("\n", " "), corner[0], corner[1] + tall, wide)
     if isinstance(path, Path):
         about = {"n": n, "columns": columns, "height": tall, "width": wide, "gap": gap}
         write_image(path, sheet, None if texts or tuple(value_range) != (0, 1) else about)
@@ -98,10 +98,10 @@ def _pixels(images: Any, value_range: tuple[float, float]) -> Tensor:
     found = found.unsqueeze(0) if found.ndim == 3 else found
     if found.ndim != 4 or not is_picture(tuple(found.shape[1:])) or not found.numel():
         raise ShapeError(f"images must have the shape (n, C, H, W) or (C, H, W) with C = 1 or 3, got {shape}.{_advice(shape)}")
-    low, high = value_range
+    low, high = check_interval("value_range", value_range)
     if not found.is_floating_point():
-        low, high = 0, 255
-    if not -math.inf < low < high < math.inf:
+        low, high = 0, 1 if found.dtype == torch.bool else 255
+    if not math.isfinite(high - low):
         raise OptionError(f"value_range takes two increasing numbers, such as (-1, 1), got {value_range}.")
     unit = found.double().sub(low).div(high - low)
     if not unit.isfinite().all():
@@ -110,7 +110,7 @@ def _pixels(images: Any, value_range: tuple[float, float]) -> Tensor:
     if outside > _OUTSIDE:
         warnings.warn(
             f"{outside:.0%} of the values are outside of {low:g} to {high:g} and clipped; the images have values from "
-            f"{found.min().item():.3g} to {found.max().item():.3g}: give value_range=.",
+            f"{found.min().item():.3g} to {found.max().item():.3g}: give {'' if found.is_floating_point() else 'floats and '}value_range=.",
             PictureWarning,
             stacklevel=3,
         )

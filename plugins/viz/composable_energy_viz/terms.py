@@ -13,7 +13,7 @@ from torch import Tensor
 import composable_energy as ce
 from composable_energy.algebra.explain import Explanation
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_integer
+from composable_energy.options import check_integer, check_interval
 from composable_energy.sampling import Trace
 from composable_energy_viz.canvas import BAR, DOT, INK, LINES, MUTED, finish, open_axes, shorten
 from composable_energy_viz.files import check_labels, is_picture
@@ -234,8 +234,7 @@ def _parts(energy: Any) -> list[ce.Energy]:
 
 
 def _points(parts: Sequence[ce.Energy], x: Tensor | None, window: tuple[float, float] | None, resolution: int) -> Tensor:
-    if window is not None and not (len(window) == 2 and -math.inf < window[0] < window[1] < math.inf):
-        raise OptionError(f"window takes two increasing numbers, such as (-3, 3), got {window!r}.")
+    window = None if window is None else check_interval("window", window)
     if x is None:
         if window is None:
             raise OptionError("Without points the part to show is not known: give points, or window=(low, high).")
@@ -268,8 +267,7 @@ def _draw_pictures(axes: Axes, pictures: Tensor, pulls: Tensor, names: Sequence[
     strongest = strongest.kthvalue(max(1, math.ceil(_STRONGEST * len(strongest)))).values.item() or 1.0
     tiles = torch.stack([pictures, *(0.5 + pull / (2 * strongest) for pull in pulls)]).clamp(0, 1)  # (columns, rows, C, H, W)
     tiles = torch.nn.functional.pad(tiles.expand(-1, -1, 3, -1, -1), (0, _GAP, 0, _GAP), value=1.0)
-    sheet = tiles.permute(1, 3, 0, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP]
-    axes.imshow(sheet.numpy(), interpolation="nearest")
+    axes.imshow(tiles.permute(1, 3, 0, 4, 2).flatten(2, 3).flatten(0, 1)[:-_GAP, :-_GAP].numpy(), interpolation="nearest")
     wide = pictures.shape[-1] + _GAP
     axes.set_xticks([(i + 0.5) * wide for i in range(len(tiles))], ["x", *names], rotation=0 if len(names) < 3 else 20, fontsize=8)
     axes.xaxis.tick_top()

@@ -54,7 +54,7 @@ class TestShow:
     def test_given_points_are_the_dots(self):
         points = torch.randn(50, 2)
         points[3] = float("nan")
-        (dots,) = axes_of(ce.viz.show(plane(), points)).collections
+        (dots,) = axes_of(ce.viz.show(plane(), points.double().numpy())).collections
         torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
 
     def test_named_variables_label_the_axes(self):
@@ -76,6 +76,8 @@ class TestShow:
         x, density = (torch.as_tensor(values).double() for values in axes.lines[0].get_data())
         torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x).exp(), atol=2e-3, rtol=0)
         assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
+        single = ce.as_energy(Normal(0.0, 1.0))
+        assert not axes_of(ce.viz.show(single, trace=run(single), window=(8, 9))).patches
 
 
 def test_lines_are_chains_and_their_median():
@@ -93,8 +95,7 @@ class TestTerms:
         a, b = line(0.0, "a"), line(2.0, "b")
         found = ((a | b) & ~a).explain(torch.randn(30, 1))
         axes = axes_of(ce.viz.explanation(found))
-        wanted = [row.energy.double().mean().item() for _, row in found.rows()]
-        assert [bar.get_width() for bar in axes.patches] == pytest.approx(wanted)
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([row.energy.double().mean().item() for _, row in found.rows()])
         assert [tick.get_text().strip() for tick in axes.get_yticklabels()] == [row.expression for _, row in found.rows()]
         assert axes.lines[0].get_xdata() == pytest.approx(found.energy.double().numpy())
 
@@ -104,8 +105,7 @@ class TestTerms:
         assert [text.get_text() for text in axes.texts][:2] == ["infinite at 1 of 2 points"] * 2
 
     def test_a_dollar_in_a_name_is_text_and_files_are_written(self, tmp_path):
-        found = (line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1))
-        ce.viz.explanation(found, path=tmp_path / "terms.svg")
+        ce.viz.explanation((line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1)), path=tmp_path / "terms.svg")
         assert (tmp_path / "terms.svg").read_text().startswith("<?xml")
         ce.viz.show(line(), draws=0, window=(-3, 3), path=str(tmp_path / "c.pdf"))
         assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF")
@@ -148,8 +148,7 @@ def test_arrows_are_the_negative_gradients_of_the_terms():
     arrows = arrows_of(ce.viz.forces(LEFT & RIGHT, x))
     assert [one.get_label() for one in arrows] == ["left", "right"]
     for one, place in zip(arrows, (-1.0, 1.0), strict=True):
-        drawn = torch.stack([torch.as_tensor(one.U), torch.as_tensor(one.V)], 1)
-        torch.testing.assert_close(drawn, (2 * (place - x)).double())
+        torch.testing.assert_close(torch.stack([torch.as_tensor(one.U), torch.as_tensor(one.V)], 1), (2 * (place - x)).double())
     assert arrows[0].scale == arrows[1].scale
 
 
@@ -167,7 +166,9 @@ def test_pictures_show_the_force_on_each_pixel_around_grey():
 PICTURES, FIVE = ce.as_energy(lambda x: x.sum((1, 2, 3)), event_shape=(3, 8, 8)), ce.as_energy(Normal(torch.zeros(5), 1.0))
 LOGARITHM, NOWHERE = ce.as_energy(lambda x: x.sum(1).log()), ce.as_energy(lambda x: torch.full((len(x),), torch.inf))
 ODD = torch.tensor([0, math.nan, math.inf, 1]).view(4, 1, 1, 1).expand(4, 3, 8, 8)
-BAD = [("columns", 0), ("scale", 0), ("scale", 1.5), ("value_range", (1, 0)), ("path", "x.doc"), ("path", "no-folder/x.png")]
+BAD = [("columns", 0), ("scale", 0), ("scale", 1.5), ("path", "x.doc"), ("path", "no-folder/x.png")]
+BAD += [("value_range", wrong) for wrong in ((1, 0), (0, math.inf), ("a", "b"), 1)]
+SUM = ce.as_energy(lambda a, b: a + b, variables={"a": (), "b": ()})
 STEEP, X, SMALL = ce.as_energy(lambda x: x.abs().sqrt().sum(1), name="steep"), torch.zeros(2, 2), {"draws": 0, "window": (0, 1)}
 
 
@@ -188,16 +189,12 @@ test_what_cannot_be_drawn_is_refused = refusals(
     (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
     (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
     (lambda: ce.viz.forces(LEFT), OptionError, "give points, or window"),
-    (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, "two increasing numbers"),
+    (lambda: ce.viz.forces(LEFT, window=(2, -2)), OptionError, r"window must be \(lowest, highest\), got \(2, -2\)"),
+    (lambda: ce.viz.show(plane(), trace=3, **SMALL), OptionError, "trace must be a Trace, got 3"),
+    (lambda: ce.viz.show(SUM, {"a": X[:, 0]}, window=(0, 1)), OptionError, "The variables are a, b; got a"),
     (lambda: ce.viz.forces([], X), ExpressionError, "no parts"),
-    *(
-        (lambda wrong=wrong: ce.viz.forces(LEFT, wrong), ShapeError, "draws points of shape")
-        for wrong in (torch.zeros(2, 3), torch.zeros(0, 2), torch.zeros(3, 8, 8), [0.0, 0.0])
-    ),
-    *(
-        (lambda labels=labels: ce.viz.forces(LEFT & RIGHT, X, labels=labels), ShapeError, "one for each of 2 parts")
-        for labels in ("ab", ["a"])
-    ),
+    *((lambda x=x: ce.viz.forces(LEFT, x), ShapeError, "draws points of shape") for x in (X[:, :1], X[:0], X[None], [0.0, 0.0])),
+    *((lambda a=a: ce.viz.forces(LEFT & RIGHT, X, labels=a), ShapeError, "one for each of 2 parts") for a in ("ab", ["a"])),
     (lambda: ce.viz.forces(STEEP, X), ExpressionError, "not finite at 2 of 2"),
     (lambda: ce.viz.grid(ODD), OptionError, "2 of 4 images have values that are not finite"),
     *((lambda options={name: value}: ce.viz.grid(torch.rand(2, 3, 8, 8), **options), OptionError, name) for name, value in BAD),
@@ -239,10 +236,11 @@ class TestLayout:
         wanted = ce.viz.grid(images).tobytes()
         assert ce.viz.grid(list(images)).tobytes() == ce.viz.grid(images.numpy()).tobytes() == wanted
         assert ce.viz.grid((images * 255).round().byte()).tobytes() == wanted
+        assert ce.viz.grid(images > 0.5).tobytes() == ce.viz.grid((images > 0.5).float()).tobytes()
         assert ce.viz.grid(images[1], scale=1).size == (8, 8)
 
     def test_labels_stand_below_their_images(self):
-        plain, labelled = ce.viz.grid(torch.ones(4, 1, 8, 8)), ce.viz.grid(torch.ones(4, 1, 8, 8), labels=["a", "", "long " * 99, 7])
+        plain, labelled = ce.viz.grid(torch.ones(4, 1, 8, 8)), ce.viz.grid(torch.ones(4, 1, 8, 8), labels=["a\nb", "", "long " * 99, 7])
         assert labelled.width == plain.width and labelled.height == plain.height + 2 * 18
         tile = (plain.width - 4) // 2
         strips = [np.asarray(labelled)[tile : tile + 18, x : x + tile] for x in (0, tile + 4)]

@@ -45,7 +45,7 @@ class Concepts:
     """
 
     def __init__(self, folder: Path = weights.FOLDER) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self._head, self._conditional = cache(self._load_head), cache(self._load_conditional)  # expressions share networks
 
     @cached_property
@@ -87,6 +87,8 @@ class Concepts:
         if c is None:
             return energy
         points = torch.as_tensor(c, dtype=torch.float32)
+        if not points.isfinite().all():
+            raise OptionError(f"A position is two finite numbers, got {c}.")
         return energy.given(y=points if points.ndim == 2 else points[None])
 
     def of_color(self, value: int | str | Tensor | None = None) -> ce.Energy:

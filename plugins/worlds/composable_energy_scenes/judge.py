@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from composable_energy.errors import ShapeError
 from composable_energy_image.layers import halving_convolutions
-from composable_energy_image.metrics import features_of
+from composable_energy_image.metrics import check_pictures, features_of
 from composable_energy_scenes.one_object import COLORS
 from composable_energy_scenes.renderer import KINDS
 
@@ -57,8 +56,7 @@ class Judge(nn.Module):
 @torch.no_grad()
 def judge_images(images: Tensor, judge: Judge) -> Verdict:
     """Returns a judge's predictions for pictures in [0, 1] with shape $(B, 3, 64, 64)$."""
-    _check_shape("judge", images)
-    output = features_of(judge, images)
+    output = features_of(judge, check_pictures("The judge", judge, images, (3, _SIZE, _SIZE)))
     shape, color = output[:, 5:].split([len(KINDS), len(COLORS)], 1)
     return Verdict(output[:, :2], output[:, 2], output[:, 3:5], shape.argmax(1), color.argmax(1))
 
@@ -87,9 +85,8 @@ def detect_objects(images: Tensor, detector: Detector) -> list[Tensor]:
 
     Of two detections closer than .3 only the more confident counts, because an object at the border of two cells may be detected in both.
     """
-    _check_shape("detector", images)
     found = []
-    for part in images.split(250):
+    for part in check_pictures("The detector", detector, images, (3, _SIZE, _SIZE)).split(250):
         logits, places = detector(part)
         found += [_suppress(places[i], logits[i].sigmoid()) for i in range(len(part))]
     return found
@@ -104,8 +101,3 @@ def _suppress(places: Tensor, confidence: Tensor) -> Tensor:
         if all((places[i] - other).norm() >= _LEAST_DISTANCE for other in kept):
             kept.append(places[i])
     return torch.stack(kept) if kept else places[:0]
-
-
-def _check_shape(network: str, images: Tensor) -> None:
-    if images.shape[1:] != (3, _SIZE, _SIZE):
-        raise ShapeError(f"The {network} takes pictures of shape (B, 3, {_SIZE}, {_SIZE}), got {tuple(images.shape)}.")

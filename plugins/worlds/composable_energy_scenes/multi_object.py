@@ -67,5 +67,4 @@ def draw_labelled_positions(present: np.ndarray, position: np.ndarray, seed: int
     """Returns the position of a random object of each picture, the only label of training, by existence $(N, K)$ and places $(N, K, 2)$."""
     if not present.any(1).all():
         raise OptionError("Each picture needs at least one object.")
-    chance = np.random.default_rng([seed, 1]).random(present.shape)
-    return position[np.arange(len(present)), np.where(present, chance, -1.0).argmax(1)]
+    return position[np.arange(len(present)), np.where(present, np.random.default_rng([seed, 1]).random(present.shape), -1.0).argmax(1)]

@@ -209,5 +209,4 @@ class RunFolder:
 
     def write_report(self) -> None:
         """Writes `report.json` with the costs of each training."""
-        report = {"trainings": self.trainer.costs()}
-        replace_file(self.folder / "report.json", f"{json.dumps(report, indent=1)}\n".encode())
+        replace_file(self.folder / "report.json", f"{json.dumps({'trainings': self.trainer.costs()}, indent=1)}\n".encode())

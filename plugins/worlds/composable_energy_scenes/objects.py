@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from composable_energy.errors import OptionError
+from composable_energy.options import check_flag, check_integer
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.one_object import COLORS, PALETTE
 from composable_energy_scenes.projection import CameraView, count_visible_pixels
@@ -127,7 +128,8 @@ class Objects(World):
         shadows: bool = True,
     ) -> None:
         self.size = check_picture_size(size)
-        self.count, self.shapes, self.sizes, self.shadows = tuple(count), tuple(shapes), tuple(sizes), shadows
+        self.count = tuple(check_integer("count", end, 0) for end in count)
+        self.shapes, self.sizes, self.shadows = tuple(shapes), tuple(sizes), check_flag("shadows", shadows)
         if len(self.count) != 2 or not 1 <= self.count[0] <= self.count[1] <= _MOST:
             raise OptionError(f"count must be the smallest and the largest number of objects, 1 to {_MOST}, got {count!r}.")
         if not self.shapes or not set(self.shapes) <= set(SHAPES):

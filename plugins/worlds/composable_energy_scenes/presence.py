@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy.energies.bases import RelativeEnergy, WeightedBase
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_number
 from composable_energy_image.noise_conditioning import UNet, level_column
 from composable_energy_scenes.patches import CHANNELS, PATCHES
 
@@ -70,9 +71,7 @@ class Presence(RelativeEnergy):
 
     def __init__(self, head: nn.Module, base: ce.Energy, *, radius: float = 0.1, name: str = "presence") -> None:
         super().__init__()
-        if not 0 < radius < float("inf"):
-            raise OptionError(f"radius must be positive, in the units of positions, got {radius!r}.")
-        self.head, self.base, self.radius, self.name = ce.shared(head), base, float(radius), name
+        self.head, self.base, self.radius, self.name = ce.shared(head), base, check_number("radius", radius, above=0), name
         self.bases, self.event_shape, self.recommended = (WeightedBase(base),), base.event_shape, base.recommended
         across = (torch.arange(CELLS) + 0.5) * _WIDTH - 1
         self.register_buffer("middles", torch.cartesian_prod(across, across).flip(1), persistent=False)
@@ -85,6 +84,8 @@ class Presence(RelativeEnergy):
     def near(self, c: Sequence[float] | Tensor) -> ce.Energy:
         """Returns the energy of pictures with an object at a position, $(2,)$ for all chains or $(n, 2)$ for each: `given(c=...)`."""
         place = torch.as_tensor(c, dtype=torch.float32)
+        if not place.isfinite().all():
+            raise OptionError(f"A position is two finite numbers, got {c}.")
         return self.given(c=place[None] if place.ndim == 1 else place)
 
     @torch.no_grad()

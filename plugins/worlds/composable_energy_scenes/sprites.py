@@ -10,6 +10,7 @@ from types import MappingProxyType
 import numpy as np
 
 from composable_energy.errors import OptionError, ShapeError
+from composable_energy.options import check_integer
 from composable_energy_image.data import Field, Scenes, World
 from composable_energy_scenes.renderer import check_picture_size
 
@@ -52,8 +53,7 @@ class Sprites(World):
 
     def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         if self.grid:
-            steps = random.integers(list(SPRITE_FACTORS.values()))
-            return {name: array[0] for name, array in self.at(steps[None]).items()}
+            return {name: array[0] for name, array in self.at(random.integers(list(SPRITE_FACTORS.values()))[None]).items()}
         angle = random.uniform(0, 2 * np.pi)
         return {
             "shape": random.integers(len(SPRITES)),
@@ -99,6 +99,8 @@ def inside(size: int, shape: np.ndarray, middle: np.ndarray, scale: np.ndarray, 
 
     The centres, right and up, and the cosines and sines of the orientations have shape $(N, 2)$; the classes and scales have shape $(N,)$.
     """
+    if not ((scale > 0).all() and np.allclose(np.linalg.norm(orientation, axis=1), 1, atol=1e-3)):
+        raise OptionError("Scales of sprites must be positive, and orientations pairs (cosine, sine), whose squares sum to 1.")
     steps = ((np.arange(size) + 0.5) / size * 2 - 1).astype(np.float32)
     x = (steps[None, None, :] - middle[:, 0, None, None]) / (scale * np.sqrt(AREA))[:, None, None]
     y = (-steps[None, :, None] - middle[:, 1, None, None]) / (scale * np.sqrt(AREA))[:, None, None]
@@ -139,7 +141,7 @@ class ColoredSprites(World):
     name = "colored-sprites"
 
     def __init__(self, size: int = 32, count: tuple[int, int] = (2, 3)) -> None:
-        self.size, self.count = check_picture_size(size), tuple(count)
+        self.size, self.count = check_picture_size(size), tuple(check_integer("count", end, 0) for end in count)
         if len(self.count) != 2 or not 1 <= self.count[0] <= self.count[1] <= _MOST:
             raise OptionError(f"count must be the smallest and the largest number of sprites, 1 to {_MOST}, got {count!r}.")
         most = self.count[1]

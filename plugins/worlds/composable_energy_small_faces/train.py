@@ -105,8 +105,7 @@ def train_small_judge(folder: Path, effort: float = 1.0) -> Judge:
     judge.load_state_dict(load_judge().state_dict())
     faces = draw_small(folder, "judge", max(1, round(_JUDGE_FACES * min(1.0, effort))))
     options = {"rate": 1e-3, "weight_decay": 1e-3, "warm_up": 20, "ema": 0.99, "precision": "auto"}
-    steps = scaled(_JUDGE_STEPS, effort)
-    train_network(folder / "judge-small", judge, _SmallAttributes(), faces, steps=steps, batch_size=96, **options)
+    train_network(folder / "judge-small", judge, _SmallAttributes(), faces, steps=scaled(_JUDGE_STEPS, effort), batch_size=96, **options)
     write_weights(judge, "judge-small", folder / "weights")
     return judge.eval()
 

@@ -58,8 +58,7 @@ class TestPresence:
     def test_places_with_noise_are_reported_by_cells(self):
         position = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.99, -0.99], [0.01, 0.01], [-3.0, 3.0]])
         assert cell_of(position).tolist() == [0, 255, 15, 8 * 16 + 8, 240]
-        middles = Presence(ConstantHead(torch.zeros(256)), PatchEnergy()).middles
-        assert torch.equal(cell_of(middles), torch.arange(CELLS**2))
+        assert torch.equal(cell_of(Presence(ConstantHead(torch.zeros(256)), PatchEnergy()).middles), torch.arange(CELLS**2))
 
     def test_evidence_is_the_ratio_of_densities_with_a_gaussian_error(self, base, codes):
         """By the formula with plain probabilities, in double precision."""
@@ -92,9 +91,9 @@ class TestPresence:
         expected = torch.stack([presence.given(c=place[None]).evidence(codes) for place in places], 1)
         assert torch.allclose(presence.map(codes, places), expected, atol=1e-5)
         refused(ShapeError, "two numbers", presence.given(c=torch.zeros(1, 3)), codes)
+        refused(OptionError, r"two finite numbers, got \(nan, 0\)", presence.near, (math.nan, 0))
         assert torch.equal(presence.near([0.0, 0.3]).evidence(codes), presence.given(c=places[:1]).evidence(codes))
-        inferred = presence.infer(codes, over={"c": places}).log_probabilities
-        assert torch.allclose(inferred, (-expected).log_softmax(1), atol=1e-3)
+        assert torch.allclose(presence.infer(codes, over={"c": places}).log_probabilities, (-expected).log_softmax(1), atol=1e-3)
 
     @pytest.mark.full
     def test_it_and_its_base_keep_the_contract(self, base, codes):
@@ -152,8 +151,7 @@ def test_an_expression_by_name_means_what_it_says():
     energy = ce.get("energy", "scenes/left") & ~ce.get("energy", "scenes/color=red") & ce.get("energy", "scenes/small")
     call = {"sampler": "annealed", "levels": 60, "corrector_steps": 2, "delta": 0.3, "max_gradient": 3.0}
     seen = scenes.judge_images(energy.sharpened(4).sample(32, seed=0, **call), load_judge())
-    right = (seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)
-    assert right.float().mean() > 0.8
+    assert ((seen.position[:, 0] < 0.1) & (seen.color != 0) & (seen.size < 0.52)).float().mean() > 0.8
 
 
 @pytest.mark.full
@@ -188,6 +186,7 @@ def test_a_conditional_energy_begins_as_the_base_and_ends_as_another(one):
     assert (here != there).all()
     assert (concepts.of_color("red")(codes) == concepts.of_color(torch.zeros(5, dtype=torch.int64))(codes)).all()
     refused(OptionError, "no color 'pink'; known are red", concepts.color, "pink")
+    refused(OptionError, r"two finite numbers, got \(nan, 0\)", concepts.of_position, (math.nan, 0))
     refused(ShapeError, r"takes 2 numbers as y, got values of shape \(3,\)", untold, codes, y=torch.rand(5, 3))
     for none in (8, 1.5):
         refused(OptionError, rf"takes classes from 0 to 7 as y, got \[{none}\]", concepts.of_color(), codes, y=none)
