@@ -249,9 +249,8 @@ def _chunks(subject: _Subject) -> None:
 def _resume(subject: _Subject) -> None:
     if subject.instance.total_steps is not None:
         raise SkipCheck("it has a fixed schedule")
-    whole = sample(subject.target(), (5, 2), sampler=subject.sampler, steps=6, seed=0)
-    _, trace = sample(subject.target(), (5, 2), sampler=subject.sampler, steps=2, seed=0, trace=True)
-    assert_close(sample(subject.target(), (5, 2), steps=4, resume=trace), whole, "stopped and resumed, and at once")
+    (whole, _), (_, trace) = (sample(subject.target(), (5, 2), sampler=subject.sampler, steps=n, seed=0, trace=True) for n in (6, 2))
+    assert_close(sample(subject.target(), (5, 2), steps=4, resume=trace, trace=True)[0], whole, "stopped and resumed, and at once")
 
 
 def _state(subject: _Subject) -> None:
