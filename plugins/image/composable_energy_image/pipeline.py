@@ -32,6 +32,7 @@ STAGES = ("autoencoder", "base", "heads", "reader", "decoder")
 """The stages, in order. The decoder comes last, because it learns from draws of the base, and from what a reader reads of pictures."""
 
 _CHUNK = 500
+_SHORT = 32  # the longest side of pictures of which an autoencoder needs half of the steps
 _READER_NOISE = 0.02, 0.1  # of pictures that the reader learns from
 _LOG = logging.getLogger("composable_energy_training")
 
@@ -79,7 +80,8 @@ class AttributePipeline:
         weights = {name: table[name] for name in ("noise", "decorrelation", "naming")}
         with self.seeded("labels"):
             model = AutoencoderWithLabels(coder, count_columns(variables))
-        self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures)
+        steps = table["steps"] if coder.size > _SHORT else max(1, table["steps"] // 2)
+        self._fit("autoencoder", model, Reconstruction(coder.code, variables, **weights), pictures, steps=steps)
         with torch.no_grad():
             raw = torch.cat([coder.encode_raw(images) for images in self._chunks(pictures)])
         set_standardization(coder.standardize, raw)
