@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,9 @@ def run(name: str, steps_scale: float, seed: int, samples: int) -> tuple[list[di
 def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(__doc__, None, arguments, only=list(SETS), steps_scale=1.0, seed=0, samples=1000, out="")
     settings = {"steps_scale": options.steps_scale, "seed": options.seed, "samples": options.samples}
+    work = partial(import_module("benchmarks.real.__main__").run, **settings)  # a process that is spawned does not find `__main__`
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        found = dict(zip(options.only, pool.map(partial(run, **settings), options.only), strict=True))
+        found = dict(zip(options.only, pool.map(work, options.only), strict=True))
     rows = [row for some, _ in found.values() for row in some]
     print(table(rows))
     if options.out:
