@@ -64,8 +64,7 @@ def train(real: RealSet, scale: float, seed: int) -> Path:
         recipe = base_and_attributes()
         stages = {name: table["steps"] for name, table in recipe.settings.items() if isinstance(table, Mapping) and "steps" in table}
         steps = {f"{name}.steps": max(1, round(scale * steps)) for name, steps in stages.items()}
-        data = real.write_library(REAL / "runs" / f"{real.name}.npz")
-        recipe.with_changes({"training.seed": seed, **steps}).run(data, out)
+        recipe.with_changes({"training.seed": seed, **steps}).run(real.write_library(REAL / "runs" / f"{real.name}.npz"), out)
     return out
 
 
@@ -105,10 +104,8 @@ def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> 
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    cells: dict[str, Any] = {"set": lambda row: row["set"]}
-    cells["expression"] = lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])
-    cells |= {kind: lambda row, kind=kind: number(kind, 1 if row["row"] == FRECHET else 3)(row) for kind in KINDS}
-    return columns(rows, cells)
+    named = {"set": lambda row: row["set"], "expression": lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])}
+    return columns(rows, named | {kind: lambda row, kind=kind: number(kind, 1 if row["row"] == FRECHET else 3)(row) for kind in KINDS})
 
 
 def run(name: str, steps_scale: float, seed: int, samples: int) -> tuple[list[dict[str, Any]], float]:
