@@ -154,8 +154,7 @@ class Weighted(State):
 
 def log_density_ratio(state: State, base: Gaussian, temperature: float) -> Tensor:
     r"""Returns $E_0 - E / T$, with shape $(B,)$ in float64; $-\infty$ where the density is 0 or not a number."""
-    log_ratio = base.energy(state.x).double() - state.energy.double() / temperature
-    return log_ratio.nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return (base.energy(state.x).double() - state.energy.double() / temperature).nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, level: float, temperature: float) -> Weighted:
