@@ -83,8 +83,7 @@ class MixtureDraws(Sampler):
         return self.draws
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        exact = energy.has_value and "sigma" in energy.conditions and not has_rows(energy)
-        mixture = find_mixture(energy) if exact else None
+        mixture = find_mixture(energy) if energy.has_value and "sigma" in energy.conditions and not has_rows(energy) else None
         found = None if mixture is None else self._tuned(energy, mixture, x, noise)
         if found is not None:
             return found, x
