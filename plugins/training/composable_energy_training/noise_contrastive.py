@@ -141,7 +141,7 @@ class FlowNoise(NoiseDistribution):
         Raises:
             OptionError: There are too few points, or they are constant.
         """
-        check_integer("batch_size", batch_size), check_number("rate", rate, above=0)
+        batch_size, rate = check_integer("batch_size", batch_size), check_number("rate", rate, above=0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             x = x[torch.randperm(len(x))]

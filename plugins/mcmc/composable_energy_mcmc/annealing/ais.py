@@ -98,8 +98,7 @@ def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Sch
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
     pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
     schedule = find_schedule(pilots, path.base, noise, given)
-    count = max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels
-    return schedule.respace(count + 1)
+    return schedule.respace((max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels) + 1)
 
 
 class _Level(Energy):
