@@ -246,8 +246,7 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
     x = measured(deviation).sample(CHAINS, sampler=sampler, seed=0)
     seen, rest = x[:, : SIZE // 2], x[:, SIZE // 2 :]
     mean, width = 2 / (1 + deviation**2), deviation / math.sqrt(1 + deviation**2)
-    error = width / math.sqrt(CHAINS * SIZE / 2)
-    assert abs(seen.mean() - mean) < 4 * error + 0.02 * width  # of the levels
+    assert abs(seen.mean() - mean) < 4 * width / math.sqrt(CHAINS * SIZE / 2) + 0.02 * width  # of the levels
     assert abs(seen.std(0).mean() / width - 1) < 0.05 and abs(rest.std(0).mean() - 1) < 0.05
 
 
