@@ -76,8 +76,7 @@ def test_what_operators_return():
     assert (~RING).config()["mode"] == "level" and ~ce.negate(A, "contrast", offset=1.0) is A
     assert ce.all_of(BASE) is BASE and ce.any_of(BASE) is BASE
     assert (U ^ V).equals((U & ~V) | (~U & V))
-    names = {"a": RED, "b": EVENT, "c": BASE}
-    assert parse("a | b ^ ~a & b").build(names).equals(RED | (EVENT ^ (~RED & EVENT)))
+    assert parse("a | b ^ ~a & b").build({"a": RED, "b": EVENT, "c": BASE}).equals(RED | (EVENT ^ (~RED & EVENT)))
     assert (U ^ quadratic).terms and (quadratic ^ U).terms
     refused(ExpressionError, r"write `\^`", parse, "a xor b")
 

@@ -123,8 +123,7 @@ def test_labels_of_chains_are_for_each_what_one_label_is(x, formula, labels):
     point = x.clone().requires_grad_()
     expected = torch.cat([one(point[i : i + 1]) for i, one in enumerate(alone)])
     torch.testing.assert_close(together(point), expected)
-    gradient = torch.autograd.grad(together(point).sum(), point)[0]
-    torch.testing.assert_close(gradient, torch.autograd.grad(expected.sum(), point)[0])
+    torch.testing.assert_close(torch.autograd.grad(together(point).sum(), point)[0], torch.autograd.grad(expected.sum(), point)[0])
     torch.testing.assert_close(together(x[1:4], chains=slice(1, 4)), expected[1:4].detach())
     torch.testing.assert_close(together(x[[4, 0]], chains=torch.tensor([4, 0])), expected[[4, 0]].detach())
     torch.testing.assert_close(pickle.loads(pickle.dumps(together))(x), expected.detach())
@@ -257,8 +256,7 @@ def test_a_head_has_densities_and_events(x):
     torch.testing.assert_close(half.evidence(x), -normal.cdf(torch.tensor([0.1, 0.5])).double().log().sum(1), rtol=1e-6, atol=1e-6)
     either = -normal.log_prob(torch.stack([point, -point])[:, None]).sum(2).logsumexp(0)
     torch.testing.assert_close((head(point) | head(-point)).evidence(x), either)
-    pair = GaussianHead(lambda x: network(x).chunk(2, 1), dims=2)
-    assert torch.equal(pair.near(point, 0.3).evidence(x), near.evidence(x))
+    assert torch.equal(GaussianHead(lambda x: network(x).chunk(2, 1), dims=2).near(point, 0.3).evidence(x), near.evidence(x))
     assert str(head(point)) == "position(0.2, -0.4)" and str(head.near(0.5, 0.1)) == "position.near(0.5, 0.1)"
 
 

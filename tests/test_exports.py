@@ -37,8 +37,7 @@ FAMILY = """
 
 @functools.cache
 def loaded_by(statement: str) -> frozenset[str]:
-    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
-    return frozenset(json.loads(run_code(code).stdout))
+    return frozenset(json.loads(run_code(f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))").stdout))
 
 
 @pytest.mark.full

@@ -180,8 +180,7 @@ def test_a_base_under_equal_conditions_stays_one_when_it_is_converted_or_copied(
     assert len((pair[0] & pair[1]).bases) == 1 and len((copy.deepcopy(pair[0]) & pair[1]).bases) == 1
     doubled = [copy.deepcopy(term).double() for term in pair]
     assert len((doubled[0] & doubled[1]).bases) == 1
-    expected = (pair[0] & pair[1])(X)
-    torch.testing.assert_close((doubled[0] & doubled[1])(X.double()), expected.double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close((doubled[0] & doubled[1])(X.double()), (pair[0] & pair[1])(X).double(), rtol=1e-5, atol=1e-5)
 
 
 def test_a_whole_number_and_a_real_one_are_two_conditions():

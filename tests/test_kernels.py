@@ -145,8 +145,7 @@ def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
         state = sampler.init(target, torch.zeros(5, 3), noise)
         for step in range(1, 5):
             state, _ = sampler.step(target, state, noise.at(step))
-    steps = [noise.step for noise in recorded.calls]
-    assert steps == [0] * isinstance(sampler, Underdamped) + [1, 2, 3, 4]
+    assert [noise.step for noise in recorded.calls] == [0] * isinstance(sampler, Underdamped) + [1, 2, 3, 4]
     assert {(noise.seed, noise.chains, noise.kind) for noise in recorded.calls} == {(1, range(5), "philox")}
 
 
@@ -178,8 +177,7 @@ def test_a_metric_scales_the_gradient_and_the_noise_of_a_step(kind):
     metric, matrix = (Metric(factor, torch.Size([6])), factor) if kind == "dense" else (scales, scales.diag())
     call = {"step_size": 0.1, "temperature": 0.5, "metric": metric, "steps": 1, "seed": 0, "init": start}
     x = Gaussian(torch.zeros(6, dtype=F64)).sample((5, 6), sampler="langevin", **call)
-    xi = Noise(0, range(5), step=1).normal(start)
-    expected = start - 0.05 * start @ matrix @ matrix.T + math.sqrt(0.05) * xi @ matrix.T
+    expected = start - 0.05 * start @ matrix @ matrix.T + math.sqrt(0.05) * Noise(0, range(5), step=1).normal(start) @ matrix.T
     torch.testing.assert_close(x, expected, rtol=0, atol=1e-13)
 
 

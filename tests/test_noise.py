@@ -195,8 +195,7 @@ def test_normal_numbers_are_normal_and_independent(kind, event):
     for draw in draws:
         assert stats.kstest(draw.numpy(), "norm").pvalue > 1e-5
         assert abs(draw.pow(4).mean() - 3) < 5 * math.sqrt(96 / n)
-    correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws), dtype=torch.float64)
-    assert correlation.abs().max() < 5 / math.sqrt(n)
+    assert (torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws), dtype=torch.float64)).abs().max() < 5 / math.sqrt(n)
     rows = draws[0].view(len(x), -1)
     assert abs((rows[:-1] * rows[1:]).mean()) < 5 / math.sqrt(n)
 

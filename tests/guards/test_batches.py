@@ -55,8 +55,7 @@ def test_rounding_that_an_ill_conditioned_function_amplifies_is_no_mixing():
     """Libraries round by the place in a batch; here by two units in the last place, of which a curvature of 1e10 makes 1e-6."""
 
     def energy(x):
-        places = 1 + 2.0**-52 * (torch.arange(len(x), dtype=x.dtype) % 3)[:, None]
-        return ((1e10 * x * places).sin() / 1e10 + x.square() / 2).sum(1)
+        return ((1e10 * x * (1 + 2.0**-52 * (torch.arange(len(x), dtype=x.dtype) % 3)[:, None])).sin() / 1e10 + x.square() / 2).sum(1)
 
     for mixed, fails in ((0.0, False), (1e-6, True)):
         lifted = ce.as_energy(lambda x, mixed=mixed: energy(x) + mixed * x.mean())

@@ -167,8 +167,7 @@ def test_branches_and_parts_that_an_expression_divides_keep_their_shares(express
 
 @pytest.mark.full
 def test_a_branch_that_no_point_can_satisfy_does_not_warn():
-    base = ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,))
-    event = ce.ClassifierEnergy(torch.nn.Linear(1, 1), 1, base, name="event")
+    event = ce.ClassifierEnergy(torch.nn.Linear(1, 1), 1, ce.as_energy(lambda x: x.square().sum(1), event_shape=(1,)), name="event")
     mixture = ce.any_of(function(0.0, 1.0), event & ~event, function(1.0, 2.0), weights=[1, 1, 1])
     points = mixture.sample(200, sampler="mala", steps=50, seed=1)  # warnings are errors
     assert points.shape == (200, 1)

@@ -43,8 +43,7 @@ forks = pytest.mark.skipif(not POSSIBLE, reason="forks")
 
 
 def test_every_promise_has_a_test():
-    promised = re.findall(r"^- \*\*(.+?)\.\*\*", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert promised == list(PROMISES)
+    assert re.findall(r"^- \*\*(.+?)\.\*\*", (ROOT / "SECURITY.md").read_text(encoding="utf-8"), flags=re.MULTILINE) == list(PROMISES)
     for promise in PROMISES.values():
         path, _, name = promise.rpartition("::")
         assert f"\ndef {name}(" in (ROOT / path if path else Path(__file__)).read_text(encoding="utf-8")

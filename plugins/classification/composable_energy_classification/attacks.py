@@ -130,8 +130,7 @@ def _project(x: Tensor, point: Tensor, radius: float, norm: str, bounds: tuple[f
         point = torch.minimum(torch.maximum(point, x - radius), x + radius)
     else:
         change = point - x
-        lengths = _lengths(change).clamp_min(torch.finfo(x.dtype).tiny)
-        point = x + change * unsqueeze_to((radius / lengths).clamp_max(1.0), x)
+        point = x + change * unsqueeze_to((radius / _lengths(change).clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1.0), x)
     return point if bounds is None else point.clamp(*bounds)
 
 

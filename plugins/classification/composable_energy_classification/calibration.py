@@ -74,8 +74,10 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     absent = sorted(set(range(logits.shape[1])) - set(y.unique().tolist()))
     if offsets and absent:
         raise OptionError(f"Offsets need held-out points of each class; there is none of class {', '.join(map(str, absent))}.")
+    possible = logits != -torch.inf
     known = logits[logits.isfinite()]
     unit = known.std().clamp_min(1e-12) if len(known) > 1 else known.new_ones(())
+    scaled = logits.masked_fill(~possible, 0.0) / unit  # an infinite number times the scale would have the gradient NaN
     log_scale = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)  # of 1 / T, in units of the energies
     shifts = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=offsets)
     options: dict[str, Any] = {"tolerance_grad": 1e-10, "tolerance_change": 1e-14, "line_search_fn": "strong_wolfe"}
@@ -83,7 +85,7 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = F.cross_entropy(logits / unit * log_scale.exp() + shifts, y)
+        value = F.cross_entropy((scaled * log_scale.exp() + shifts).masked_fill(~possible, -torch.inf), y)
         value.backward()
         return value
 

@@ -105,8 +105,7 @@ class Classifier(nn.Module):
             return self._log_probabilities(x)
         graph, logs = torch.is_grad_enabled() and x.requires_grad, []
         for draw in range(self.refinement.draws if self.random else 1):
-            refined = self.refinement(self.marginal, x, draw=draw, seed=seed, rows=rows, graph=graph)
-            logs.append(self._log_probabilities(refined))
+            logs.append(self._log_probabilities(self.refinement(self.marginal, x, draw=draw, seed=seed, rows=rows, graph=graph)))
         return logs[0] if len(logs) == 1 else torch.logsumexp(torch.stack(logs), 0) - math.log(len(logs))
 
     def probabilities(self, x: Tensor, *, batch_size: int | None = None) -> Tensor:

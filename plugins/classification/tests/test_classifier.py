@@ -224,8 +224,7 @@ def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype
     sign = 1 - 2.0 * y.to(dtype)
     margin = lambda points: sign * (net(points)[:, 1] - net(points)[:, 0])
     torch.testing.assert_close(margin(attacked) - margin(x), radius * difference.norm(dual).expand(20), rtol=1e-3, atol=1e-4)
-    lengths = (attacked - x).abs().amax(1) if norm == "linf" else (attacked - x).norm(dim=1)
-    assert lengths.max() <= radius * (1 + 1e-5)
+    assert ((attacked - x).abs().amax(1) if norm == "linf" else (attacked - x).norm(dim=1)).max() <= radius * (1 + 1e-5)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -280,7 +279,9 @@ def drawn_labels(logits, seed=0):
 def test_temperature_and_offsets_of_drawn_labels_are_found():
     """The standard error of log T is at most 1 / sqrt(n I) with the information I of log T; here about .02."""
     energies = 3 * torch.randn(20_000, 4, generator=torch.Generator().manual_seed(1))
-    assert classification.fit_probabilities(energies, drawn_labels(-energies / 0.3))[0] == pytest.approx(0.3, rel=0.08)
+    labels, impossible = drawn_labels(-energies / 0.3), torch.full((20_000, 1), torch.inf)
+    assert (found := classification.fit_probabilities(energies, labels)[0]) == pytest.approx(0.3, rel=0.08)
+    assert classification.fit_probabilities(torch.cat([energies, impossible], 1), labels)[0] == pytest.approx(found)
     wanted, energies = torch.tensor([1.0, -2.0, 1.0]), 2 * torch.randn(20_000, 3, generator=torch.Generator().manual_seed(2))
     temperature, offsets = classification.fit_probabilities(energies, drawn_labels((wanted - energies) / 1.5), offsets=True)
     assert temperature == pytest.approx(1.5, rel=0.08) and torch.allclose(offsets, wanted.double(), atol=0.2)

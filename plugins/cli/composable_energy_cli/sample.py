@@ -15,7 +15,7 @@ from composable_energy_cli.foreign import foreign_output
 from composable_energy_cli.names import add_expression, check_trained, read_expression
 from composable_energy_cli.parser import add_options, own_spelling, read_options, whole_number
 from composable_energy_cli.pictures import PICTURES, check_target, write_array
-from composable_energy_cli.terms import add_range, add_sigma, at_level, json_rows, json_text, terms_table, value_range
+from composable_energy_cli.terms import add_range, add_sigma, at_level, explain_terms, json_rows, json_text, terms_table, value_range
 from composable_energy_viz.files import is_picture, write_grid
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class Sample(Command):
             write_grid(target, seen, black_to_white, about, least=_SHEET)
         else:
             write_array(target, seen)
-        explanation = twin(shown).explain(points)
+        explanation = explain_terms(shown, points)
         if arguments.json:
             print(json_text({"file": str(target), **about, "n": len(seen), "seconds": seconds, "terms": json_rows(explanation)}))
             return 0

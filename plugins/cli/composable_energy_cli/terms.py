@@ -74,6 +74,14 @@ def at_level(energy: Energy, sigma: float | None) -> Energy:
     return energy.at(energy.recommended.options.get("sigma_min", _LOWEST) if energy.recommended else _LOWEST)
 
 
+def explain_terms(energy: Energy, points: Tensor) -> Explanation:
+    """Returns the energy of each term at points, with the levels of `~` as `sample` finds them."""
+    from composable_energy.algebra import with_levels
+    from composable_energy.sampling import twin
+
+    return twin(with_levels(energy, lambda: points.new_zeros(1, *(energy.event_shape or ())))).explain(points)
+
+
 def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
     """Returns a table with the energies of the terms, and below it one with the probabilities of events.
 
@@ -137,9 +145,7 @@ class Explain(Command):
         with foreign_output():
             energy = at_level(read_expression(arguments), arguments.sigma)
         labels, points = _read([expanded(path) for path in arguments.files], energy, black_to_white)
-        from composable_energy.sampling import twin
-
-        explanation = twin(energy).explain(points)
+        explanation = explain_terms(energy, points)
         if arguments.json:
             print(json_text({"expression": str(energy), "points": labels, "terms": json_rows(explanation)}))
         else:

@@ -83,6 +83,8 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
     assert "Draws of shape (2,) are not images; write them to a file that ends in .npy or .npz." in capsys.readouterr().err
     assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--step-size", ".1", "--steps", "1", "-n", "3") == 0
     assert np.load("samples.npy").shape == (3, 2)
+    assert run("sample", "plane & ~shapeless", "--in", "toys", "--steps", "2", "-o", "y.npy") == 0  # a level that has to be found
+    assert run("explain", "plane & ~shapeless", "--in", "toys", "y.npy") == 0
 
 
 @pytest.mark.parametrize(

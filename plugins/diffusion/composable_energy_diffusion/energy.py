@@ -219,7 +219,7 @@ class DiffusionEnergy(Energy):
             ShapeError: The model returns no tensor.
         """
         low, high = self.sigma_range
-        if bool(((sigma < low * (1 - 1e-4)) | (sigma > high * (1 + 1e-4))).any()):
+        if not bool(((sigma >= low * (1 - 1e-4)) & (sigma <= high * (1 + 1e-4))).all()):
             raise OptionError(
                 f"{self} knows the noise levels from {low:.4g} to {high:.4g} of its schedule {self.schedule.name}, "
                 f"got {sigma.min():.4g} to {sigma.max():.4g}."

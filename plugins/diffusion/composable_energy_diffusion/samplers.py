@@ -36,7 +36,7 @@ class LevelSampler(NoiseLevels, ABC):
         check_number("rho", self.rho, least=0.5, below=100)
         for name in ("mean", "scale"):
             if getattr(self, name) is not None and not isinstance(getattr(self, name), Tensor):
-                check_number(name, getattr(self, name))
+                check_number(name, getattr(self, name), above=0 if name == "scale" else None)
 
     def level(self, step: int) -> float:
         return self.power_level(step, self.rho)

@@ -135,8 +135,7 @@ def test_concepts_beside_other_terms_and_levels_are_batched_where_they_can_be():
     net.calls.clear()
     found = rows.with_gradient(x, sigma=1.0)[1]
     base = net.score(x, 1.0, 3)
-    own = torch.stack([net.score(x, 1.0, i % 3)[i] for i in range(7)])
-    torch.testing.assert_close(-found, own + net.score(x, 1.0, 0) - base)
+    torch.testing.assert_close(-found, torch.stack([net.score(x, 1.0, i % 3)[i] for i in range(7)]) + net.score(x, 1.0, 0) - base)
     assert sum(net.calls) == 7 + 14
 
 
@@ -207,7 +206,7 @@ def test_levels_outside_of_the_schedule_are_refused(name):
     low, high = E.sigma_range
     for sigma in (low, high):
         assert E.with_gradient(torch.ones(2, 1), sigma=sigma)[1].isfinite().all()
-    for sigma in (low / 2, 2 * high, 0.0):
+    for sigma in (low / 2, 2 * high, 0.0, float("nan")):
         refused(OptionError, f"of its schedule {name}", E.with_gradient, torch.ones(2, 1), sigma=sigma)
 
 

@@ -70,8 +70,7 @@ def test_moments_of_mixtures_are_within_the_stated_bias(sampler, process, d):
 
 def error(sampler: ODE | SDE) -> float:
     r"""The relative error of the flow of N(0, 1): exact is $x \sqrt{1 / (1 + \sigma^2)}$, up to the last level."""
-    start = torch.full((1, 1), 7.0, dtype=F64)
-    x = Gaussian(torch.zeros(1, dtype=F64)).sample((1, 1), sampler=sampler, init=start, dtype=F64, seed=0)
+    x = Gaussian(torch.zeros(1, dtype=F64)).sample((1, 1), sampler=sampler, init=torch.full((1, 1), 7.0, dtype=F64), dtype=F64, seed=0)
     high, low = sampler.level(1), sampler.level(sampler.levels)
     return abs(x.item() / (7 * math.sqrt((1 + low**2) / (1 + high**2)) / (1 + low**2)) - 1)
 
@@ -175,8 +174,7 @@ def test_the_likelihood_of_guidance_is_that_of_its_draws():
     E = DiffusionEnergy(lambda x, t, y: unit(x - 0.5 * y[:, None], t), "ve", unconditional={"y": 0}, event_shape=(1,))
     x = torch.tensor([[1.5], [0.0], [3.0]], dtype=F64)
     found = log_likelihood(E.concept(y=1).sharpened(3), x, exact=True)
-    expected = -(x[:, 0] - 1.5).square() / 2 - math.log(2 * math.pi) / 2
-    assert (found.values - expected).abs().max() < 0.02
+    assert (found.values - (-(x[:, 0] - 1.5).square() / 2 - math.log(2 * math.pi) / 2)).abs().max() < 0.02
 
 
 def test_one_direction_has_no_error_and_no_points_no_likelihood():
@@ -191,7 +189,7 @@ NO_LEVELS = "follows noise levels, .* does not depend on sigma: use another"
 WRONG_ENDS = {"sigma_min": 1.0, "sigma_max": 0.5}
 test_what_does_not_fit_is_refused = refusals(
     *((lambda name=name: CLEAN.sample(3, sampler=name, seed=0), ExpressionError, f"sampler {name} {NO_LEVELS}") for name in ("ode", "sde")),
-    *((lambda wrong=wrong: ODE(**wrong), OptionError, None) for wrong in ({"levels": 1}, {"rho": 0}, WRONG_ENDS, {"sigma_max": -1})),
+    *((lambda wrong=wrong: ODE(**wrong), OptionError, None) for wrong in ({"levels": 1}, {"rho": 0}, WRONG_ENDS, {"scale": 0})),
     *((lambda wrong=wrong: SDE(**wrong), OptionError, None) for wrong in ({"eta": 1.5}, {"eta": -0.1}, {"order": 3}, {"order": 0})),
     (lambda: NORMAL.sample(3, sampler=ODE(levels=4), steps=5, seed=0), OptionError, "takes 4 steps"),
     (lambda: (LOW & HIGH).sample(3, sampler="ode", seed=0), OptionError, "no noise level in common"),
@@ -219,8 +217,7 @@ def test_a_linear_term_moves_a_gaussian_by_its_variance(energy, sampler):
     """Within four standard errors and the bias of the levels, 3% of a width and 8% of a spread; the move is up to 2.3 widths."""
     n = 3000
     x = (energy & tilt).sample((n, 2), sampler=sampler, seed=0, dtype=F64)
-    off = (x.mean(0) - (MEAN - WIDTH**2 * SLOPE)).abs() / WIDTH
-    assert (off < 4 / n**0.5 + 0.03).all()
+    assert ((x.mean(0) - (MEAN - WIDTH**2 * SLOPE)).abs() / WIDTH < 4 / n**0.5 + 0.03).all()
     assert ((x.std(0) / WIDTH - 1).abs() < 4 / (2 * n) ** 0.5 + 0.08).all()
 
 
@@ -249,8 +246,7 @@ def test_the_posterior_is_that_of_the_closed_form(deviation, sampler):
     x = measured(deviation).sample(CHAINS, sampler=sampler, seed=0)
     seen, rest = x[:, : SIZE // 2], x[:, SIZE // 2 :]
     mean, width = 2 / (1 + deviation**2), deviation / math.sqrt(1 + deviation**2)
-    error = width / math.sqrt(CHAINS * SIZE / 2)
-    assert abs(seen.mean() - mean) < 4 * error + 0.02 * width  # of the levels
+    assert abs(seen.mean() - mean) < 4 * width / math.sqrt(CHAINS * SIZE / 2) + 0.02 * width  # of the levels
     assert abs(seen.std(0).mean() / width - 1) < 0.05 and abs(rest.std(0).mean() - 1) < 0.05
 
 

@@ -52,8 +52,7 @@ class Autoencoder(nn.Module):
         self.at_8 = nn.Conv2d(at_8, at_8, 3, 1, 1)
         self.to_16 = nn.ConvTranspose2d(at_8, at_16, 4, 2, 1)
         self.at_16 = nn.Conv2d(at_16, at_16, 3, 1, 1)
-        writes = check_integer("details", details, 0) or channels
-        self.to_pixels = nn.Conv2d(at_16, writes * ((size + self.padding) // 16) ** 2, 3, 1, 1)
+        self.to_pixels = nn.Conv2d(at_16, (check_integer("details", details, 0) or channels) * ((size + self.padding) // 16) ** 2, 3, 1, 1)
         self.last = nn.Sequential(nn.SiLU(), nn.Conv2d(details, channels, 3, 1, 1)) if details else None
 
     def encode(self, images: Tensor) -> Tensor:

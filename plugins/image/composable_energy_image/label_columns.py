@@ -112,8 +112,7 @@ def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
         return None
     joint = JointLabels(variables)
     known = torch.stack([some.known for some in labels.values()]).all(0)
-    found = joint.consistent({name: some.values[known] for name, some in labels.items()})
-    seen = int(found.any(0).sum())
+    seen = int(joint.consistent({name: some.values[known] for name, some in labels.items()}).any(0).sum())
     return joint if 0 < seen <= min(len(joint) // 2, int(known.sum()) // _PICTURES) else None
 
 

@@ -49,8 +49,7 @@ def convolution(
     With `starts_at_zero` the weight starts at N(0, 1e-10 squared), so that a residual block starts as its skip. With `spectral` the weight
     is divided by its spectral norm; one that starts at zero only if its norm is above 1, because dividing by 1e-9 would undo the start.
     """
-    layer = _Convolution(inputs, outputs, size, stride=stride, padding=(size - 1) // 2, bias=bias)
-    return _initialize(layer, spectral, starts_at_zero)
+    return _initialize(_Convolution(inputs, outputs, size, stride=stride, padding=(size - 1) // 2, bias=bias), spectral, starts_at_zero)
 
 
 def linear(inputs: int, outputs: int, *, spectral: bool) -> nn.Linear:

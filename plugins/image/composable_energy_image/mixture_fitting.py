@@ -61,8 +61,7 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     if components < 1.5 * sum(modes.values()):
         longest = 1  # then most would be filling
     for group, count in modes.items():
-        own = residuals[groups[rows] == group]
-        fitted = _fit_gaussians(own, count, shared, torch.Generator().manual_seed(seed + group))
+        fitted = _fit_gaussians(residuals[groups[rows] == group], count, shared, torch.Generator().manual_seed(seed + group))
         for some in members[group].split(longest):
             at = torch.cat([some, some[:1].expand(longest - len(some))])  # of equal length, with components that have no weight
             logs = weights[at].index_fill(0, torch.arange(len(some), longest), -1e4)

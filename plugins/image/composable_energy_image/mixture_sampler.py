@@ -83,8 +83,7 @@ class MixtureDraws(Sampler):
         return self.draws
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        exact = energy.has_value and "sigma" in energy.conditions and not has_rows(energy)
-        mixture = find_mixture(energy) if exact else None
+        mixture = find_mixture(energy) if energy.has_value and "sigma" in energy.conditions and not has_rows(energy) else None
         found = None if mixture is None else self._tuned(energy, mixture, x, noise)
         if found is not None:
             return found, x
@@ -122,8 +121,7 @@ class MixtureDraws(Sampler):
     def _propose(self, energy: Energy, x: Tensor, noise: Noise) -> _Ratio:
         mixture, log_means = cast(CodeMixture, find_mixture(energy)), cast(Tensor, self.log_means).to(x)
         ends = (mixture.log_weights + log_means).double().softmax(0).cumsum(0)
-        components = torch.searchsorted(ends, noise.uniform(x).double()).clamp(max=len(ends) - 1)
-        z = mixture.draw(components, self.sigma_min, noise.normal(x))
+        z = mixture.draw(torch.searchsorted(ends, noise.uniform(x).double()).clamp(max=len(ends) - 1), self.sigma_min, noise.normal(x))
         energies = energy(z, sigma=self.sigma_min)
         return _Ratio(z, energies, torch.zeros_like(z), -energies - (mixture.log_joint(z, self.sigma_min) + log_means).logsumexp(1))
 

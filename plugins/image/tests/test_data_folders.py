@@ -326,8 +326,7 @@ class TestPublished:
         else:
             for i, image in enumerate(images):
                 Image.fromarray(image).save(tmp_path / f"{i:03d}.png")
-            rows = [f"{i:03d}.png,{value}" for i, value in enumerate(factors)]
-            (tmp_path / "f.csv").write_text("\n".join(["file,light", *rows]))
+            (tmp_path / "f.csv").write_text("\n".join(["file,light", *[f"{i:03d}.png,{value}" for i, value in enumerate(factors)]]))
             found = open_pictures(tmp_path, cache=None).labels
         assert found["light"].values.tolist() == wanted.tolist() and len(found["light"].names) == k
 

@@ -191,8 +191,7 @@ def mixture(module: CodeMixture) -> CodeMixture:
 def density(sigma: float, rows: Tensor | None = None) -> MixtureSameFamily:
     """The distribution of these Gaussians, or some of them, with noise."""
     weights, means, covariances = (some if rows is None else some[rows] for some in gaussians())
-    noisy = MultivariateNormal(means, covariances + sigma**2 * torch.eye(3, dtype=torch.float64))
-    return MixtureSameFamily(Categorical(weights), noisy)
+    return MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances + sigma**2 * torch.eye(3, dtype=torch.float64)))
 
 
 class TestMixture:
@@ -225,8 +224,7 @@ class TestMixture:
         groups[:100] = -1  # of unknown attributes
         found = fit_mixture(codes[:20_000].float(), groups[:20_000], torch.arange(4)[:, None], 4, seed=0)
         truth = MixtureSameFamily(Categorical(weights), MultivariateNormal(means, covariances))
-        gap = (found.double()(codes[20_000:], sigma=1e-3) + truth.log_prob(codes[20_000:])).mean()
-        assert abs(float(gap)) < 0.02
+        assert abs(float((found.double()(codes[20_000:], sigma=1e-3) + truth.log_prob(codes[20_000:])).mean())) < 0.02
         assert found.groups.unique().tolist() == [0, 2, 3]
         shares = torch.zeros(4, dtype=torch.float64).index_add(0, found.groups, found.log_weights.exp())
         torch.testing.assert_close(shares, groups[100:20_000].bincount(minlength=4) / 19_900, rtol=1e-5, atol=1e-6, check_dtype=False)
@@ -247,8 +245,7 @@ class TestMixture:
         assert len(mixture.variances) == 2 and len(mixture.log_weights) == 2 * 18
         z = means[unseen] + spread[unseen] * torch.randn(2000, 6)
         own = mixture.log_joint(z, 0.05).masked_fill(mixture.groups != unseen, -torch.inf).logsumexp(1)
-        truth = Normal(means[unseen], spread[unseen]).log_prob(z).sum(1)
-        assert abs(float((own - math.log(0.5 / 4000) - truth).mean())) < 0.3
+        assert abs(float((own - math.log(0.5 / 4000) - Normal(means[unseen], spread[unseen]).log_prob(z).sum(1)).mean())) < 0.3
 
     def test_shared_covariances_are_those_of_their_components(self):
         weights, means, covariances = gaussians()

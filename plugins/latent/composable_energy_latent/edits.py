@@ -15,7 +15,7 @@ from typing_extensions import Self
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.files import read_record, write_record
-from composable_energy.options import check_integer, check_number
+from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import twin
 from composable_energy_latent.fit import draw_latents
 from composable_energy_latent.labels import Keep, Kept, check_contradictions, held_labels, kept_attributes
@@ -222,7 +222,7 @@ def edit(
         Controllable and compositional generation with latent-space energy-based models (Nie et al., 2021), https://arxiv.org/abs/2110.10873
     """
     check_number("tolerance", tolerance, above=0)
-    base = _base_of(expression, base)
+    weights, base = check_instance("weights", weights, EditWeights), _base_of(expression, check_instance("base", base, Energy))
     history = z if isinstance(z, Edits) else Edits(base, _checked(base, z))
     if expression.unsatisfiable:
         raise EditError(f"No picture fulfils {expression}, so no edit leads to it.")

@@ -138,6 +138,7 @@ def test_contradictions_say_what_is_kept(found):
     latents.edit(Z[truth(Z, 1)], a & b, keep=[b])  # all of these have b
     latents.edit(Z, a & b, keep=found)  # of a mapping, b is skipped
     refused(latents.EditError, "No picture fulfils", latents.edit, Z, a & ~a)
+    refused(ce.errors.OptionError, "weights must be a EditWeights, got 3", latents.edit, Z, a, weights=3)
 
 
 def test_other_wrong_arguments(found, tmp_path):

@@ -214,8 +214,7 @@ class Annealed(NoiseLevels):
         gradients = found.grad
         if self.max_gradient is not None:
             longest = self.max_gradient * math.sqrt(max(1, x[0].numel())) / level
-            lengths = unsqueeze_to(gradients.reshape(len(x), -1).norm(dim=1), x)
-            gradients = gradients * (longest / lengths).clamp(max=1)
+            gradients = gradients * (longest / unsqueeze_to(gradients.reshape(len(x), -1).norm(dim=1), x)).clamp(max=1)
         if found.plain is None or found.slope is None:
             return State(x, found.energy, gradients)
         return _Guided(x, found.energy, gradients, found.plain, found.slope)

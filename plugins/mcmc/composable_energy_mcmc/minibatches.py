@@ -41,8 +41,7 @@ class Minibatched(Energy):
         if conditions.get("minibatch") is None:
             raise ExpressionError(f"{self} needs a number in [0, 1) for each point that chooses its rows: give `minibatch=`.")
         chosen = torch.as_tensor(conditions["minibatch"], device=x.device).double().expand(len(x))
-        first = (chosen * self.count).long().clamp(0, self.count - 1)
-        places = (first[:, None] + torch.arange(self.size, device=x.device)) % self.count
+        places = ((chosen * self.count).long().clamp(0, self.count - 1)[:, None] + torch.arange(self.size, device=x.device)) % self.count
         rows = [getattr(self, f"rows_{number}")[places] for number in range(self.columns)]
         change = self._slope(x, rows) - self._slope(self.center.expand_as(x), rows)
         return x.new_zeros(len(x)), self.total + self.count / self.size * change
@@ -51,11 +50,7 @@ class Minibatched(Energy):
         """Returns the gradients of the sums of energies of rows, with shape $(B, m, *)$, at points with shape $(B, *)$."""
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            energies = self.function(point, *rows)
-            if energies.shape != rows[0].shape[:2]:
-                found = f"{tuple(energies.shape)} for {len(x)} points with {rows[0].shape[1]} rows each"
-                raise ShapeError(f"The function of a minibatch returns one number for each row of each point, got the shape {found}.")
-            return torch.autograd.grad(energies.sum(), point)[0]
+            return torch.autograd.grad(_energies(self.function, point, rows).sum(), point)[0]
 
 
 def minibatched(
@@ -114,6 +109,15 @@ def minibatched(
     return Minibatched(function, tensors, size, center)
 
 
+def _energies(function: Callable[..., Tensor], x: Tensor, rows: Sequence[Tensor]) -> Tensor:
+    """Returns the energies of rows, with shape $(B, m)$."""
+    energies = function(x, *rows)
+    if energies.shape != rows[0].shape[:2]:
+        found = f"{tuple(energies.shape)} for {len(x)} points with {rows[0].shape[1]} rows each"
+        raise ShapeError(f"The function of a minibatch returns one number for each row of each point, got the shape {found}.")
+    return energies
+
+
 def _chunks(data: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(rows.split(_CHUNK) for rows in data), strict=True)
 
@@ -122,7 +126,7 @@ def _mode(function: Callable[..., Tensor], data: Sequence[Tensor], event: torch.
     """Returns where the mean energy of all rows is least."""
 
     def mean(x: Tensor) -> Tensor:
-        parts = [function(x, *(some[None].expand(len(x), *some.shape) for some in rows)).sum(1) for rows in _chunks(data)]
+        parts = [_energies(function, x, [some.expand(len(x), *some.shape) for some in rows]).sum(1) for rows in _chunks(data)]
         return torch.stack(parts).sum(0) / len(data[0])
 
     like = next((some for some in data if some.is_floating_point()), torch.empty(0))

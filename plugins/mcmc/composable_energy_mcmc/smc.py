@@ -116,8 +116,7 @@ class SMC(Scheduled):
         # The variance of a mean over that of independent points, the largest over coordinates; relatives that differ do not count.
         x = flatten_points(state.x).double()
         x = (x - x.mean(0)) / x.std(0, correction=0)
-        family = state.ancestor.unique(return_inverse=True)[1]
-        sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, family, x)
+        sums = x.new_zeros(len(x), x.shape[1]).index_add_(0, state.ancestor.unique(return_inverse=True)[1], x)
         factor = (sums.square().sum(0) / len(x)).nan_to_num(0.0).max().item() if x.numel() else 0.0
         if factor <= _LIKE_FAMILIES:
             return []

@@ -56,8 +56,7 @@ CENTRES = torch.tensor([[-1.2, -0.4], [1.0, 0.8]])
 def noisy_mixture(x: Tensor, sigma: Tensor) -> Tensor:
     r"""A mixture of narrow Gaussians with noise of level $\sigma$ added: what a noise-conditional network learns."""
     variance = (0.01 + sigma.square())[:, None]
-    squares = (x[:, None] - CENTRES).square().sum(2)
-    return -torch.logsumexp(-squares / (2 * variance) + torch.tensor([0.3, 0.7]).log() - variance.log(), 1)
+    return -torch.logsumexp(-(x[:, None] - CENTRES).square().sum(2) / (2 * variance) + torch.tensor([0.3, 0.7]).log() - variance.log(), 1)
 
 
 def test_annealed_finds_modes_with_their_weights():
@@ -297,4 +296,5 @@ test_what_has_no_estimate_is_refused = refusals(
     (lambda: minibatched(line, FIT, N + 1, event_shape=(1,)), OptionError, "at most the number of rows, 100000"),
     (lambda: minibatched(line, [A, A[1:]], 9, event_shape=(1,)), ShapeError, "100000, 99999 rows"),
     (lambda: minibatched(lambda x, a: a.sum(1) * x, A, 9, center=torch.ones(1, dtype=F64)), ShapeError, "one number for each row"),
+    (lambda: minibatched(lambda x, a: x.log(), A, 9, event_shape=(1,)), ShapeError, "one number for each row"),
 )

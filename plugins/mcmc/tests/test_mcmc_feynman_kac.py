@@ -143,8 +143,7 @@ wide = ce.as_energy(lambda x: torch.nn.functional.softplus(-3 * x[:, 0]), event_
 
 def truth(energy: ce.Energy) -> float:
     """The share above 0, by quadrature of the density at data."""
-    p = torch.softmax(-energy(GRID, sigma=torch.full((len(GRID),), 1e-4, dtype=F64)), 0)
-    return p[GRID[:, 0] > 0].sum().item()
+    return torch.softmax(-energy(GRID, sigma=torch.full((len(GRID),), 1e-4, dtype=F64)), 0)[GRID[:, 0] > 0].sum().item()
 
 
 def share_of(energy: ce.Energy, sampler=None, chains: int = 2000, seed: int = 3, **options) -> tuple[float, Trace]:

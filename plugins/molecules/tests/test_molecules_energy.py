@@ -142,8 +142,7 @@ def grid(points):
 def test_the_density_integrates_to_one(residue, phi, psi):
     """The other two angles are uniform."""
     energy = molecules.GeneratedRotamers().double().given(context=molecules.context_of(residue, phi, psi, "GLY", "LEU").double())
-    mass = (-energy(grid(72))).exp().sum() * (TWO_PI / 72) ** 2 * TWO_PI**2
-    assert float(mass) == pytest.approx(1, abs=1e-5)
+    assert float((-energy(grid(72))).exp().sum() * (TWO_PI / 72) ** 2 * TWO_PI**2) == pytest.approx(1, abs=1e-5)
     x = grid(1)
     assert float(energy.log_prob(x)) == pytest.approx(-float(energy(x))) and (energy & energy / 2).support is ce.supports.circle
 
@@ -214,8 +213,7 @@ def test_a_placed_atom_has_the_distance_the_angle_and_the_dihedral(turn, angle, 
     a, b, c = torch.tensor([[0.3, -1.0, 0.2], [0.0, 0.1, 0.0], [1.1, 0.4, 0.9]], dtype=F64)
     d = molecules.place_atom(a, b, c, length, angle, torch.tensor(turn, dtype=F64))
     assert float((d - c).norm()) == pytest.approx(length)
-    cosine = torch.dot(b - c, d - c) / ((b - c).norm() * (d - c).norm())
-    assert float(cosine) == pytest.approx(math.cos(angle), abs=1e-9)
+    assert float(torch.dot(b - c, d - c) / ((b - c).norm() * (d - c).norm())) == pytest.approx(math.cos(angle), abs=1e-9)
     assert abs(molecules.wrap(molecules.dihedral(a, b, c, d) - turn)) < 1e-6
 
 
@@ -291,8 +289,7 @@ def test_atoms_have_the_dihedrals_of_the_angles():
     frame = backbone().double()
     atoms = side_chain_atoms("LYS", frame, chi)
     chain = torch.cat([frame[:2].expand(2, 2, 3), atoms], 1)
-    found = torch.stack([dihedral(*chain[:, i : i + 4].unbind(1)) for i in range(4)], 1)
-    torch.testing.assert_close(found, chi, atol=1e-6, rtol=0)
+    torch.testing.assert_close(torch.stack([dihedral(*chain[:, i : i + 4].unbind(1)) for i in range(4)], 1), chi, atol=1e-6, rtol=0)
     bonds = (atoms[:, 1:] - atoms[:, :-1]).norm(dim=2)
     torch.testing.assert_close(bonds, torch.full_like(bonds, 1.52), atol=1e-6, rtol=0)
     assert float((atoms[0, 0] - frame[1]).norm()) == pytest.approx(1.53, abs=0.03)  # CB

@@ -110,8 +110,7 @@ def test_of_alternative_positions_the_first_counts(tmp_path, after):
     moved = og[:16] + "B" + og[17:30] + f"{9.0:8.3f}" + og[38:]
     lines[lines.index(og)] = og[:16] + "A" + og[17:]
     lines.insert(lines.index(og[:16] + "A" + og[17:]) + after, moved)
-    found = read_side_chains(write(tmp_path / "two.pdb", lines))
-    assert float(found.chi[2, 0]) == pytest.approx(math.radians(62), abs=0.004)
+    assert float(read_side_chains(write(tmp_path / "two.pdb", lines)).chi[2, 0]) == pytest.approx(math.radians(62), abs=0.004)
 
 
 def test_bad_files_say_what_is_wrong(chain, tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ class ObservedEnergy(Energy):
     With a base it is the posterior of an inverse problem: `faces & ce.observed(half, mask, 0.05)`. It has no base of its own and grounds
     nothing. Beside energies of latent points it is evaluated at the decoded ones. The constants make it a probability density of $y$,
     so that `observed(y, A) | observed(y, B)` weighs two instruments rightly. `~` of a measurement with Gaussian noise excludes the points
-    whose misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., level=...)`.
+    whose misfit is within the 95 % quantile of the noise; for other noise give `ce.negate(..., mode="level", level=...)`.
 
     It recommends `chees`, which is exact where values exist. Samplers along noise levels evaluate it at the denoised point, with the noise
     of the measurement widened by what is not known there yet (the form of pseudo-inverse guidance; Song et al., 2023). This is exact for
@@ -73,7 +73,7 @@ class ObservedEnergy(Energy):
         check: bool = True,
     ) -> None:
         super().__init__()
-        self.operator, self.noise = operator_of(operator), noise_of(noise)
+        self.operator, self.noise = operator_of(description_of(operator_of(operator))), noise_of(noise)  # a mask learns its shape
         self.spread = check_number("spread", spread, above=0)
         if not isinstance(y, Tensor) or y.is_complex():
             got = f"{y.dtype}; use torch.view_as_real" if isinstance(y, Tensor) else f"{type(y).__name__}; use torch.as_tensor"
@@ -94,7 +94,7 @@ class ObservedEnergy(Energy):
         self.evidence_normalized = True
         self.recommended = Recommendation("chees", precedence=1)
         if self.known_level(0.5) is None:
-            self.no_complement = f"the misfit of {self.noise.name} noise has no level of its own; give one, ce.negate(A, level=...)."
+            self.no_complement = f"{self.noise.name} noise has no level of its own; give one, `ce.negate(A, mode='level', level=...)`."
         if check_flag("check", check) and self.event_shape is not None:
             _check_operator(twin(self), torch.Generator().manual_seed(0))
 
@@ -130,7 +130,7 @@ class ObservedEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         predicted, y = self.predict(x), self.y.to(x)
-        return self.noise.energies(predicted, y, self._uncertainty(predicted, y)).flatten(1).sum(1)
+        return self.noise.energies(predicted, y, self._uncertainty(predicted, y))[..., None].flatten(1).sum(1)
 
     def _uncertainty(self, predicted: Tensor, y: Tensor) -> Tensor | None:
         r"""Returns the variance of predictions at a noise level, $\rho\, r^2$ with shape $(B, 1, \dots)$; None where points have no noise.
@@ -144,8 +144,8 @@ class ObservedEnergy(Energy):
         residual = (predicted - y).detach()
         (pull,) = torch.autograd.grad(predicted, z, residual, retain_graph=True)
         tiny = torch.finfo(predicted.dtype).tiny
-        gain = pull.flatten(1).square().sum(1) / residual.flatten(1).square().sum(1).clamp_min(tiny)
-        return unsqueeze_to(sigma**2 * self.spread**2 / (sigma**2 + self.spread**2) * gain, predicted)
+        pulled, missed = (part[..., None].flatten(1).square().sum(1) for part in (pull, residual))
+        return unsqueeze_to(sigma**2 * self.spread**2 / (sigma**2 + self.spread**2) * pulled / missed.clamp_min(tiny), predicted)
 
     def extra_repr(self) -> str:
         return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"
@@ -254,7 +254,8 @@ class RewardEnergy(Energy):
         if self.event_shape is None or self.required_conditions:
             return True
         with torch.enable_grad():
-            x = torch.rand(2, *self.event_shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+            x = torch.rand(2, *self.event_shape, generator=torch.Generator().manual_seed(0))
+            x = x.to(next(self.parameters(), x)).requires_grad_()
             reward: Any = self.function(x)
             if not isinstance(reward, Tensor) or not reward.requires_grad:
                 return False

@@ -53,7 +53,7 @@ class Gaussian(Noise):
         if isinstance(scale, Tensor):
             if not bool(((scale > 0) & scale.isfinite()).all()):
                 raise OptionError(f"scale, the standard deviation of the noise, must be positive, got {scale.min():g} at least.")
-            self.register_buffer("scale", scale if scale.is_floating_point() else scale.float())
+            self.register_buffer("scale", scale.detach().clone() if scale.is_floating_point() else scale.float())
         else:
             self.register_buffer("scale", torch.tensor(check_number("scale, the standard deviation of the noise,", scale, above=0)))
 

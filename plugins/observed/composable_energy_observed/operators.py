@@ -122,7 +122,7 @@ class Mask(Operator):
             raise OptionError(f"A mask is a tensor of True where a number is measured and False elsewhere, got {got}.")
         if not bool(mask.any()):
             raise OptionError(f"The mask of shape {tuple(mask.shape)} is False everywhere, so nothing is measured.")
-        self.register_buffer("mask", mask.bool())
+        self.register_buffer("mask", mask.bool().clone())
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, self._whole(x.shape[1:])]
@@ -165,7 +165,7 @@ class Linear(Operator):
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not bool(matrix.isfinite().all()):
             got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
             raise OptionError(f"A matrix has two axes and finite numbers, got {got}.")
-        self.register_buffer("matrix", matrix if matrix.is_floating_point() else matrix.float())
+        self.register_buffer("matrix", matrix.detach().clone() if matrix.is_floating_point() else matrix.float())
         self.shape = tuple(matrix.shape[1:] if shape is None else shape)
         if Size(self.shape).numel() != matrix.shape[1]:
             raise OptionError(f"A matrix of {matrix.shape[1]} columns takes no points of shape {self.shape}.")
@@ -200,7 +200,7 @@ class Blur(Operator):
             kernel = torch.outer(line / line.sum(), line / line.sum()).float()
         if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0 or not bool(kernel.isfinite().all()):
             raise OptionError(f"The kernel of a blur has two axes of odd length and finite numbers, got shape {tuple(kernel.shape)}.")
-        self.register_buffer("kernel", kernel.float() if not kernel.is_floating_point() else kernel)
+        self.register_buffer("kernel", kernel.detach().clone() if kernel.is_floating_point() else kernel.float())
         self.padding = check_choice("padding", padding, _PADDINGS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ class Radon(Operator):
         angles = torch.as_tensor(angles, dtype=torch.float64) if not isinstance(angles, Tensor) else angles
         if angles.ndim != 1 or not len(angles) or not bool(angles.isfinite().all()):
             raise OptionError(f"The angles of a Radon transform are finite numbers in degrees, got {angles.tolist()}.")
-        self.register_buffer("angles", angles)
+        self.register_buffer("angles", angles.clone())
 
     def forward(self, x: Tensor) -> Tensor:
         _pictures(self, x)

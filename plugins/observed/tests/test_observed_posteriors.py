@@ -60,8 +60,8 @@ def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian
 def test_the_energy_is_minus_the_log_probability_of_the_measurement():
     x = torch.tensor([[0.3, 1.2], [2.0, 0.4]], dtype=F64)
     y = torch.tensor([1.0, 2.0], dtype=F64)
-    gaussian = -td.Normal(x, 0.3).log_prob(y).sum(1)
-    torch.testing.assert_close(ce.observed(y, None, 0.3).double()(x), gaussian, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ce.observed(y, None, 0.3).double()(x), -td.Normal(x, 0.3).log_prob(y).sum(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ce.observed(y[0], first, 0.5)(x), -td.Normal(x[:, 0], 0.5).log_prob(y[0]))  # a single number
     torch.testing.assert_close(ce.observed(y, None, Poisson(2.0, 0.5))(x), -td.Poisson(2 * x + 0.5).log_prob(y).sum(1))
     normal = td.Normal(x, 0.3)
     rounded = -(normal.cdf(y + 0.25) - normal.cdf(y - 0.25)).log().sum(1)
@@ -120,8 +120,7 @@ def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
     deviation = math.sqrt(own * noise / (own + noise))
     assert (means.mean() - own / (own + noise)).abs() < 0.01 + 4 * deviation / math.sqrt(4 * DRAWS)
     assert abs(means.std(0).mean() / deviation - 1) < 0.04
-    within = x.view(DRAWS, 2, 2, 2, 2) - means.view(DRAWS, 2, 1, 2, 1)
-    assert abs(within.square().mean() * 4 / 3 - 1) < 0.04
+    assert abs((x.view(DRAWS, 2, 2, 2, 2) - means.view(DRAWS, 2, 1, 2, 1)).square().mean() * 4 / 3 - 1) < 0.04
 
 
 @pytest.mark.full
@@ -199,8 +198,19 @@ def test_a_mask_selects_the_measured_numbers_of_a_picture_or_takes_them_alone():
     assert Mask(mask)(x).tolist() == [[1.0, 4.0]]
     assert Mask(mask).select(x[0]).tolist() == Mask(mask).select(torch.tensor([1.0, 4.0])).tolist() == [1.0, 4.0]
     assert Mask(torch.tensor([False, True, False]))(x).tolist() == [[1.0, 4.0]]  # for each row
+    mask = Mask(torch.tensor([True, False]))
+    assert [ce.observed(torch.zeros(rows, 2), mask, 1.0).event_shape for rows in (2, 3)] == [(2, 2), (3, 2)]
     y = torch.tensor([1.0, math.nan])
     assert ce.observed(y, Mask(y.isfinite()), 1.0)(torch.zeros(1, 2)).isfinite().all()
+
+
+def test_later_writes_to_tensors_do_not_change_an_observation():
+    mask, matrix, scale, x = torch.tensor([True, False]), torch.eye(2), torch.ones(1), torch.rand(3, 2)
+    seen = [ce.observed(torch.zeros(2), operator, scale) for operator in (mask, Linear(matrix), None)]
+    before = [energy(x) for energy in seen]
+    for tensor in (mask, matrix, scale):
+        tensor.copy_(tensor.flip(0) * 3)
+    assert all(map(torch.equal, before, [energy(x) for energy in seen]))
 
 
 def test_a_blur_is_the_convolution_with_its_kernel_and_keeps_a_constant():
@@ -268,6 +278,7 @@ def test_a_step_reward_gives_the_shares_of_the_tilted_density(beta, sampler):
 
 def test_a_shape_shows_whether_a_reward_has_a_gradient():
     assert ce.reward(first, event_shape=(2,)).has_gradient
+    assert ce.reward(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)).double(), event_shape=(2,)).has_gradient
     for without in (above_one, lambda x: x[:, 0].round(), lambda x: torch.tensor([float(row[0] > 1) for row in x])):
         assert not ce.reward(without, event_shape=(2,)).has_gradient
 
@@ -367,5 +378,5 @@ test_an_observation_that_does_not_fit_is_refused = refusals(
     (lambda: (gaussian(2) & ce.observed(torch.ones(2), lambda x: x * math.nan, 1.0)).sample(4), SamplingDiverged, None),
     (lambda: ce.observed(torch.ones(2), lambda x: x, 1.0).save("nowhere"), ExpressionError, "cannot be saved"),
     (lambda: ce.observed(torch.ones(2), None, 1.0).sample(4), UngroundedError, None),
-    (lambda: ~ce.observed(torch.ones(2), None, "poisson"), ExpressionError, "level of its own"),
+    (lambda: ~ce.observed(torch.ones(2), None, "poisson"), ExpressionError, "level of its own; give one, .*mode='level'"),
 )

@@ -101,8 +101,7 @@ def test_angles_turn_the_short_way():
     turning = walk(1, (0,))
     turning.visited.mul_(torch.pi / 3)
     heading = lambda states: torch.cat([states.cos(), states.sin()], 1)
-    task = ce.over_time(turning, HORIZON) & planning.goal([-0.96, -0.28], 0.05, of=heading) & planning.effort(10.0)
-    plan = Planner(task).plan([2.8])
+    plan = Planner(ce.over_time(turning, HORIZON) & planning.goal([-0.96, -0.28], 0.05, of=heading) & planning.effort(10.0)).plan([2.8])
     assert 0.3 < (plan[-1] - plan[0]).item() < 1.0  # from 2.8 over pi, not back through 0
 
 
@@ -133,8 +132,7 @@ def test_training_finds_the_density_of_moves_and_a_wall():
     energy = TransitionEnergy(1, kept=64).fit(torch.stack([states, ends], 1)[free], steps=600)
     steps = torch.tensor([0.0, 0.1, 0.15])
     pairs = torch.stack([torch.zeros(3), steps], 1)[..., None]
-    differences = energy(pairs) - energy(pairs[:1])
-    assert ((differences - (steps / 0.1) ** 2 / 2).abs() < 0.4).all()
+    assert (((energy(pairs) - energy(pairs[:1])) - (steps / 0.1) ** 2 / 2).abs() < 0.4).all()
     assert energy(torch.tensor([[[0.97], [1.07]], [[0.0], [0.1]]])).diff().item() < -2
 
 
@@ -252,8 +250,7 @@ def test_a_plan_of_small_moves_is_followed_exactly(name: str):
     world = WORLDS[name]()
     plan = [world.random_states(1, torch.Generator().manual_seed(1))]
     for seed in range(10):
-        actions = world.reach * (2 * torch.rand(1, 2, generator=torch.Generator().manual_seed(seed)) - 1)
-        plan.append(world.step(plan[-1], actions)[0])
+        plan.append(world.step(plan[-1], world.reach * (2 * torch.rand(1, 2, generator=torch.Generator().manual_seed(seed)) - 1))[0])
     followed, hit = world.follow(torch.cat(plan))
     torch.testing.assert_close(followed, torch.cat(plan))
     assert not hit

@@ -227,6 +227,10 @@ class IterableSource:
     def _next_batch(self, count: int) -> Raw:
         while sum(len(x) for x, _ in self._left) < count:
             self._left.append(self._next_item())
+            if not len(self._left[-1][0]):
+                raise ShapeError("An item of the data has no rows: leave it out.")
+        if len({(x.shape[1:], *sorted((name, values.shape[1:]) for name, values in labels.items())) for x, labels in self._left}) > 1:
+            raise ShapeError("Items of the data differ in the shapes of points or labels, or in the names of labels: make them alike.")
         x = torch.cat([x for x, _ in self._left])
         names = self._left[0][1].keys()
         labels = {name: torch.cat([labels[name] for _, labels in self._left]) for name in names}
@@ -235,8 +239,7 @@ class IterableSource:
 
     def _next_item(self) -> Raw:
         for _ in range(2):
-            key = Noise(0, range(1)).child(f"epoch {self._epoch} item {self._count}").seed
-            torch.default_generator.manual_seed(key % 2**63)
+            torch.default_generator.manual_seed(Noise(0, range(1)).child(f"epoch {self._epoch} item {self._count}").seed % 2**63)
             if self._iterator is None:
                 self._iterator = iter(self.data)
             item = next(self._iterator, None)
@@ -258,9 +261,13 @@ def _check_item(item: Any) -> Raw:
     x, labels = item if _is_pair(item) else (item, {})
     if not isinstance(x, Tensor):
         raise _unknown_form("An item of the data must be a tensor, or a pair of a tensor and labels by name", item)
+    if not x.ndim:
+        raise ShapeError("The data have points of shape (N, *), got a tensor of shape ().")
     for name, values in labels.items():
-        if len(values) != len(x):
-            raise ShapeError(f"There are {len(x)} points and {len(values)} labels {name!r}; give one label for each point.")
+        if not isinstance(values, Tensor):
+            raise _unknown_form(f"The labels {name!r} of the data must be a tensor", values)
+        if values.shape[:1] != x.shape[:1]:
+            raise ShapeError(f"There are {len(x)} points and labels {name!r} of shape {tuple(values.shape)}; give one for each point.")
     return x, labels
 
 

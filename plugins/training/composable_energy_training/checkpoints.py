@@ -154,8 +154,7 @@ class CheckpointStore:
             self._last = checkpoint
             return None
         try:
-            header = {"step": checkpoint.step, "metadata": checkpoint.metadata}
-            write_record(path, "training", _VERSION, header, checkpoint.tensors)
+            write_record(path, "training", _VERSION, {"step": checkpoint.step, "metadata": checkpoint.metadata}, checkpoint.tensors)
         except OSError as error:
             steps = self._steps()
             intact = f"the checkpoint of step {steps[-1]} is intact" if steps else "there is no other checkpoint yet"

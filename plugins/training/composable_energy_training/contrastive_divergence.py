@@ -184,8 +184,8 @@ def contrast(
 
 
 def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:
-    """Runs chains. The last step is taken by `Traits.move` if the sampler has it: it saves the gradient at the final points."""
-    chains, moves = noise.chains, steps > 1 and sampler.traits.move is not None
+    """Runs chains. The last step is by `Traits.move`, if the sampler has it and points are coordinates: it saves the last gradient."""
+    chains, moves = noise.chains, steps > 1 and sampler.traits.move is not None and energy.support is None
     if not chains or list(chains) != list(range(chains[0], chains[0] + len(chains))):
         raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
     with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
@@ -266,8 +266,8 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
 
     def begin(self, model: nn.Module, context: RankContext) -> None:
         super().begin(model, context)
-        if getattr(self.chosen, "metric", None) is not None:
-            raise OptionError("Improved contrastive divergence supports no metric: omit it from the options.")
+        if getattr(self.chosen, "metric", None) is not None or require_energy(model).support is not None:
+            raise OptionError("Improved contrastive divergence supports no metric, and no energy with a support.")
         self._batch_size = context.batch_size
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:

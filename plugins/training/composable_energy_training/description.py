@@ -109,8 +109,7 @@ def _attributes(value: Any) -> dict[str, Any]:
 
 
 def _describe_function(function: types.FunctionType, inner: Any) -> Any:
-    package = (function.__module__ or "").partition(".")[0]
-    if package in _STABLE and not function.__closure__:
+    if (function.__module__ or "").partition(".")[0] in _STABLE and not function.__closure__:
         return function.__qualname__
     try:
         source = inspect.getsource(function)

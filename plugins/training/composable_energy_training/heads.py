@@ -104,6 +104,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, name: str) -> tuple[Tensor, Te
     Labels are values from 0; -1 where unknown. The name of the attribute is for errors.
     """
     values = logits.shape[1]
+    if labels.is_floating_point() or labels.ndim != 1:
+        raise OptionError(f"{name} must be classes, whole numbers with shape (B,), got shape {tuple(labels.shape)} of {labels.dtype}.")
     if bool(((labels < -1) | (labels >= values)).any()):
         raise OptionError(f"{name} has values from 0 to {values - 1}, or -1 where unknown; got {int(labels.min())} to {int(labels.max())}.")
     hits = (logits.detach().argmax(1) == labels).sum()

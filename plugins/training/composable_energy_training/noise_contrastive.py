@@ -61,7 +61,7 @@ class GaussianNoise(NoiseDistribution):
         scale: $L$: a lower triangular matrix with shape $(D, D)$ and a positive diagonal.
 
     Raises:
-        OptionError: The diagonal is not positive.
+        OptionError: The matrix is not lower triangular, or its diagonal not positive.
     """
 
     mean: Tensor
@@ -71,10 +71,10 @@ class GaussianNoise(NoiseDistribution):
         super().__init__(mean.shape)
         if getattr(scale, "shape", None) != (mean.numel(), mean.numel()):
             raise ShapeError(f"scale must have shape {(mean.numel(), mean.numel())} for points of shape {tuple(mean.shape)}.")
-        if not bool((scale.diagonal() > 0).all() & scale.isfinite().all()):
-            raise OptionError("scale must be finite with a positive diagonal; for constant coordinates add noise to the data.")
+        if not bool((scale.diagonal() > 0).all() & scale.isfinite().all() & (scale.triu(1) == 0).all()):
+            raise OptionError("scale must be lower triangular with a positive diagonal; for constant coordinates add noise to the data.")
         self.register_buffer("mean", mean.detach().flatten().clone())
-        self.register_buffer("scale", scale.detach().tril())
+        self.register_buffer("scale", scale.detach())
 
     @classmethod
     def fit(cls, x: Tensor, *, widen: float = 1.0, jitter: float = 1e-3) -> GaussianNoise:
@@ -88,8 +88,8 @@ class GaussianNoise(NoiseDistribution):
             OptionError: There are fewer than two points, or they are all equal.
         """
         check_number("widen", widen, above=0)
-        if x.ndim < 2 or len(x) < 2:
-            raise OptionError(f"A distribution is fitted to at least two points with shape (N, *), got shape {tuple(x.shape)}.")
+        if x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
+            raise OptionError(f"A fit needs at least two floating points with shape (N, *), got shape {tuple(x.shape)} of {x.dtype}.")
         flat = x.detach().flatten(1).double()
         covariance = torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])
         floor = check_number("jitter", jitter, least=0) ** 2 * covariance.diagonal().max()
@@ -99,7 +99,7 @@ class GaussianNoise(NoiseDistribution):
         return cls(flat.mean(0).view(x.shape[1:]).to(x.dtype), widen * scale.to(x.dtype))
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        return self.mean + z @ self.scale.T, self._log_det(z)
+        return self.mean + z @ self.scale.to(z).T, self._log_det(z)
 
     def pull(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.linalg.solve_triangular(self.scale, (x - self.mean).T, upper=False).T, self._log_det(x)
@@ -141,6 +141,7 @@ class FlowNoise(NoiseDistribution):
         Raises:
             OptionError: There are too few points, or they are constant.
         """
+        batch_size, rate = check_integer("batch_size", batch_size), check_number("rate", rate, above=0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             x = x[torch.randperm(len(x))]

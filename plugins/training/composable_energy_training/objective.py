@@ -149,8 +149,7 @@ def get_conditions(energy: Energy, batch: Batch, attribute: str | None) -> dict[
 def get_labels(batch: Batch, attribute: str) -> Tensor:
     """Returns the labels of an attribute: classes with shape $(B,)$, or numbers with shape $(B, *)$."""
     if attribute not in batch.labels:
-        known = ", ".join(batch.labels) or "none"
-        raise OptionError(f"The data have no attribute {attribute}; they have {known}.")
+        raise OptionError(f"The data have no attribute {attribute}; they have {', '.join(batch.labels) or 'none'}.")
     return batch.labels[attribute]
 
 
@@ -174,8 +173,7 @@ class CombinedObjective(Objective):
 
     def __init__(self, *objectives: Objective, weights: Sequence[float] | None = None) -> None:
         weights = [1.0] * len(objectives) if weights is None else list(weights)
-        wrong = [part for part in objectives if not isinstance(part, Objective)]
-        if not objectives or len(weights) != len(objectives) or wrong:
+        if not objectives or len(weights) != len(objectives) or not all(isinstance(part, Objective) for part in objectives):
             raise OptionError(f"A sum needs objectives and one weight for each, got {len(objectives)} and {len(weights)} weights.")
         self.objectives = objectives
         self.weights = tuple(check_number("weights", weight, least=0) for weight in weights)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
+from composable_energy.options import check_number
 from composable_energy.sampling import Noise
 from composable_energy_training.objective import RankContext
 
@@ -48,7 +49,7 @@ class ReplayBuffer:
     ) -> None:
         if capacity < context.batch_size:
             raise OptionError(f"A buffer needs a slot for each row of a batch: capacity is {capacity}, batch size {context.batch_size}.")
-        if not 0 <= fresh <= 1:
+        if check_number("fresh", fresh, least=0) > 1:
             raise OptionError(f"fresh is a probability and must be in [0, 1], got {fresh}.")
         self.capacity, self.context, self.fresh, self.augment = capacity, context, fresh, augment
         self._start = resolve_start(start)
@@ -67,8 +68,7 @@ class ReplayBuffer:
         if self.augment is not None:
             x = self.augment(x, noise.child("augment"))
         if self.fresh:
-            new = noise.child("fresh").uniform(like) < self.fresh
-            x = torch.where(unsqueeze_to(new, x), self.starts(noise.child("start")), x)
+            x = torch.where(unsqueeze_to(noise.child("fresh").uniform(like) < self.fresh, x), self.starts(noise.child("start")), x)
         return slots, x
 
     def write(self, slots: Tensor, x: Tensor) -> None:

@@ -70,9 +70,10 @@ def require_levels(model: nn.Module) -> Energy:
 
 def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
     """Returns the lowest and the highest noise level as floats."""
-    if not 0 < sigma_min <= sigma_max < math.inf:
+    levels = check_number("sigma_min", sigma_min, above=0), check_number("sigma_max", sigma_max, above=0)
+    if levels[0] > levels[1]:
         raise OptionError(f"Noise levels need 0 < sigma_min <= sigma_max, got {sigma_min} and {sigma_max}.")
-    return float(sigma_min), float(sigma_max)
+    return levels
 
 
 def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:

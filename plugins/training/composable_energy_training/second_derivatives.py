@@ -161,8 +161,7 @@ def _differentiate(gradient: Tensor, x: Tensor, weight: Tensor, sizes: Any, need
     if not any(needed):
         return None, None, None
     *sizes, groups = sizes
-    zeros = [0] * len(sizes[0])
-    return torch.ops.aten.convolution_backward(gradient, x, weight, [len(weight)], *sizes, False, zeros, groups, needed)
+    return torch.ops.aten.convolution_backward(gradient, x, weight, [len(weight)], *sizes, False, [0] * len(sizes[0]), groups, needed)
 
 
 class _Silu(Function):

@@ -96,8 +96,7 @@ def _settings(subject: _Subject) -> None:
 def _changes(subject: _Subject) -> None:
     recipe = subject.recipe
     before = flatten(recipe.settings)
-    again = recipe.with_changes({key: value for key, value in before.items() if value != {}})
-    after = flatten(again.settings)
+    after = flatten(recipe.with_changes({key: value for key, value in before.items() if value != {}}).settings)
     differing = [key for key in after if before.get(key) != after[key] and before.get(key) not in (None, "none")]
     assert not differing, f"`with_changes` with its own values changes {', '.join(differing)}"
     seed = _seed(recipe) + 1

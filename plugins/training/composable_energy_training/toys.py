@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Generator, Tensor
 
-from composable_energy.errors import OptionError
-from composable_energy.options import check_integer, listed, nearest
+from composable_energy.options import check_choice, check_integer
 
 __all__ = ["NAMES", "sample"]
 
@@ -23,8 +22,7 @@ def sample(name: str, n: int, *, seed: int = 0) -> Tensor:
         >>> toys.sample("two-moons", 100, seed=0).shape
         torch.Size([100, 2])
     """
-    if name not in _SETS:
-        raise OptionError(f"There is no toy data set {name!r}.{nearest(name, NAMES)}{listed(NAMES)}")
+    check_choice("name", name, NAMES)
     return _SETS[name](check_integer("n", n), torch.Generator().manual_seed(check_integer("seed", seed, least=-(2**63))))
 
 

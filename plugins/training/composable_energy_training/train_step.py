@@ -14,7 +14,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from composable_energy.errors import OptionError, SamplingDiverged
 from composable_energy_training.batches import split_batch
-from composable_energy_training.objective import Batch, Objective
+from composable_energy_training.objective import Batch, Loss, Objective
 from composable_energy_training.optimizer import Optimizer
 from composable_energy_training.precision import DTYPES, Precision
 from composable_energy_training.ranks import Ranks
@@ -125,7 +125,8 @@ class _LossModule(nn.Module):
         try:
             with nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision]):
                 loss = self.objective.loss(self.model, batch)
-            return loss.value, {name: value.detach() for name, value in loss.scalars.items()}
+            if not isinstance(loss, Loss) or loss.value.shape or not loss.value.requires_grad:
+                raise OptionError(f"{type(self.objective).__name__} must return a `Loss` whose value has shape () and a graph.")
+            return loss.value, {name: torch.as_tensor(value, device=self.device).detach() for name, value in loss.scalars.items()}
         except SamplingDiverged:  # a NaN loss with a graph: the step is skipped in all processes, and the monitor counts it
-            total = torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum()
-            return total * math.nan, {}
+            return torch.stack([parameter.sum() for parameter in self.model.parameters() if parameter.requires_grad]).sum() * math.nan, {}

@@ -117,8 +117,7 @@ class Trainer:
         self.out = None if self.checkpoints.folder is None else Path(self.checkpoints.folder)
         self.ranks = Ranks.current()
         self._store = CheckpointStore(None if self.out is None else self.out / "checkpoints", self.checkpoints.keep, self.ranks)
-        rows = self.ranks.select_rows(batch_size, optimizer.accumulate)
-        self._loader = BatchLoader(data, batch_size, rows, self.device, first.dtype)
+        self._loader = BatchLoader(data, batch_size, self.ranks.select_rows(batch_size, optimizer.accumulate), self.device, first.dtype)
         self._monitor_state = MonitorState(self.monitor)
         self._ema: EMA | None = None
         self._termination = Termination()

@@ -62,8 +62,7 @@ def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
 
 def test_parts_of_a_batch_give_the_gradient_of_the_whole():
     whole, parts = Noted(), Noted()
-    one = train(callbacks=[whole])[0]
-    same(one, train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0], rtol=0, atol=1e-5)
+    same(train(callbacks=[whole])[0], train(callbacks=[parts], optimizer=Optimizer(accumulate=4))[0], rtol=0, atol=1e-5)
     for a, b in zip(whole.seen, parts.seen, strict=True):
         assert a == pytest.approx(b, abs=1e-5)
 
@@ -172,6 +171,21 @@ def test_an_iterable_is_read_again_and_advanced():
     assert torch.equal(steps[8], through) and torch.equal(walked.load(0, 2).x, steps[1])
     assert sorted(map(tuple, torch.cat(steps[:5]).tolist())) == sorted(map(tuple, DATA.tolist()))
     refused(OptionError, "did not start again", train, data=iter([DATA]))
+
+
+test_data_that_make_no_batches_are_refused = refusals(
+    ((DATA, {"y": [0] * len(DATA)}), OptionError, "labels 'y' of the data must be a tensor, got list"),
+    ((DATA, {"y": torch.tensor(1)}), ShapeError, r"labels 'y' of shape \(\)"),
+    (torch.tensor(1.0), ShapeError, r"got a tensor of shape \(\)"),
+    ([(DATA[:3], {"y": DATA[:3]}), DATA[:3]], ShapeError, "in the names of labels"),
+    ([DATA[:0]], ShapeError, "has no rows"),
+    call=lambda data: train(data=data),
+)
+
+
+@pytest.mark.parametrize("loss", [torch.ones(()), Loss(torch.ones(8)), Loss(torch.ones(()))], ids=["no loss", "rows", "no graph"])
+def test_an_objective_that_returns_no_loss_is_named(loss):
+    refused(OptionError, "Given must return a `Loss`", train, objective=type("Given", (Objective,), {"loss": lambda *_: loss})())
 
 
 def test_preparation_is_keyed_by_rows():

@@ -47,13 +47,16 @@ test_bad_input_is_reported = refusals(
     (lambda: prepare(Divergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)), "no attribute hair; they have kind"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
     (lambda: prepare(Divergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
-    (lambda: training.DenoisingScoreMatching(0.0, 1.0), "0 < sigma_min <= sigma_max, got 0.0 and 1.0"),
+    (lambda: training.DenoisingScoreMatching(0.0, 1.0), "sigma_min must be a positive number, got 0.0"),
+    (lambda: training.DenoisingScoreMatching(2.0, 1.0), "0 < sigma_min <= sigma_max, got 2.0 and 1.0"),
     (lambda: training.AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
     (lambda: training.AttributeHeads({"kind": 2}, 0.1, 1.0).loss(Heads(1), labelled(0)), "kind has values from 0 to 1, .* 0 to 2"),
     (lambda: training.AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), labelled(-2)), "got -2 to 2"),
+    (lambda: training.AttributeHeads({"kind": 3}, 0.1, 1.0).loss(Heads(3), batch_of(data(4, 2), kind=data(4))), "whole numbers with shape"),
     (lambda: training.DenoisingScoreMatching(0.1, 1.0).loss(Net(), labelled(0)), "Net does not depend on the noise level"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
     (lambda: prepare(Improved(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
+    (lambda: prepare(Improved(**LANGEVIN), Net().on(constraints.positive)), "no energy with a support"),
     (lambda: prepare(Improved(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "from 0 to 2, or"),
@@ -61,7 +64,11 @@ test_bad_input_is_reported = refusals(
     (lambda: Divergence(**LANGEVIN).loss(PLANE, labelled(0)), "depends on y: give the objective `condition=`, .* which have 'kind'"),
     (lambda: training.GaussianNoise(torch.zeros(2), 1.0), r"scale must have shape \(2, 2\)"),
     (lambda: training.GaussianNoise(torch.zeros(2), torch.zeros(2, 2)), "positive diagonal"),
+    (lambda: training.GaussianNoise(torch.zeros(2), torch.full((2, 2), 0.5)), "lower triangular"),
     (lambda: training.GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
+    (lambda: training.GaussianNoise.fit(torch.arange(10).view(5, 2)), r"shape \(5, 2\) of torch.int64"),
+    (lambda: training.FlowNoise.fit(data(50, 2), batch_size=0), "batch_size must be"),
+    (lambda: prepare(Divergence(**LANGEVIN, fresh="often")), "fresh must be"),
     (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
     (lambda: training.EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
     (lambda: training.EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
@@ -73,6 +80,11 @@ test_bad_input_is_reported = refusals(
     (lambda: MALE_AND_HAIR.loss(Heads(5), labelled(0)), r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"),
     error=ce.errors.ComposableEnergyError,
 )
+
+
+def test_chains_stay_within_the_support_of_an_energy():
+    model = Net().on(constraints.positive)
+    assert (prepare(Divergence(**LANGEVIN), model).draw(model, batch_of(data(4, 2)), {}, 5).x > 0).all()
 
 
 def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
@@ -223,8 +235,7 @@ def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alon
     last = last_step_by_hand(model, moved, kick)
     far = (last - nearest).norm(dim=1).log().mean()
     here, there = model(x), model(last.detach())
-    plain = (here - there).mean() + (here.square() + there.square()).mean()
-    expected = plain + 0.7 * held(last).mean() - 0.4 * far
+    expected = (here - there).mean() + (here.square() + there.square()).mean() + 0.7 * held(last).mean() - 0.4 * far
     torch.testing.assert_close(loss.value, expected)
     torch.testing.assert_close(loss.scalars["kl"], held(last).mean().detach())
     torch.testing.assert_close(loss.scalars["log_distance"], far.detach())
@@ -289,8 +300,7 @@ def test_a_joint_loss_is_the_divergence_and_the_cross_entropy():
         objective.begin(model, context(4, (2,)))
     loss, divergence = joint.loss(model, batch_of(x, kind=labels)), plain.loss(model, batch_of(x))
     known = [0, 1, 3]
-    named = -model.logits(x).log_softmax(1)[known, labels[known]].sum() / 4
-    torch.testing.assert_close(loss.value, divergence.value + 0.5 * named)
+    torch.testing.assert_close(loss.value, divergence.value + 0.5 * -model.logits(x).log_softmax(1)[known, labels[known]].sum() / 4)
     assert loss.scalars["accuracy"] == (model.logits(x).argmax(1) == labels)[known].double().mean()
     assert torch.equal(joint.state()["slots"], plain.state()["slots"])
     joint.restore(plain.state())

@@ -71,8 +71,7 @@ def test_the_share_of_fresh_starts():
     buffer = training.ReplayBuffer(2000, context(rows), "normal", fresh=share)
     buffer.write(torch.arange(2000), torch.full((2000, 3), 100.0))
     new = sum(int((buffer.draw(rows_of(rows, step))[1][:, 0] != 100).sum()) for step in range(steps))
-    error = math.sqrt(rows * steps * share * (1 - share))
-    assert abs(new - rows * steps * share) < 4 * error
+    assert abs(new - rows * steps * share) < 4 * math.sqrt(rows * steps * share * (1 - share))
 
 
 @pytest.mark.parametrize(("start", "mean", "variance", "fourth"), [("uniform", 0.5, 1 / 12, 1 / 80), ("normal", 0.0, 1.0, 3.0)])
@@ -110,8 +109,7 @@ def test_the_nearest_is_found_among_the_others_of_a_lane():
     nearest = buffer.nearest(x, slots, rows_of(5, 3))
     for row in range(5):
         lane = [slot for slot in range(10 * row, 10 * row + 10) if slot != slots[row]]
-        distances = (chains[lane] - x[row]).square().sum(1)
-        assert torch.equal(nearest[row], chains[lane][distances.argmin()])
+        assert torch.equal(nearest[row], chains[lane][(chains[lane] - x[row]).square().sum(1).argmin()])
     among = {tuple(buffer.nearest(x, slots, rows_of(5, step), among=2)[0].tolist()) for step in range(40)}
     assert 2 < len(among) < 10  # among which is drawn anew at each step
 

@@ -247,8 +247,7 @@ class TestLayout:
         assert strips[0].min() < 100 and strips[1].min() == 255
 
     def test_the_range_is_mapped_to_black_and_white(self):
-        images = torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
-        sheet = ce.viz.grid(images, value_range=(-1, 1), columns=3, scale=1)
+        sheet = ce.viz.grid(torch.tensor([-1.0, 0.0, 1.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8), value_range=(-1, 1), columns=3, scale=1)
         assert [middle(sheet, 0, i, 8) for i in range(3)] == [0, 128, 255]
 
 

@@ -184,8 +184,7 @@ class TestSprites:
     def test_areas_go_with_the_square_of_the_scale_and_not_with_the_shape(self):
         scenes = worlds.Sprites(128).draw(120, seed=1, masks=True)
         assert scenes.masks is not None
-        area = 0.3 / 4 * 128**2 * scenes.labels["scale"] ** 2
-        np.testing.assert_allclose(scenes.masks.sum((1, 2), dtype=int), area, rtol=0.02, atol=6)
+        np.testing.assert_allclose(scenes.masks.sum((1, 2), dtype=int), 0.3 / 4 * 128**2 * scenes.labels["scale"] ** 2, rtol=0.02, atol=6)
         assert set(scenes.labels["shape"]) == {0, 1, 2}
         np.testing.assert_array_equal(scenes.images[:, 0], 255 * scenes.masks)
 

@@ -18,8 +18,7 @@ class Network(nn.Module):
         self.model = model
         config: Mapping[str, Any] = model.config  # pyright: ignore[reportAssignmentType]
         side = config["sample_size"]
-        sides = (side, side) if isinstance(side, int) else tuple(side)
-        self.event_shape = torch.Size((config["in_channels"], *sides))
+        self.event_shape = torch.Size((config["in_channels"], *((side, side) if isinstance(side, int) else tuple(side))))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns the output of the network, with the shape of the points."""

@@ -145,8 +145,7 @@ class Preparation:
             raise DtypeError(f"Preparation takes floating pictures in [0, 1], got {images.dtype}; write `images.float() / 255`.")
         noise = noise.child("preparation")
         if self.flip:
-            mirrored = noise.uniform(images, _FLIP) < 0.5
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+            images = torch.where((noise.uniform(images, _FLIP) < 0.5)[:, None, None, None], images.flip(-1), images)
         images = self.distortion(images, noise)
         if self.padding:
             images = self._shift(images, noise)

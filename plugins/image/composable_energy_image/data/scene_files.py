@@ -83,8 +83,7 @@ def _check_needs(folder: Path, world: World, labels: Mapping[str, np.ndarray], n
         return
     world.render({name: array[:1] for name, array in labels.items()}, masks=masks)
     needed = n * (world.channels + masks) * world.size**2
-    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(place).free
+    free = shutil.disk_usage(next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())).free
     if needed > free:
         raise StorageError(f"{n:,} pictures need {needed / 1e9:.3g} GB in {folder}, and {free / 1e9:.3g} GB are free: ask for fewer.")
 

@@ -98,8 +98,7 @@ def tune_path(path: Path, like: Tensor, noise: Noise, levels: int | None) -> Sch
     noise, given = noise.for_chains(range(_PILOTS)), path.sampler.step_size
     pilots = _PathPilots(path, noise.normal(like.expand(_PILOTS, *like.shape).contiguous()), noise)
     schedule = find_schedule(pilots, path.base, noise, given)
-    count = max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels
-    return schedule.respace(count + 1)
+    return schedule.respace((max(_MIN_LEVELS, _LEVELS_PER_PILOT_LEVEL * (len(schedule.levels) - 1)) if levels is None else levels) + 1)
 
 
 class _Level(Energy):
@@ -154,8 +153,7 @@ class Weighted(State):
 
 def log_density_ratio(state: State, base: Gaussian, temperature: float) -> Tensor:
     r"""Returns $E_0 - E / T$, with shape $(B,)$ in float64; $-\infty$ where the density is 0 or not a number."""
-    log_ratio = base.energy(state.x).double() - state.energy.double() / temperature
-    return log_ratio.nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    return (base.energy(state.x).double() - state.energy.double() / temperature).nan_to_num(-torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def first_points(energy: Energy, like: Tensor, noise: Noise, base: Gaussian, level: float, temperature: float) -> Weighted:

@@ -54,8 +54,7 @@ class Schedule:
 
     def respace(self, count: int, positions: Sequence[float] | None = None) -> Schedule:
         """Returns a schedule of at least 2 other levels, evenly spaced in a quantity that rises from level to level."""
-        logs = [math.log(step_size) for step_size in self.step_sizes]
-        step_sizes = tuple(map(math.exp, _respace(logs, count, positions)))
+        step_sizes = tuple(map(math.exp, _respace([math.log(step_size) for step_size in self.step_sizes], count, positions)))
         return replace(self, levels=respace_levels(self.levels, count, positions), step_sizes=step_sizes)
 
     def __repr__(self) -> str:
