@@ -74,7 +74,7 @@ class GaussianNoise(NoiseDistribution):
         if not bool((scale.diagonal() > 0).all() & scale.isfinite().all() & (scale.triu(1) == 0).all()):
             raise OptionError("scale must be lower triangular with a positive diagonal; for constant coordinates add noise to the data.")
         self.register_buffer("mean", mean.detach().flatten().clone())
-        self.register_buffer("scale", scale.detach())
+        self.register_buffer("scale", scale.detach().clone())
 
     @classmethod
     def fit(cls, x: Tensor, *, widen: float = 1.0, jitter: float = 1e-3) -> GaussianNoise:
