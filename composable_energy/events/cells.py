@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cmp_to_key
 from itertools import groupby, pairwise
+from operator import contains
 from typing import Any
 
 import torch
@@ -59,13 +60,14 @@ class LabelCells:
         largest = max((int(label.values.max()) if isinstance(label, ChainValues) else label for label in labels), default=-1)
         if count is not None and largest >= count:
             raise OptionError(f"Label {largest} is out of range: there are {count} labels, 0 to {count - 1}.")
+        self._contains = _contains if differs(frozenset(labels)) else contains  # which does not compare all labels
         mentioned: list[Label] = [*sorted(label for label in labels if isinstance(label, int))]
         for label in labels:
             if isinstance(label, ChainValues) and not _contains(mentioned, label):
                 mentioned.append(label)
         classes: dict[tuple[bool, ...], list[Label]] = {}
         for label in mentioned:
-            classes.setdefault(tuple(_contains(atom, label) for atom in atoms), []).append(label)
+            classes.setdefault(tuple(self._contains(atom, label) for atom in atoms), []).append(label)
         self.groups: list[tuple[Label, ...]] = [tuple(group) for group in classes.values()]  # () is the rest, if it cannot be listed
         self.chained = differs(frozenset(mentioned))
         if count is None or (self.chained and len(mentioned) < count):
@@ -75,7 +77,7 @@ class LabelCells:
 
     def members(self, values: frozenset[Label]) -> tuple[bool, ...]:
         """Returns for each cell whether an atom contains it."""
-        return tuple(bool(group) and _contains(values, group[0]) for group in self.groups)
+        return tuple(bool(group) and self._contains(values, group[0]) for group in self.groups)
 
     def log_prob(self, reading: Tensor, cells: Sequence[int], chains: Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of ascending cells, with shape $(B,)$; `chains` are those of points, None for all."""
@@ -108,8 +110,8 @@ class IntervalCells:
 
     def members(self, values: Interval) -> tuple[bool, ...]:
         """Returns for each cell whether an atom contains it."""
-        sides = pairwise([-math.inf, *self.ends, math.inf])
-        return tuple(_compare(values.low, low) <= 0 <= _compare(values.high, high) for low, high in sides)
+        ends = [-math.inf, *self.ends, math.inf]
+        return tuple(_compare(values.low, low) <= 0 <= _compare(values.high, high) for low, high in pairwise(ends))
 
     def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], chains: Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells; see `LabelCells.log_prob`."""
@@ -138,9 +140,7 @@ def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends o
     if len({1, *map(len, values)}) > 2:
         raise ShapeError(f"{what} of one formula are for {len(values[0])} chains and for {len(values[1])}.")
     first, second = (value.to("cpu", torch.float64) for value in values)
-    orders = torch.sign(first - second)
-    if what == "Labels":
-        orders = orders.abs()
+    orders = torch.sign(first - second).abs() if what == "Labels" else torch.sign(first - second)
     if len(set(orders.tolist())) > 1:
         raise ExpressionError(
             f"{what} of one variable are the same in {int((first == second).sum())} chains of {len(orders)}, and one is below another in "

@@ -14,7 +14,6 @@ from composable_energy_small_faces import ANY_FACE, PIPELINE, class_of, judge_sm
 from composable_energy_small_faces.train import train_pipeline
 
 FAMILIES = {"fashion": (Clothes(), 28), "type": (Letters(), 64)}
-pytestmark = pytest.mark.no_cover  # the formulas of 26 letters compare labels millions of times, and other tests cover the code
 with_diffusers = pytest.mark.skipif(importlib.util.find_spec("diffusers") is None, reason="needs the extra diffusers")
 
 
