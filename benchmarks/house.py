@@ -21,18 +21,18 @@ import composable_energy as ce
 ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "composable_energy"
 LIMITS = {
-    "core: lines": 14_021,
+    "core: lines": 14_020,
     "core: files": 65,
     "core: modules beside the packages": 6,
     "core: files in circles of imports": 8,
     "core: context variables": 1,
     "core: lines of the longest file": 420,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_895,
+    "plug-ins: lines without tests": 32_893,
     "plug-ins: core names they import": 110,
-    "benchmarks: lines": 10_920,
-    "tests: lines": 27_814,
-    "docs: words": 59_995,
+    "benchmarks: lines": 10_919,
+    "tests: lines": 27_809,
+    "docs: words": 59_992,
     "sample(): keywords": 14,
     "ce.__all__": 31,
     "a call with langevin: functions of the core": 190,
