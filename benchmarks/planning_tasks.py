@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 
 import numpy as np
 import torch
@@ -108,11 +107,6 @@ def resample(path: Tensor, count: int) -> Tensor:
     at = torch.searchsorted(lengths, where).clamp(1, len(path) - 1)
     share = ((where - lengths[at - 1]) / (lengths[at] - lengths[at - 1]).clamp_min(1e-9)).clamp(0, 1)[:, None]
     return path[at - 1] + share * (path[at] - path[at - 1])
-
-
-def random_tasks(world: World, count: int, seed: int, *, later: bool = False) -> list[Task]:
-    """Returns the first tasks of `draw_tasks`."""
-    return list(islice(draw_tasks(world, seed, later=later), count))
 
 
 def draw_tasks(world: World, seed: int, *, later: bool = False) -> Iterator[Task]:

@@ -1,14 +1,14 @@
 """The recipe `base-and-attributes` on real pictures, beside what a judge says of real ones.
 
     make real-data
-    python -m benchmarks.real [--only fashion type digits few-digits] [--steps-scale 1] [--seed 0] [--samples 1000] [--out FILE]
+    python -m benchmarks.real [--only fashion type digits few-digits] [--seeds 0] [--samples 1000] [--device cuda] [--out FILE]
 
 Of pictures that were asked to fulfil an expression, a row has the share for which a judge, a classifier that was trained on other pictures,
 says so: of real held-out ones that do fulfil it, of their reconstructions, and of draws of the expression with weight 1 and 2. The judge
 errs, so the first share is what a perfect sampler would reach. Below is the Frechet distance in features of the judge, of as many pictures
 as there are draws, to pictures of the judge's part. Rows of `EDITS` have the share of real pictures that are edited to what is asked, and
 how much a pixel changes on average, beside its difference between two real pictures. A training is kept in `.real-data/runs` and used
-again; delete its folder to train anew. Two processes take a set each.
+again; delete its folder to train anew. Each process takes a set and a seed.
 """
 
 from __future__ import annotations
@@ -57,36 +57,36 @@ KINDS = ("real", "reconstructed", "weight 1", "weight 2")
 REFERENCE, FRECHET, CHANGE = 5000, "Frechet distance", "change of pixels,"
 
 
-def train(real: RealSet, scale: float, seed: int) -> Path:
+def train(real: RealSet, scale: float, seed: int, device: str = "cpu") -> Path:
     """Returns the folder of a run of the recipe; one that is finished is used again."""
     out = REAL / "runs" / (f"{real.name}-{seed}" + f"-steps-{scale:g}" * (scale != 1))
     if not (out / "report.json").exists():
         recipe = base_and_attributes()
-        stages = {name: table["steps"] for name, table in recipe.settings.items() if isinstance(table, Mapping) and "steps" in table}
-        steps = {f"{name}.steps": max(1, round(scale * steps)) for name, steps in stages.items()}
-        recipe.with_changes({"training.seed": seed, **steps}).run(real.write_library(REAL / "runs" / f"{real.name}.npz"), out)
+        steps = {f"{name}.steps": max(1, round(scale * table["steps"])) for name, table in recipe.settings.items() if "steps" in table}
+        recipe = recipe.with_changes({"training.seed": seed, "training.device": device, **steps})
+        recipe.run(real.write_library(REAL / "runs" / f"{real.name}.npz"), out)
     return out
 
 
-def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yields a row for each expression, and one of Frechet distances."""
-    energies = ce.load(run)
+def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int, device: str) -> Iterator[dict[str, Any]]:
+    """Yields a row for each expression, and one of Frechet distances. The judge runs on the CPU."""
+    energies = {name: energy.to(device) for name, energy in ce.load(run).items()}
     base, pictures = energies["base"], real.held_out.images
-    reconstructed = torch.cat([base.decoder(base.decoder.encode(some)).detach() for some in pictures.split(250)])
+    reconstructed = torch.cat([base.decoder(base.decoder.encode(some.to(device))).detach().cpu() for some in pictures.split(250)])
     truths = real.truths(pictures, real.held_out.marks)
     seen = [real.truths(images, judge.marks(images)) for images in (pictures, reconstructed)]
     for text in map(str.strip, EXPRESSIONS[real.name].split(",")):
         rows = fulfils(text, truths)
         shares = [fulfils(text, found)[rows] for found in seen]
         for energy in (parse(words).build(energies) for words in (text, f"2 * ({text})")):
-            images = energy.sample(samples, seed=seed)
+            images = energy.sample(samples, seed=seed).cpu()
             shares.append(fulfils(text, real.truths(images, judge.marks(images))))
         yield {"set": real.name, "row": text, **{kind: float(some.float().mean()) for kind, some in zip(KINDS, shares, strict=True)}}
 
     for text, asked, kept in EDITS.get(real.name, ()):
         rows, goal = fulfils(text, truths).nonzero()[EDITED, 0], f"{asked} & {kept}"
         own = pictures[rows]
-        images = edit(base.decoder.encode(own).detach(), energies[asked], keep=[energies[kept]]).images
+        images = edit(base.decoder.encode(own.to(device)).detach(), energies[asked], keep=[energies[kept]]).images.cpu()
         shares = (
             fulfils(goal, seen[0])[fulfils(goal, truths)],
             fulfils(goal, seen[1])[rows],
@@ -99,39 +99,41 @@ def measure(real: RealSet, judge: Judge, run: Path, samples: int, seed: int) -> 
     def distance(images: Tensor) -> float:
         return frechet_distance(images[:samples], real.judge.take(slice(REFERENCE)).images, judge.features)
 
-    sets = (pictures, reconstructed, base.sample(samples, seed=seed))
+    sets = (pictures, reconstructed, base.sample(samples, seed=seed).cpu())
     yield {"set": real.name, "row": FRECHET, **{kind: distance(images) for kind, images in zip(KINDS[:3], sets, strict=True)}}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    named = {"set": lambda row: row["set"], "expression": lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])}
+    named = {name: lambda row, name=name: str(row[name]) for name in ("seed", "set")}
+    named["expression"] = lambda row: row["row"] if row["row"] == FRECHET else code_cell(row["row"])
     return columns(rows, named | {kind: lambda row, kind=kind: number(kind, 1 if row["row"] == FRECHET else 3)(row) for kind in KINDS})
 
 
-def run(name: str, steps_scale: float, seed: int, samples: int) -> tuple[list[dict[str, Any]], float]:
-    """Returns the rows of a set, and the processor seconds of its training."""
+def run(name: str, seed: int, steps_scale: float, samples: int, device: str) -> tuple[list[dict[str, Any]], float]:
+    """Returns the rows of a set and a seed, and the processor seconds of their training."""
     torch.set_num_threads(1)
     real = open_set(name)
-    judge, folder = load_judge(real), train(real, steps_scale, seed)
+    judge, folder = load_judge(real), train(real, steps_scale, seed, device)
     began, rows, seconds = time.process_time(), [], read_json(folder / "report.json")["cpu_seconds"]
-    for row in measure(real, judge, folder, samples, seed):
-        rows.append(row)
-        print(row, flush=True)
-    print(f"{name}: {seconds:.0f} processor seconds of training, {time.process_time() - began:.0f} of measuring", flush=True)
+    for row in measure(real, judge, folder, samples, seed, device):
+        rows.append({"seed": seed, **row})
+        print(rows[-1], flush=True)
+    print(f"{name}, {seed}: {seconds:.0f} processor seconds of training, {time.process_time() - began:.0f} of measuring", flush=True)
     return rows, seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options = read_options(__doc__, None, arguments, only=list(SETS), steps_scale=1.0, seed=0, samples=1000, out="")
-    settings = {"steps_scale": options.steps_scale, "seed": options.seed, "samples": options.samples}
+    numbers = {"steps_scale": 1.0, "seeds": [0], "samples": 1000, "processes": 2}
+    options = read_options(__doc__, None, arguments, only=list(SETS), device="cpu", out="", **numbers)
+    settings = {name: getattr(options, name) for name in ("steps_scale", "samples", "device")}
     work = partial(import_module("benchmarks.real.__main__").run, **settings)  # a process that is spawned does not find `__main__`
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        found = dict(zip(options.only, pool.map(work, options.only), strict=True))
-    rows = [row for some, _ in found.values() for row in some]
-    print(table(rows))
+    with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
+        jobs = [(name, seed) for name in options.only for seed in options.seeds]
+        found = list(pool.map(work, *zip(*jobs, strict=True)))
+    print(table(rows := [row for some, _ in found for row in some]))
     if options.out:
-        about = environment(**settings, cpu_seconds={name: seconds for name, (_, seconds) in found.items()})
-        write_json(Path(options.out), {**about, "rows": rows})
+        about = {f"{name}, {seed}": seconds for (name, seed), (_, seconds) in zip(jobs, found, strict=True)}
+        write_json(Path(options.out), {**environment(**settings, cpu_seconds=about), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from benchmarks.pages import Blocks, code_cell, columns, format_number, markdown_table, mean, number, read_results
-from benchmarks.real.__main__ import KINDS
+from benchmarks.real.__main__ import FRECHET, KINDS
 
 Row = Mapping[str, Any]
 NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$"}
@@ -21,16 +22,16 @@ def training() -> Blocks:
 
 
 def real() -> str:
-    """Returns the shares of pictures that fulfil expressions, by a judge: the means, the lowest at weight 1, and the distances."""
+    """Returns the mean shares of pictures that fulfil expressions, by a judge, the lowest at weight 1, and the mean distances."""
     lines = []
-    for name, rows in groupby(read_results("real")["rows"], lambda row: row["set"]):
-        *others, distances = rows
-        shares = [row for row in others if "weight 2" in row]
-        least = min(shares, key=lambda row: row["weight 1"])
-        lines.append([name, f"mean of {len(shares)} expressions", *(format_number(mean(shares, kind)) for kind in KINDS)])
-        lines.append([name, f"lowest: {code_cell(least['row'])}", *(format_number(least[kind]) for kind in KINDS)])
-        lines.append([name, "Frechet distance", *(number(kind, 1)(distances) for kind in KINDS)])
-    return markdown_table(["set", "share", *KINDS], lines)
+    every = sorted((row for file in ("real", "real_seeds") for row in read_results(file)["rows"]), key=itemgetter("set"))
+    for name, group in groupby(every, itemgetter("set")):
+        rows = list(group)
+        shares, distances = [row for row in rows if "weight 2" in row], [row for row in rows if row["row"] == FRECHET]
+        least = min(shares, key=itemgetter("weight 1"))
+        cells = [name, str(len(distances)), *(format_number(mean(shares, kind)) for kind in KINDS), format_number(least["weight 1"])]
+        lines.append([*cells, code_cell(least["row"]), *(format_number(mean(distances, kind), 1) for kind in KINDS[:3])])
+    return markdown_table(["set", "seeds", *KINDS, "lowest", "of", *(f"distance, {kind}" for kind in (*KINDS[:2], "drawn"))], lines)
 
 
 def edits() -> str:

@@ -6,6 +6,7 @@ when an obstacle appears on its way. Run `python -m benchmarks.planning --write`
 """
 
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.planning import expression, trained  # noqa: E402
-from benchmarks.planning_tasks import Task, random_tasks  # noqa: E402
+from benchmarks.planning_tasks import Task, draw_tasks  # noqa: E402
 from composable_energy_planning import WORLDS, Arm, Box, Car, Disc, Maze, Planner, World  # noqa: E402
 
 SIZE, SCALE = 320, 2  # drawn larger, then reduced
@@ -101,7 +102,8 @@ def picture() -> Image.Image:
     whole = Image.new("RGB", (3 * SIZE + 40, 2 * SIZE + 30), "white")
     for column, make in enumerate(WORLDS.values()):
         world = make()
-        energy, task = trained(world), random_tasks(world, 3, 1003, later=True)[column]
+        energy = trained(world)
+        task = next(islice(draw_tasks(world, 1003, later=True), column, None))
         for row, shown in enumerate((Task(task.start, task.goal), task)):
             whole.paste(
                 panel(world, energy, shown),
@@ -113,7 +115,8 @@ def picture() -> Image.Image:
 def animation() -> list[Image.Image]:
     """Returns the frames of a point that plans anew when it sees an obstacle."""
     world = Maze()
-    energy, known = trained(world), random_tasks(world, 2, 1005, later=True)[1]
+    energy = trained(world)
+    known = next(islice(draw_tasks(world, 1005, later=True), 1, None))
     known = Task(known.start, known.goal)
     planner = Planner(expression(world, energy, known))
     plan, trail, frames = planner.plan(known.start), [known.start], []
