@@ -6,12 +6,7 @@ import pytest
 import torch
 
 from benchmarks.papers.implicit_2019.robustness import right
-from benchmarks.papers.implicit_2019.training import (
-    DigitEnergy,
-    minimise,
-    split,
-    summary,
-)
+from benchmarks.papers.implicit_2019.training import DigitEnergy, minimise, split, summary
 
 
 def test_a_split_divides_the_digits():

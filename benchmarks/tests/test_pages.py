@@ -39,16 +39,14 @@ def numbers(text: str) -> list[str]:
 def texts(path: Path) -> list[str]:
     """Returns all texts of a module except docstrings, formats of numbers, keys, and the names of results."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    documentation = {
-        ast.get_docstring(node, clean=False) for node in nodes if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)
-    }
+    docstrings = {ast.get_docstring(node, clean=False) for node in nodes if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef)}
     hidden = [node.format_spec for node in nodes if isinstance(node, ast.FormattedValue) and node.format_spec is not None]
     hidden += [node.slice for node in nodes if isinstance(node, ast.Subscript)]
     calls = [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     hidden += [name for call in calls if call.func.id == "read_results" for name in call.args]
     skipped = {id(part) for node in hidden for part in ast.walk(node)}
     constants = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in skipped]
-    return [node.value for node in constants if isinstance(node.value, str) and node.value not in documentation]
+    return [node.value for node in constants if isinstance(node.value, str) and node.value not in docstrings]
 
 
 @pytest.mark.parametrize("name", PAGES)

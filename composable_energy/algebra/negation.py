@@ -291,7 +291,7 @@ def _level_of_draws(evidence: Tensor, quantile: float, temperature: float) -> Es
     ordered, count = evidence.double().sort().values, len(evidence)
     # The ranks of a quantile are binomial, so the order statistics one deviation apart give its standard error.
     rank, deviation = quantile * count, math.sqrt(count * quantile * (1 - quantile))
-    ranks = torch.tensor([rank - deviation, rank, rank + deviation], dtype=torch.float64).ceil().long()
+    ranks = torch.tensor([rank - deviation, rank, rank + deviation], dtype=torch.float64, device="cpu").ceil().long()
     below, found, above = ordered[ranks.sub(1).clamp(0, count - 1).to(ordered.device)].tolist()
     low, high, share = found, found, min(2 * (1 - quantile), 1 - quantile / 2)
     for _ in range(60):

@@ -134,7 +134,7 @@ def _still(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
         return
     values = draws.energies[:, :, None] if draws.points is None else draws.points.cpu().reshape(count, chains, -1)
     constant = (values == values[:1]).all(2).all(0) & (count >= LEAST_DRAWS)
-    rates = torch.ones(chains) if draws.acceptance is None else draws.acceptance.nanmean(0)
+    rates = torch.ones(chains, device="cpu") if draws.acceptance is None else draws.acceptance.nanmean(0)
     stuck, every = rates < _STUCK, bool(constant.all())
     if not every and draws.steps[-1] - draws.steps[0] < _STUCK_STEPS:
         return

@@ -247,7 +247,7 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
     spread = max(1.0, (flat - center).abs().median().item())
     # Lines along coordinates of large spread, random ones, and one with the least gradients; and rays from the middle.
     widest = (flat - flat.mean(0)).square().mean(0).argsort(descending=True)[:_COORDINATES]
-    lines = [torch.eye(size).to(flat)[widest], _normal(1, (_RANDOM, size), flat)]
+    lines = [torch.eye(size, device="cpu").to(flat)[widest], _normal(1, (_RANDOM, size), flat)]
     if 1 < size <= _COORDINATES:
         wide = _normal(2, (2 * size, size), flat) + flat.mean(0)
         gradients = energy.with_gradient(wide.reshape(-1, *points.shape[1:]), **conditions)[1].reshape(-1, size)
@@ -273,4 +273,4 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
 
 
 def _normal(seed: int, shape: Sequence[int], like: Tensor) -> Tensor:
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)).to(like)
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), device="cpu").to(like)

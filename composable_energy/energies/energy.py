@@ -377,6 +377,7 @@ class Energy(nn.Module, ABC):
             self._fitting.clear()
         if vars(self).get("support") is not None:  # its ends may be tensors
             vars(self)["support"] = map_support(self.support, fn)
+        self._place = fn(torch.empty(0, dtype=torch.int64, device="cpu"))  # tells where points are, if there is no other tensor
         return super()._apply(fn, recurse)
 
     def _check_input(self, x: Tensor, conditions: dict[str, Any]) -> dict[str, Any]:

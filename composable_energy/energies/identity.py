@@ -30,7 +30,8 @@ TOKEN, PART = "_identity_token", "_identity_part"
 """The attributes of a module with its token, and with the `Part` that it is of an object which the registry built."""
 _NUMBERS = {int: torch.int64, float: torch.float64}
 _BY_IDENTITY = (type, FunctionType, BuiltinFunctionType, ModuleType)
-_NO_VALUES = {*vars(nn.Module()), TOKEN, PART, "origin", "name", "recommended", "_fitting", "_direct"} - {"_parameters", "_buffers"}
+_NO_VALUES = {*vars(nn.Module()), TOKEN, PART, "origin", "name", "recommended", "_fitting", "_direct", "_place"}
+_NO_VALUES -= {"_parameters", "_buffers"}
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ class Chains:
         self.count = self.active = problem.points.n
         self.step = self.last_step = 0  # counted from the start of the chains, before a resume
         self.relocated = 0  # chains that the sampler could not bring from `init` to the density
-        self.rows = torch.arange(self.count)  # the active chains
-        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64)  # after how many steps; -1 if not
+        self.rows = torch.arange(self.count, device="cpu")  # the active chains
+        self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64, device="cpu")  # after how many steps; -1 if not
         self.broken: State | None = None  # the first state in which chains diverged, those chains alone
         self._take, self._guarded = step or problem.sampler.step, step is not None
         self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
@@ -167,9 +167,9 @@ class Chains:
 
 def _sums(size: int) -> Tensor:
     """Returns the factors of coordinates in sums, with shape (size, numbers): of neighbours, and others with random signs."""
-    half, index = _NUMBERS // 2, torch.arange(size)[:, None]
-    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0)).mul_(2).sub_(1)
-    return torch.cat([index * half // size == torch.arange(half), signs * (index % half == torch.arange(half))], 1)
+    index, places = torch.arange(size, device="cpu")[:, None], torch.arange(_NUMBERS // 2, device="cpu")
+    signs = torch.randint(0, 2, (size, 1), generator=torch.Generator().manual_seed(0), device="cpu").mul_(2).sub_(1)
+    return torch.cat([index * len(places) // size == places, signs * (index % len(places) == places)], 1)
 
 
 def compare_pieces(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:

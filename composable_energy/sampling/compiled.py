@@ -107,7 +107,7 @@ class _Operations(TorchDispatchMode):
         self.x, self.functions = x, Functions()
         self.listed, self.outside, self.places = list[tuple[Any, ...]](), list[Tensor](), WeakTensorKeyDictionary()
         with self:
-            values_of(problem, torch.arange(len(x)), x)
+            values_of(problem, torch.arange(len(x), device="cpu"), x)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [self._name(value, outside=True) for value in tree_leaves((args, kwargs))]

@@ -156,7 +156,7 @@ class Noise:
             raise ShapeError(f"This is the noise of {len(self.chains)} chains, got {len(like)} points; use `noise.for_chains`.")
         if self.kind == "philox" or not like.is_cpu:
             ids = self.chains
-            rows = torch.arange(ids.start, ids.stop, ids.step) if isinstance(ids, range) else torch.tensor(ids)
+            rows = torch.arange(ids.start, ids.stop, ids.step, device="cpu") if isinstance(ids, range) else torch.tensor(ids, device="cpu")
             return philox_numbers(draw, self.seed, self.step, rows.to(like.device), stream, like.shape[1:])
         if torch.compiler.is_dynamo_compiling():
             raise OptionError("NumPy draws this noise, which a graph can't: draw before it, or from Noise(..., kind='philox').")

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -58,9 +58,9 @@ def tune_sampler(problem: Problem) -> Problem:
     sampler, points, energy = problem.sampler, problem.points, problem.energy
     if type(sampler).tune is Sampler.tune or sampler.tuned or problem.call.resume is not None:
         return problem
-    noise, rows = Noise(0, range(_PILOTS), kind=problem.noise.kind).child("pilot"), torch.arange(_PILOTS) % points.n
+    noise, rows = Noise(0, range(_PILOTS), kind=problem.noise.kind).child("pilot"), torch.arange(_PILOTS, device="cpu") % points.n
     if problem.drawn is not None:
-        places, drawn = torch.arange(_PILOTS), problem.drawn.points  # as many in each branch, so that a step suits all of them
+        places, drawn = torch.arange(_PILOTS, device="cpu"), problem.drawn.points  # as many in each branch, so that a step suits all
         x = drawn[places % len(drawn), places // len(drawn) % drawn.shape[1]]
     elif problem.init is not None:
         x = problem.init[rows]
@@ -98,7 +98,7 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0
     level, approach = None if pilots is None else pilots.level, noise.child("approach")
-    arrived = None if pilots is None else pilots.points[(torch.arange(len(ids)) + noise.chains[0]) % len(pilots.points)]
+    arrived = None if pilots is None else pilots.points[(torch.arange(len(ids), device="cpu") + noise.chains[0]) % len(pilots.points)]
     if problem.init is not None:
         x = problem.init[ids.start : ids.stop].clone()
     elif drawn is not None:
@@ -149,10 +149,9 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         found.append(u[torch.arange(len(x), device=u.device) % len(u)])  # another point stands for one that is rounded to the boundary
         shares.append(share)
         all_exact = all_exact and exact
-    least = min(map(len, found))
-    for number, some in enumerate(found):
-        found[number] = some[:least]
-    return BranchDraws(torch.stack(found), torch.tensor(shares, dtype=torch.float64), all_exact)
+    first = itemgetter(slice(min(map(len, found))))  # as many of each
+    stacked = torch.stack([*map(first, found)])
+    return BranchDraws(stacked, torch.tensor(shares, dtype=torch.float64, device="cpu"), all_exact)
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
@@ -164,7 +163,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
     if not sources:
         return None, False
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))
-    guarded, found, logs, weights, effective = GuardedEnergy(energy), [], [], torch.empty(0), 0.0
+    guarded, found, logs, weights, effective = GuardedEnergy(energy), [], [], torch.empty(0, device="cpu"), 0.0
     for number in range(_ROUNDS):
         for i, source in enumerate(sources):
             drawn = _draw_distribution(source, points, count, number * len(sources) + i)

@@ -121,10 +121,8 @@ def resolve_points(
     needed = n * (2 * math.prod(event) + (0 if decoder is None else math.prod(visible))) * dtype.itemsize
     memory = None if needed < _LITTLE else memory_of(device)  # to look takes a tenth of the cost of a short call
     if memory is not None and needed > memory:
-        raise OptionError(
-            f"{n:,} points of shape {tuple(visible)} need at least {written_bytes(needed)} of memory, {device} has "
-            f"{written_bytes(memory)}: ask for fewer, or draw them in parts."
-        )
+        need, has = written_bytes(needed), written_bytes(memory)
+        raise OptionError(f"{n:,} points of shape {tuple(visible)} need at least {need} of memory, {device} has {has}: draw in parts.")
     coordinates = coordinates_of(energy.support, event, dtype, device)
     if coordinates is not None and not coordinates.shape.numel():
         raise ShapeError(f"{energy} has a single point, nothing to draw: {format_support(energy.support)} of shape {tuple(event)}.")
@@ -154,6 +152,7 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
                 if like is None or (isinstance(tensor, nn.Parameter) and not isinstance(like, nn.Parameter)):
                     like = tensor
         dtype = dtype or (torch.get_default_dtype() if like is None else like.dtype)
+        like = next(tensors_of(energy), None) if like is None else like
         device = device or (torch.get_default_device() if like is None else like.device)
     if device.type == "meta":
         raise DeviceError("Points on the device meta have no values; ask for another device, and move the energy there by `.to(...)`.")

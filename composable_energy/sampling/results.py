@@ -180,7 +180,7 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
 
 def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: list[Formula], trace: Trace) -> None:
     r"""Compares $P(\text{formula} \mid z)$ at latent points with that at the codes of what they decode to, and reports what is lost."""
-    bound = problem.conditions_at(latent, torch.arange(len(latent)))
+    bound = problem.conditions_at(latent, torch.arange(len(latent), device="cpu"))
     try:
         again = cast(Any, problem.points.decoder).encode(decoded)
         claimed, shown = (_probability(formulas, z, bound) for z in (latent, again))
@@ -209,7 +209,7 @@ def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: 
         return
     like, noise = drawn.new_empty(_STARTS, *drawn.shape[1:]), problem.noise_of(range(_STARTS)).child("rare")
     z = noise.normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
-    bound = {**problem.conditions_at(z, torch.zeros(_STARTS, dtype=torch.int64)), **highest}
+    bound = {**problem.conditions_at(z, torch.zeros(_STARTS, dtype=torch.int64, device="cpu")), **highest}
     shares = _probability(formulas, z, bound)
     if shares.mean() + 2 * shares.std() / _STARTS**0.5 >= _RARE:
         return
@@ -229,14 +229,14 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
 
     def collect(function: Callable[[Tensor, dict[str, Any]], Tensor]) -> Tensor:
         parts, size = [], problem.batch_size
-        for ids, x in zip(torch.arange(len(points)).split(size), points.split(size), strict=True):
+        for ids, x in zip(torch.arange(len(points), device="cpu").split(size), points.split(size), strict=True):
             parts.append(function(x, problem.conditions_at(x, ids)))
         return torch.cat(parts, -1)
 
     if formulas:
         trace.formula_probability = collect(lambda x, bound: _probability(formulas, x, bound)).mean().item()
         some = points[: min(_READ, problem.batch_size)]
-        bound = problem.conditions_at(some, torch.arange(len(some)))
+        bound = problem.conditions_at(some, torch.arange(len(some), device="cpu"))
         heads = [head for formula in formulas for head in formula.variables if isinstance(head, Categorical)]
         wrong = next((head for head in heads if len(some) >= _READABLE and head.has_probabilities(some, bound)), None)
         if wrong is not None:

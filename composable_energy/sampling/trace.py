@@ -87,10 +87,10 @@ class Trace:
     steps: int = 0
     burn_in: int = 0
     seconds: float | None = None
-    energies: Tensor = field(default_factory=partial(torch.empty, 0, 0))
+    energies: Tensor = field(default_factory=partial(torch.empty, 0, 0, device="cpu"))
     acceptance: Tensor | None = None
     scalars: dict[str, list[float]] = field(default_factory=dict)
-    diverged_at: Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64))
+    diverged_at: Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64, device="cpu"))
     relocated: int = 0
     points: Tensor | None = None
     point_steps: list[int] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Trace:
         """
         first, kept = self.steps - len(self.energies) + 1, self.kept_steps
         rows = [step - first for step in kept]
-        past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= torch.tensor(kept, dtype=torch.int64))
+        past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= torch.tensor(kept, dtype=torch.int64, device="cpu"))
         stats = {"lp": -self.energies[rows].T, "diverging": past}
         if self.acceptance is not None:
             stats["acceptance_rate"] = self.acceptance[rows].T

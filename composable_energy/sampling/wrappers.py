@@ -104,7 +104,7 @@ def select_rows(energy: Energy, rows: range | Tensor, n: int) -> Energy:
     """Returns an energy for points of some of the `n` rows of its bound conditions; `rows` has the row of each point."""
     if CHAINS not in energy.conditions or (isinstance(rows, range) and rows == range(n)):
         return energy
-    return _RowSelection(energy, torch.arange(rows.start, rows.stop) if isinstance(rows, range) else rows)
+    return _RowSelection(energy, torch.arange(rows.start, rows.stop, device="cpu") if isinstance(rows, range) else rows)
 
 
 def repeated(energy: Energy, n: int, times: int) -> Energy:
@@ -117,7 +117,7 @@ def repeated(energy: Energy, n: int, times: int) -> Energy:
     """
     if isinstance(energy, _RowSelection):
         return _RowSelection(energy.energy, energy.rows.repeat_interleave(times))
-    return select_rows(energy, torch.arange(n).repeat_interleave(times), n)
+    return select_rows(energy, torch.arange(n, device="cpu").repeat_interleave(times), n)
 
 
 def has_rows(energy: Energy) -> bool:
@@ -280,7 +280,7 @@ class GuardedEnergy(EnergyWrapper):
             energies = x.new_full((1,), torch.inf)
             return (energies, torch.zeros_like(x)) if method == "with_gradient" else energies
         parts = list[Any]()
-        for rows in torch.arange(len(x)).chunk(2):
+        for rows in torch.arange(len(x), device="cpu").chunk(2):
             some, own = x[rows.to(x.device)], self._rows_of(len(x), conditions, rows)
             try:
                 parts.append(getattr(self.plain, method)(some, **own))
@@ -303,13 +303,13 @@ class GuardedEnergy(EnergyWrapper):
         if self._known is not None:
             x, count, conditions = self._known
             with suppress(Exception):
-                getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64)))
+                getattr(self.plain, method)(x, **self._rows_of(count, conditions, torch.zeros(1, dtype=torch.int64, device="cpu")))
                 return True
         return False
 
     def _rows_of(self, count: int, conditions: Mapping[str, Any], rows: Tensor) -> Mapping[str, Any]:
         """Returns the conditions of some rows of a batch of points; the chains of a whole batch are those of all conditions with rows."""
-        chosen = {CHAINS: torch.arange(count), **conditions} if CHAINS in self.energy.conditions else {**conditions}
+        chosen = {CHAINS: torch.arange(count, device="cpu"), **conditions} if CHAINS in self.energy.conditions else {**conditions}
         for name, value in chosen.items():
             if isinstance(value, Tensor) and value.ndim > 0 and len(value) == count:
                 chosen[name] = value[rows.to(value.device)]

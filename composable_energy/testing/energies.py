@@ -183,7 +183,7 @@ def _save(energy: Energy, x: Tensor) -> None:
             energy.save(Path(folder) / "energy")
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
-        assert torch.equal(_values(load(Path(folder) / "energy").eval(), x), _values(energy, x)), (
+        assert torch.equal(_values(load(Path(folder) / "energy").to(x.device).eval(), x), _values(energy, x)), (
             "a saved and loaded copy has other energies: `config` must return all arguments, and tensors be parameters or buffers"
         )
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Chi2, Dirichlet, Gamma
+from torch.overrides import TorchFunctionMode
 
 import composable_energy as ce
 from composable_energy import SamplingWarning, errors
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarni
 ALLOCATOR = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 3 bytes."
 NORMAL = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
 CALL = {"sampler": "mala", "step_size": 0.3, "steps": 20, "seed": 0}
+MAKERS = {torch.arange, torch.empty, torch.eye, torch.full, torch.randint, torch.randn, torch.randperm, torch.tensor, torch.zeros}
+LIBRARY = ("composable_energy.", "composable_energy_mcmc.")
 posix = pytest.mark.skipif(os.name != "posix", reason="other systems keep the folder, and close streams otherwise")
 F64 = torch.float64
 
@@ -54,6 +57,27 @@ def test_a_default_device_without_values_is_refused():
         refused(errors.DeviceError, "default device is meta", Trainer, network(), Scripted({}), DATA, steps=2, batch_size=8)
         refused(errors.ComposableEnergyError, "meta", ce.log_z, NORMAL)
     assert NORMAL.sample(4, seed=0, steps=2).device.type == "cpu"
+    moved = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,)).to("meta")  # as to a GPU, without any tensor
+    refused(errors.DeviceError, "Points on the device meta", (moved & ce.as_energy(lambda x: x.sum(1))).sample, 4, seed=0)
+
+
+def test_no_tensor_of_the_library_is_on_the_default_device_by_accident():
+    """Rows of chains are on the CPU, also where the default device is a GPU."""
+    places = set()
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            caller = sys._getframe(1)
+            if function in MAKERS and "device" not in (kwargs or {}) and caller.f_globals["__name__"].startswith(LIBRARY):
+                places.add(f"{caller.f_code.co_filename}:{caller.f_lineno}")
+            return function(*args, **kwargs or {})
+
+    bowl = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,))
+    with Watch():
+        for E, sampler in ((NORMAL & bowl, "chees"), (NORMAL & ~bowl, "langevin"), (bowl, "tempering")):
+            str(E.sample(64, seed=0, sampler=sampler, steps=8, trace=1)[1].summary())
+        ce.calibrate(NORMAL | bowl).sample(64, seed=0, steps=8)
+    assert not places
 
 
 test_energies_that_are_no_dense_tensor_on_the_device_of_the_points_are_typed_errors = refusals(

@@ -194,9 +194,7 @@ UNLIKE = [
     (INTS > 0, INTS, DtypeError, r"`truth`.*torch.bool.*long"),
     (INTS.tolist(), INTS, DtypeError, "got list"),
 ]
-test_mistakes_in_segments_are_reported_with_both_sides = refusals(
-    *((a, b, metric, *told) for metric in OF_SEGMENTS for a, b, *told in UNLIKE)
-)
+test_mistakes_in_segments_are_reported_with_both_sides = refusals(*((a, b, name, *told) for name in OF_SEGMENTS for a, b, *told in UNLIKE))
 
 kmeans, quadrants, territory = metrics.kmeans_labels, metrics.quadrant_labels, metrics.territory_labels
 

@@ -90,10 +90,7 @@ class DiscreteTempering(Sampler):
         if not isinstance(self.levels, tuple):
             raise OptionError("DiscreteTempering has no levels yet: give some, or let `sample` tune them.")
         points, energies = x[:, None].repeat(1, len(self.levels), *[1] * (x.ndim - 1)), energy(x)
-        many, born = (
-            energies[:, None].repeat(1, len(self.levels)),
-            torch.zeros(len(x), len(self.levels), dtype=torch.int64, device=x.device),
-        )
+        many, born = energies[:, None].repeat(1, len(self.levels)), x.new_zeros(len(x), len(self.levels), dtype=torch.int64)
         return _BlockedReplicas(x, energies, torch.zeros_like(x), points, many, torch.zeros_like(points), born, Blocks(energy, x))
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[_BlockedReplicas, Info]:

@@ -28,12 +28,7 @@ from composable_energy_discrete import (
 from composable_energy_mcmc import Tempering
 from tests.refusals import refused
 
-SAMPLERS = {
-    "enumeration": {"steps": 1},
-    "gibbs": {"steps": 20},
-    "gibbs-with-gradients": {"steps": 150},
-    "discrete-langevin": {"steps": 150},
-}
+SAMPLERS = {"enumeration": 1, "gibbs": 20, "gibbs-with-gradients": 150, "discrete-langevin": 150}  # how many steps each needs
 PAIRS = [(name, DiscreteTempering(6)) for name in ("or", "ising and distribution", "potts", "counts and function", "masked tokens")]
 CHAINS = 2000
 
@@ -103,7 +98,7 @@ def test_draws_have_the_probabilities_of_all_states(name, sampler):
     energy = EXPRESSIONS[name]
     states = states_of(energy)
     expected = torch.softmax(-energy(states).double(), 0)
-    drawn = energy.sample(CHAINS, sampler=sampler, seed=0, **(SAMPLERS.get(sampler, {}) if isinstance(sampler, str) else {"steps": 20}))
+    drawn = energy.sample(CHAINS, sampler=sampler, seed=0, steps=SAMPLERS.get(sampler) if isinstance(sampler, str) else 20)
     same = (drawn.flatten(1)[:, None] == states.flatten(1)).all(2)
     assert same.any(1).all(), "a draw is no state"
     errors = (same.double().mean(0) - expected).abs() / (expected * (1 - expected) / CHAINS).sqrt().clamp_min(2 / CHAINS)

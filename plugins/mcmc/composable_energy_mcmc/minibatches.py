@@ -26,7 +26,7 @@ class Minibatched(Energy):
     def __init__(self, function: Callable[..., Tensor], data: Sequence[Tensor], size: int, center: Tensor) -> None:
         super().__init__()
         self.function, self.size, self.count, self.columns = function, size, len(data[0]), len(data)
-        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(0))  # so that rows in succession are a random sample
+        order = torch.randperm(self.count, generator=torch.Generator().manual_seed(0), device="cpu")  # rows in succession are random
         for number, rows in enumerate(data):
             self.register_buffer(f"rows_{number}", rows[order.to(rows.device)], persistent=False)
         self.event_shape, center = center.shape, center.detach().clone()

@@ -104,9 +104,7 @@ class ContrastiveDivergence(Objective):
             like = torch.zeros(64, *context.event_shape, dtype=context.dtype, device=context.device)
             if not contains(support, draw_starts(self._start, like, Noise(context.seed, range(64)))).all():
                 where = f"the support of {model}, {format_support(support)}"
-                raise OptionError(
-                    f"Chains start outside of {where}: set `start` to a function of (like, noise) that returns points inside."
-                )
+                raise OptionError(f"Chains start outside of {where}: set `start` to a function of (like, noise) with points inside.")
         self.chosen = sampler
         if self.persistent and self._start is not None:
             self.replay = ReplayBuffer(self.slots, context, self._start, **self._buffer_options)

@@ -6,6 +6,7 @@ points that noise moved there and back, without gradients of energies.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from composable_energy.errors import OptionError, ShapeError
 from composable_energy.options import check_integer, check_number
 from composable_energy.sampling import Noise
-from composable_energy_training.objective import Batch, Loss, Objective, as_float32, get_conditions, require_energy
+from composable_energy_training.objective import Batch, Loss, Objective, RankContext, as_float32, get_conditions, require_energy
 
 
 class NoiseDistribution(nn.Module, ABC):
@@ -93,7 +94,7 @@ class GaussianNoise(NoiseDistribution):
         flat = x.detach().flatten(1).double()
         covariance = torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])
         floor = check_number("jitter", jitter, least=0) ** 2 * covariance.diagonal().max()
-        scale, failed = torch.linalg.cholesky_ex(covariance + floor * torch.eye(len(covariance), dtype=flat.dtype))
+        scale, failed = torch.linalg.cholesky_ex(covariance + floor * torch.eye(len(covariance)).to(flat))
         if int(failed) or not bool(scale.isfinite().all()):
             raise OptionError("The covariance of the points is singular: increase jitter, or add noise to the points.")
         return cls(flat.mean(0).view(x.shape[1:]).to(x.dtype), widen * scale.to(x.dtype))
@@ -130,7 +131,7 @@ class FlowNoise(NoiseDistribution):
         self.gaussian = gaussian
         self.nets = nn.ModuleList(_coupling(size, check_integer("hidden", hidden)) for _ in range(check_integer("layers", layers)))
         self.register_buffer("halves", (torch.arange(size) % 2).to(gaussian.mean.dtype))
-        self.to(gaussian.mean.dtype)
+        self.to(gaussian.mean)
 
     @classmethod
     def fit(
@@ -227,6 +228,9 @@ class NoiseContrastive(Objective):
         if not isinstance(noise, NoiseDistribution):
             raise OptionError(f"noise must be a GaussianNoise, a FlowNoise or another NoiseDistribution, got {type(noise).__name__}.")
         self.noise, self.ratio, self.condition = noise, check_integer("ratio", ratio), condition
+
+    def begin(self, model: nn.Module, context: RankContext) -> None:
+        self.noise = copy.deepcopy(self.noise).to(context.device)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `margin`, the

@@ -59,7 +59,7 @@ class Path:
     def move(self, z: Tensor, level: float, step_size: float, noise: Noise, steps: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Takes the numbered steps of the sampler at a level; returns the points, and the mean acceptance of each, with shape $(B,)$."""
         sampler, density, points, acceptance = replace(self.sampler, step_size=step_size), _Level(self, level), [], []
-        for rows in torch.arange(len(z)).split(self.batch_size):
+        for rows in torch.arange(len(z), device="cpu").split(self.batch_size):
             first, last = int(rows[0]), int(rows[-1]) + 1
             own = noise.for_chains(range(first, last))
             state = sampler.init(density, z[first:last], own.at(steps[0]))

@@ -266,7 +266,7 @@ def bootstrap_error(forward: Tensor, reverse: Tensor | None, seed: int) -> float
     generator = torch.Generator().manual_seed(seed % 2**63)
 
     def resample(weights: Tensor) -> Tensor:
-        return weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator)]
+        return weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator, device="cpu")]
 
     values = log_mean(resample(forward)) if reverse is None else bennett_acceptance_ratio(resample(forward), resample(reverse))
     return values.std().item()
