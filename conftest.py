@@ -21,9 +21,11 @@ else:
     import tomli as tomllib
 
 QUICK_CASES = 3  # of a test with many cases, so many are quick
+MEASURED = ("tests/", *(f"plugins/{name}/tests/" for name in ("cli", "image", "mcmc", "training")))
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
+gc.set_threshold(50_000, 20, 20)  # the search for garbage took a tenth of the time
 
 
 @pytest.fixture(autouse=True)
@@ -37,12 +39,12 @@ def seeded() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what `make test-fast` runs: no test that is slow or of the full suite, and of many cases of one test a few.
 
-    Coverage is not measured in tests of the full suite. They take most of the time, which measuring makes a third longer, and the others
-    cover the code.
+    Coverage is measured in some folders, and not in tests of the full suite: measuring takes a third longer, and these cover the code.
     """
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
-        if item.get_closest_marker("full") and item.config.pluginmanager.hasplugin("_cov"):
+        measured = not item.get_closest_marker("full") and item.nodeid.startswith(MEASURED)
+        if not measured and item.config.pluginmanager.hasplugin("_cov"):
             item.add_marker("no_cover")
         if not (item.get_closest_marker("slow") or item.get_closest_marker("full")):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)

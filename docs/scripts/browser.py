@@ -36,6 +36,7 @@ _FLAGS = (
     "--no-proxy-server",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
     "--remote-debugging-port=0",
+    "--js-flags=--max-lazy",  # most pages run little of their scripts
 )
 
 

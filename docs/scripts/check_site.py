@@ -167,6 +167,7 @@ class _Files(SimpleHTTPRequestHandler):
         pass
 
 
+@functools.cache  # for both kinds of checks
 def _pages(site: Path) -> dict[Path, _Page]:
     return {
         page.resolve(): _Page(page.read_text(encoding="utf-8"))

@@ -48,7 +48,7 @@ def test_residues_are_variables(tmp_path):
     torch.testing.assert_close(both(point), (first & event)(chi[:, 0]) + second(chi[:, 1]) + clash(point))
     plain.save(tmp_path)
     assert ce.load(tmp_path)(point).equal(plain(point))
-    assert all((values.abs() <= math.pi).all() for values in both.sample(5, steps=5, seed=0).values())
+    assert all((values.abs() <= math.pi).all() for values in both.sample(5, steps=5, seed=0, sampler="mala", step_size=0.1).values())
 
 
 def test_the_energy_keeps_the_contract():
