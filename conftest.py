@@ -25,7 +25,7 @@ MEASURED = ("tests/", *(f"plugins/{name}/tests/" for name in ("cli", "image", "m
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 torch.set_num_threads(1)
-gc.set_threshold(50_000, 20, 20)  # the search for garbage took a tenth of the time
+gc.set_threshold(50_000, 20, 20)  # by default the search for garbage takes a tenth of the time
 
 
 @pytest.fixture(autouse=True)
