@@ -13,7 +13,7 @@ from composable_energy.algebra import Factor
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
 from composable_energy.supports import join, split
 from composable_energy.testing import check_energy
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 SHAPES = {"mu": (), "tau": constraints.positive, "theta": (3,)}
 MU, TAU, THETA = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 1.0]])
@@ -265,12 +265,13 @@ def test_arviz_gets_the_log_likelihood_of_each_observation():
         trace.to_arviz(log_likelihood=lambda mu: mu)
 
 
-def test_predict_needs_recorded_points():
+def test_predict_needs_recorded_points_and_a_row_for_each():
     _, trace = ce.as_energy(Normal(torch.zeros(1), 1.0)).sample(4, seed=0, steps=3, trace=1)
     assert trace.predict(lambda x: x.square()).shape == (3, 4, 1)
     _, short = PRIOR.sample(4, seed=0, steps=3, trace=True)
-    with pytest.raises(OptionError, match="trace=1"):
-        short.predict(lambda mu: mu)
+    refused(OptionError, "trace=1", short.predict, lambda mu: mu)
+    for wrong in (lambda x: {"x": x}, lambda x: x.sum(), lambda x: x[:6]):  # the last would look like draws of two chains
+        refused(ShapeError, r"a row for each point, \(12, \*\), got", trace.predict, wrong)
 
 
 def lift(obj: object, variables: object, **options: object) -> ce.Energy:
