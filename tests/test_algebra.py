@@ -337,7 +337,7 @@ def test_networks_of_heads_and_decoders_are_evaluated_once():
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that torch.compile looks through our caches
 def test_torch_compiles_expressions_as_one_graph_which_may_be_a_term_of_another():
-    energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * RING)
+    energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * RING) & U
     expected = energy(points(6))  # the first call makes the diagrams
     torch.testing.assert_close(torch.compile(energy, fullgraph=True, backend="eager")(points(6)), expected)
     # Inside of an evaluation, whose memo no graph may read or write, each call is computed at its own points.

@@ -13,7 +13,7 @@ from composable_energy.algebra import Factor
 from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError, UngroundedError
 from composable_energy.supports import join, split
 from composable_energy.testing import check_energy
-from tests.refusals import refusals
+from tests.refusals import refusals, refused
 
 SHAPES = {"mu": (), "tau": constraints.positive, "theta": (3,)}
 MU, TAU, THETA = torch.tensor([0.5, -1.0]), torch.tensor([1.0, 2.0]), torch.tensor([[1.0, 2.0, 3.0], [0.0, -1.0, 1.0]])
@@ -265,12 +265,13 @@ def test_arviz_gets_the_log_likelihood_of_each_observation():
         trace.to_arviz(log_likelihood=lambda mu: mu)
 
 
-def test_predict_needs_recorded_points():
+def test_predict_needs_recorded_points_and_a_row_for_each():
     _, trace = ce.as_energy(Normal(torch.zeros(1), 1.0)).sample(4, seed=0, steps=3, trace=1)
     assert trace.predict(lambda x: x.square()).shape == (3, 4, 1)
     _, short = PRIOR.sample(4, seed=0, steps=3, trace=True)
-    with pytest.raises(OptionError, match="trace=1"):
-        short.predict(lambda mu: mu)
+    refused(OptionError, "trace=1", short.predict, lambda mu: mu)
+    for wrong in (lambda x: {"x": x}, lambda x: x.sum(), lambda x: x[:6]):  # the last would look like draws of two chains
+        refused(ShapeError, r"a row for each point, \(12, \*\), got", trace.predict, wrong)
 
 
 def lift(obj: object, variables: object, **options: object) -> ce.Energy:
@@ -281,10 +282,8 @@ LATENT = ce.as_energy(lambda z: z.square().sum(1), event_shape=(2,), decoder=nn.
 test_what_does_not_fit_is_refused = refusals(
     (lambda: lift(groups, {"mu": (), "tau": ()})({"mu": MU, "tau": TAU}), ExpressionError, "depends on theta"),
     (lambda: lift(groups, {**SHAPES, "nu": ()}), OptionError, "takes mu, tau, theta, not nu"),
-    (lambda: lift(groups, "mu"), OptionError, "maps names"),
-    (lambda: lift(groups, {}), OptionError, "maps names"),
-    (lambda: lift(far, {"theta": 3}), OptionError, "theta is a shape"),
-    (lambda: lift(far, {"theta": (0,)}), OptionError, "theta is a shape"),
+    *((lambda wrong=wrong: lift(groups, wrong), OptionError, "maps names") for wrong in ("mu", {})),
+    *((lambda shape=shape: lift(far, {"theta": shape}), OptionError, "theta is a shape") for shape in (3, (0,))),
     (lambda: lift(far, {"theta": ((2, 2), constraints.simplex)}), OptionError, "may be one row"),
     (lambda: lift(far, {"theta": constraints.simplex}), OptionError, r"simplex, is of rows, and it has no shape"),
     (lambda: lift(far, {"theta": constraints.independent(constraints.positive, 1)}), OptionError, "give both"),
@@ -302,6 +301,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: PRIOR & lift(lambda a, mu: a.square() * mu, {"a": ()}), ExpressionError, "condition and of a variable"),
     (lambda: MODEL.given(tau=-1.0), OptionError, "tau is in positive"),
     (lambda: MODEL.given(tau=torch.ones(2)), ShapeError, "variable tau has shape"),
+    *((lambda wrong=wrong: MODEL.given(tau=wrong), OptionError, "number or a tensor, got") for wrong in (None, "high")),
     (lambda: MODEL.given(nu=1.0), ExpressionError, "takes no nu"),
     (lambda: PRIOR.given(mu=1.0), OptionError, "evaluate it there"),
     (lambda: MODEL({"mu": MU}), OptionError, "variables are theta, mu, tau; got mu"),

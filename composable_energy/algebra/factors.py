@@ -193,8 +193,7 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
             raise ShapeError(f"{energy} takes {found}, which are one variable or several along their last axis, got {_list(shapes)}.")
         factor = Factor(energy, shapes, list(shapes))
     else:
-        wrong = [name for name, shape in known.items() if shapes.get(name) != shape]
-        if wrong:
+        if wrong := [name for name, shape in known.items() if shapes.get(name) != shape]:
             every = ", ".join(f"{name!r}: {tuple(shape)}" for name, shape in known.items())
             raise ShapeError(
                 f"{energy} is over {_list(known)} already, and {', '.join(shapes)} lacks {', '.join(wrong)} of this shape: leave out "

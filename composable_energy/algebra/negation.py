@@ -157,8 +157,7 @@ class Negation(Node):
         if self.level is not None and self.level_error is None:
             return self.level
         operand = self.terms[0]
-        free = sorted(operand.conditions & conditions.keys() - {CHAINS})
-        if free:
+        if free := sorted(operand.conditions & conditions.keys() - {CHAINS}):
             raise ExpressionError(
                 f"{self} needs the level of {operand}, and it depends on {', '.join(free)}, which is not bound: bind it inside, as in "
                 f"`~A.given({free[0]}=...)`, or take another mode of `negate`: 'power', 'contrast' for `A.relative_to(base)`, or "
@@ -247,8 +246,7 @@ def fill_levels(energy: Energy, x: Tensor, binds: frozenset[str] = frozenset()) 
 
 def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tensor, binds: frozenset[str]) -> Estimate:
     """Returns the level of an energy from draws by its default sampler; raises a `ComposableEnergyError` that says why there are none."""
-    free = sorted((energy.required_conditions | (energy.conditions & binds)) - {CHAINS})
-    if free:
+    if free := sorted((energy.required_conditions | (energy.conditions & binds)) - {CHAINS}):
         raise CalibrationError(f"it depends on {', '.join(free)}: bind it first, as in `~A.given({free[0]}=...)`")
     for part in energy.modules():
         for name, value in part.values.items() if isinstance(part, Conditioned) else ():

@@ -96,8 +96,7 @@ def check_conditions(energy: "Energy", conditions: dict[str, Any], x: Tensor) ->
     if not (required or conditions):
         return conditions
     check_names(energy, conditions, energy.conditions | {CHAINS})
-    missing = sorted(required - conditions.keys())
-    if missing:
+    if missing := sorted(required - conditions.keys()):
         ways = " or ".join(f"`.at({n})`" if n == "sigma" else f"`.given({n}=...)`" for n in missing)
         raise ExpressionError(f"{energy} depends on {', '.join(missing)}, which is not bound: bind it with {ways}.")
     own = energy.conditions & conditions.keys()
@@ -106,8 +105,7 @@ def check_conditions(energy: "Energy", conditions: dict[str, Any], x: Tensor) ->
 
 def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]) -> Mapping[str, Any]:
     """Returns conditions or arguments of an energy; raises `ExpressionError` if a name is not accepted."""
-    unknown = sorted(set(given).difference(accepted))
-    if unknown:
+    if unknown := sorted(set(given).difference(accepted)):
         names = sorted(set(accepted) - {CHAINS})
         bound = any(unknown[0] in vars(part).get("values", {}) for part in getattr(owner, "modules", tuple)())
         hint = " It is already bound." if bound else nearest(unknown[0], names) or f" It takes {', '.join(names) or 'none'}."
@@ -117,12 +115,13 @@ def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]
 
 def copy_condition(value: Any) -> Any:
     """Returns a copy of a condition, of arrays and lists of numbers as a tensor; a learnable tensor stays connected to its original."""
-    if isinstance(value, np.ndarray | list | tuple):
-        try:
-            return torch.tensor(value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise OptionError(f"A condition is a number or a tensor, got {type(value).__name__}: {error}") from error
-    return value if not isinstance(value, Tensor) else value.clone() if value.requires_grad else value.detach().clone()
+    if isinstance(value, Tensor):
+        return value.clone() if value.requires_grad else value.detach().clone()
+    try:
+        copied = torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"A condition is a number or a tensor, got {type(value).__name__}: {error}") from error
+    return copied if isinstance(value, np.ndarray | list | tuple) else value
 
 
 def detach_conditions(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -243,7 +243,7 @@ class CallableEnergy(Energy):
         self.event_shape, self.support = (size_of(self.variables),), join_parts(supports, self.variables)
 
     def forward(self, x: Tensor, **conditions: Any) -> Tensor:
-        if self.variables:
+        if len(self.variables):  # torch.compile takes an empty `MappingProxyType` for true
             return self.function(*self.arguments, **split(x, self.variables), **conditions)
         return self.function(x, *self.arguments, **conditions)
 

@@ -76,8 +76,7 @@ class Source:
             ExpressionError: A condition without default is not bound.
             ShapeError: A condition has neither one row nor one for each point.
         """
-        missing = self.required_conditions.difference(conditions)
-        if missing:
+        if missing := self.required_conditions.difference(conditions):
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
         if "sigma" not in self.conditions:
             x = seen(x)

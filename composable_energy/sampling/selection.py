@@ -110,8 +110,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
                     f"{name} follows gradients alone, and {part} has none, so it would not count: use sampler='smc', or another one that "
                     "accepts and rejects, such as 'chees'."
                 )
-    missing = energy.required_conditions - traits.binds.keys() - {CHAINS}
-    if missing:
+    if missing := energy.required_conditions - traits.binds.keys() - {CHAINS}:
         ways = [f"`.at({one})` or the annealed sampler" if one == "sigma" else f"`.given({one}=...)`" for one in sorted(missing)]
         raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
     if energy.grounded or allow_improper:

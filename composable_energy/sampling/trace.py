@@ -10,7 +10,7 @@ from torch import Tensor
 
 from composable_energy.algebra import Shares
 from composable_energy.diagnostics.summary import Summary, summarize
-from composable_energy.errors import OptionError, SamplingWarning
+from composable_energy.errors import OptionError, SamplingWarning, ShapeError
 from composable_energy.lazy import LazyMethod
 from composable_energy.sampling.noise import Kind
 from composable_energy.sampling.sampler import Sampler, State
@@ -160,11 +160,16 @@ class Trace:
 
         Raises:
             OptionError: No points were recorded.
+            ShapeError: The function returns no tensor with a row for each point.
         """
         recorded = {name: values.flatten(0, 1) for name, values in self._recorded().items()}
         if not recorded:
             raise OptionError("No points were recorded: draw with `trace=1`, or `trace=k` for every k-th step.")
-        return (function(**recorded) if self.variables else function(recorded["x"])).unflatten(0, (len(self.point_steps), -1))
+        found, rows = function(**recorded) if self.variables else function(recorded["x"]), len(next(iter(recorded.values())))
+        if not isinstance(found, Tensor) or found.shape[:1] != (rows,):
+            got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ShapeError(f"`predict` takes a function that returns one tensor with a row for each point, ({rows}, *), got {got}.")
+        return found.unflatten(0, (len(self.point_steps), -1))
 
     def _recorded(self) -> dict[str, Tensor]:
         points = {} if self.points is None else {"x": self.points}

@@ -153,10 +153,10 @@ class Enumeration(Sampler):
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> State:
         if energy.sites.log_states > math.log(self.most) + 1e-9:
             raise OptionError(f"{energy} has e^{energy.sites.log_states:.1f} states, and at most {self.most:,} are enumerated.")
-        logits = (
-            x.new_empty(0) if has_rows(energy) else torch.cat([-visible(energy(some)) for some in all_states(energy, x).split(_TOGETHER)])
-        )
-        return _Table(x, energy(x), torch.zeros_like(x), logits.double())
+        states = () if has_rows(energy) else all_states(energy, x).split(_TOGETHER)
+        logits = torch.cat([x.new_empty(0), *(-visible(energy(some)) for some in states)])
+        # The density may be 0 at the start points.
+        return self.step(energy, _Table(x, x.new_zeros(len(x)), torch.zeros_like(x), logits.double()), noise)[0]
 
     def step(self, energy: Energy, state: State, noise: Noise) -> tuple[State, Info]:
         logits, uniform, index = cast(_Table, state).logits, noise.uniform(state.x.double()), []
