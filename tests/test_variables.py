@@ -193,8 +193,7 @@ def test_noise_levels_and_scores_reach_the_variables():
     noisy = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 + 2 * sigma**2), event_shape=(2,), name="noisy")
     options = {"sampler": "annealed", "sigma_max": 8.0, "seed": 0}
     plain = (noisy & clean).sample(200, **options)
-    with pytest.raises(ExpressionError, match="name each of its terms"):
-        (noisy & clean).over("x")
+    refused(ExpressionError, "name each of its terms", (noisy & clean).over, "x")
     torch.testing.assert_close((noisy.over("x") & clean.over("x")).sample(200, **options)["x"], plain)
     score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
     both = score.over("a") & ce.as_energy(Normal(torch.zeros(1), 1.0), variables="b")
@@ -246,8 +245,7 @@ def test_arviz_gets_the_axes_of_each_variable():
     assert tree["posterior"]["mu"].dims == ("chain", "draw")
     assert trace.to_arviz()["posterior"]["theta"].dims == ("chain", "draw", "theta_dim_0")
     for wrong in ({"dims": {"theta": []}}, {"dims": {"nu": ["school"]}}, {"dims": {"theta": ["school"]}, "coords": {"school": [1]}}):
-        with pytest.raises(ShapeError, match="`dims` names each axis of theta"):
-            trace.to_arviz(**wrong)
+        refused(ShapeError, "`dims` names each axis of theta", trace.to_arviz, **wrong)
 
 
 def test_arviz_gets_the_log_likelihood_of_each_observation():
@@ -261,8 +259,7 @@ def test_arviz_gets_the_log_likelihood_of_each_observation():
     precision = 5 + 0.01
     rest = Normal((y.sum() - y) / precision, (1 + 1 / precision) ** 0.5)
     assert loo(tree).elpd == pytest.approx(float(rest.log_prob(y).sum()), abs=0.1)
-    with pytest.raises(ShapeError, match=r"shape \(B, N\) for N observations"):
-        trace.to_arviz(log_likelihood=lambda mu: mu)
+    refused(ShapeError, r"shape \(B, N\) for N observations", trace.to_arviz, log_likelihood=lambda mu: mu)
 
 
 def test_predict_needs_recorded_points_and_a_row_for_each():

@@ -62,7 +62,6 @@ def test_a_default_device_without_values_is_refused():
 
 
 def test_no_tensor_of_the_library_is_on_the_default_device_by_accident():
-    """Rows of chains are on the CPU, also where the default device is a GPU."""
     places = set()
 
     class Watch(TorchFunctionMode):
@@ -74,9 +73,8 @@ def test_no_tensor_of_the_library_is_on_the_default_device_by_accident():
 
     bowl = ce.as_energy(lambda x: x.square().sum(1), event_shape=(2,))
     with Watch():
-        for E, sampler in ((NORMAL & bowl, "chees"), (NORMAL & ~bowl, "langevin"), (bowl, "tempering")):
+        for E, sampler in ((NORMAL & bowl, "chees"), (NORMAL & ~bowl, "langevin"), (bowl, "tempering"), (ce.calibrate(NORMAL | bowl), None)):
             str(E.sample(64, seed=0, sampler=sampler, steps=8, trace=1)[1].summary())
-        ce.calibrate(NORMAL | bowl).sample(64, seed=0, steps=8)
     assert not places
 
 
@@ -148,18 +146,13 @@ def test_neither_autocast_nor_a_callback_that_writes_into_what_it_is_given_chang
     assert torch.equal(x, wanted) and trace.acceptance.max() <= 1
 
 
-@pytest.fixture
-def double():
-    """Returns a function that calls another where float64 is the default."""
-
-    def call(function):
-        torch.set_default_dtype(torch.float64)
-        try:
-            return function()
-        finally:
-            torch.set_default_dtype(torch.float32)
-
-    return call
+def double(function):
+    """Calls a function where float64 is the default."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        return function()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 class Family(ce.EnergyFamily):
@@ -170,7 +163,7 @@ class Family(ce.EnergyFamily):
         return ce.as_energy(nn.Sequential(nn.Linear(2, 1), nn.Flatten(0)), event_shape=(2,))
 
 
-def test_a_family_first_loaded_in_double_precision_is_single_afterwards(double):
+def test_a_family_first_loaded_in_double_precision_is_single_afterwards():
     with ce.register("energy", "bowls", Family):
         for call, dtype in ((double, torch.float64), (lambda load: load(), torch.float32)):
             assert next(call(lambda: ce.get("energy", "bowls/a")).parameters()).dtype == dtype
@@ -178,7 +171,7 @@ def test_a_family_first_loaded_in_double_precision_is_single_afterwards(double):
 
 @pytest.mark.full
 @pytest.mark.parametrize("options", [{"sampler": "chees", "steps": 3}, {"sampler": "smc"}])
-def test_the_default_dtype_changes_no_draw(options, double):
+def test_the_default_dtype_changes_no_draw(options):
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2, event_shape=(2,))
     call = {"seed": 3, "dtype": torch.float32, **options}
     assert torch.equal(double(lambda: energy.sample((8, 2), **call)), energy.sample((8, 2), **call))
@@ -237,9 +230,8 @@ def test_compiled_steps_reject_them_too():
 def test_samplers_that_cannot_reject_and_energies_of_minus_infinity_still_stop():
     with pytest.raises(errors.SamplingDiverged, match=r"return `torch.where\(inside, energy, torch.inf\)`"):
         ce.as_energy(undefined).sample((100, 1), sampler="langevin", step_size=0.1, init=MIDDLE[:100], seed=0)
-
-    with pytest.raises(errors.SamplingDiverged):
-        ce.as_energy(lambda x: torch.where(x[:, 0] > 1, -torch.inf, x[:, 0].square() / 2)).sample((100, 1), sampler="mala", seed=0)
+    endless = ce.as_energy(lambda x: torch.where(x[:, 0] > 1, -torch.inf, x[:, 0].square() / 2))
+    refused(errors.SamplingDiverged, None, endless.sample, (100, 1), sampler="mala", seed=0)
 
 
 def clipped(x):
@@ -252,8 +244,7 @@ def test_gradients_of_nan_from_torch_where_and_norms_at_0_are_named():
     for sampler in (Langevin(0.1), ChEES(0.5, 1.0)):
         refused(errors.SamplingDiverged, where, ce.as_energy(clipped).sample, (20, 1), sampler=sampler, seed=0)
     norm = ce.as_energy(lambda x: x.square().sum(1).sqrt())
-    with pytest.raises(errors.SamplingDiverged, match=r"Roots and norms have no gradient at 0"):
-        norm.sample((4, 2), sampler="mala", step_size=0.1, init=torch.zeros(4, 2), seed=0)
+    refused(errors.SamplingDiverged, "Roots and norms have no gradient at 0", norm.sample, (4, 2), init=torch.zeros(4, 2), **CALL)
 
 
 @pytest.mark.full

@@ -258,12 +258,10 @@ def test_after_a_first_load_no_server_is_needed(hub, load, push, monkeypatch):
 
 def test_without_a_server_and_a_cache_the_way_out_is_said(hub, load, push, monkeypatch):
     push(gaussian(0.0), "owner/bowl")
-    with pytest.raises(HubConnectionError, match="hf:owner/bowl is needed from the hub, and local_files_only is set"):
-        load("hf:owner/bowl", local_files_only=True)
-    with pytest.raises(HubConnectionError, match="The hub cannot be reached, and the cache has no hf:owner/bowl"):
-        load("hf:owner/bowl", endpoint="http://127.0.0.1:9")
-    with pytest.raises(HubConnectionError, match="The hub cannot be reached for hf:owner/bowl"):
-        push(gaussian(0.0), "owner/bowl", endpoint="http://127.0.0.1:9")
+    error, nowhere = HubConnectionError, "http://127.0.0.1:9"
+    refused(error, "bowl is needed from the hub, and local_files_only is set", load, "hf:owner/bowl", local_files_only=True)
+    refused(error, "cannot be reached, and the cache has no hf:owner/bowl", load, "hf:owner/bowl", endpoint=nowhere)
+    refused(error, "The hub cannot be reached for hf:owner/bowl", push, gaussian(0.0), "owner/bowl", endpoint=nowhere)
     hub.failing = True
     refused(HubError, r"The hub failed for hf:owner/bowl: .*500", load, "hf:owner/bowl")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
