@@ -151,8 +151,7 @@ def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     here = [one for names, others in _ELSEWHERE.items() if wanted in others.split() for one in names.split()]
     if wanted in forms or here:
         return [forms[one] for one in (wanted, *map(_form, here)) if one in forms][:count]
-    close = difflib.get_close_matches(wanted, forms, n=count, cutoff=0.6)
-    if not close:
+    if not (close := difflib.get_close_matches(wanted, forms, n=count, cutoff=0.6)):
         words = {word: form for form in forms for word in re.split(r"[-/:=]", form)}
         close = dict.fromkeys(words[word] for word in difflib.get_close_matches(wanted, words, n=count, cutoff=0.8))
     return [forms[form] for form in close]

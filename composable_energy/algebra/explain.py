@@ -89,8 +89,7 @@ def encode_points(energy: Energy, x: Tensor) -> Tensor:
     if decoder is None or shape is None or x.shape[1:] == shape:
         return x
     takes = f"{energy} takes latent points of shape (B, {', '.join(map(str, shape))})"
-    encode = getattr(decoder, "encode", None)
-    if encode is None:
+    if (encode := getattr(decoder, "encode", None)) is None:
         raise ExpressionError(f"{takes}, got {tuple(x.shape)}, and its decoder {type(decoder).__name__} has no `encode`.")
     check_weights(energy, decoder, x)
     try:

@@ -168,8 +168,7 @@ def _facts(trace: "Trace", draws: Draws) -> dict[str, str]:
         facts["acceptance"] = f"{rates.mean().item():.2g}, of single chains {rates.min().item():.2g} to {rates.max().item():.2g}"
         facts["acceptance"] += f" (goal {goal:.2g})" if isinstance(goal, float) else ""
     for name, values in trace.scalars.items():
-        known = [value for value in values if not math.isnan(value)]
-        if known:
+        if known := [value for value in values if not math.isnan(value)]:
             facts[name] = f"{min(known):.3g} to {max(known):.3g}, at last {values[-1]:.3g}"
     if trace.relocated:
         facts["starts"] = f"{trace.relocated} chains did not get from `init` to the density; they started where pilot chains ended"

@@ -190,8 +190,7 @@ def _r_hat(trace: "Trace", draws: Draws, rows: Sequence[Row]) -> Iterator[Sampli
     parts, usual = 2 * chains if chains > 1 else 8, min(_R_HAT, math.sqrt(1 + 2 * max(chains, 4) / _ESS))
     numbers = 1 if draws.points is None else 1 + draws.points[0, 0].numel()
     threshold = largest_r_hat(usual, max(1, count * chains // parts), parts, 2 * numbers)
-    bad = sorted((row for row in rows if round(row.r_hat, 3) > round(threshold, 3)), key=lambda row: -row.r_hat)
-    if bad:
+    if bad := sorted((row for row in rows if round(row.r_hat, 3) > round(threshold, 3)), key=lambda row: -row.r_hat):
         more = f", and above {threshold:.3g} for {len(bad)} of {len(rows)} numbers" if len(bad) > 1 else ""
         seen = (
             f"R-hat is {bad[0].r_hat:.3f} for {bad[0].name}, where {chains} chain{'s' * (chains > 1)} of {_ESS} independent draws in all "

@@ -226,8 +226,7 @@ class _Reader:
                         if inside == path:
                             return module
             raise ValueError(f"there is no module {name!r} before it")
-        tensor = self._tensors.get(_checked(name, str))
-        if tensor is None:
+        if (tensor := self._tensors.get(_checked(name, str))) is None:
             raise ValueError(f"there is no tensor {name!r}")
         if tensor.dtype not in _FLOATING and (tag == "$parameter" or tensor.dtype not in _INTEGERS):
             raise ValueError(f"the tensor {name!r} has {tensor.dtype}, in which nothing can be computed here")

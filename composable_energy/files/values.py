@@ -75,8 +75,7 @@ def decode(data: Any, resolve: Resolve, depth: int = 0) -> Any:
         raise ValueError(f"{data} is no finite number")
     if not isinstance(data, dict):
         return data
-    tag = next((key for key in data if key.startswith("$")), "")
-    if not tag:
+    if not (tag := next((key for key in data if key.startswith("$")), "")):
         return {key: decode(item, resolve, depth + 1) for key, item in data.items()}
     if len(data) != 1:
         raise ValueError(f"{tag} is not the only key")

@@ -165,8 +165,9 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
     """Returns the points and the record of a call, and emits no warnings."""
     began = time.perf_counter()
     with evaluation_context(call.energy) as held:
-        # As recommended, chains need not converge.
-        judge = call.sampler is not None or call.steps is not None or not recommendations(call.energy)
+        # As recommended by a trained energy, chains need not converge; as by an observation, they should.
+        advice = recommendations(call.energy)
+        judge = call.sampler is not None or call.steps is not None or not advice or advice[0][1].precedence > 0
         problem = resolve(call)
         call, resume, given = problem.call, problem.call.resume, problem.sampler
         file = None
@@ -178,8 +179,8 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         if file is not None:
             problem = file.problem
         elif resume is not None:
-            advice = "To start this energy at the points of the trace give them as `init`."
-            check_same_energy(problem, resume.reference, "The trace is", advice)
+            start = "To start this energy at the points of the trace give them as `init`."
+            check_same_energy(problem, resume.reference, "The trace is", start)
         warn_of_shares(call.energy)
         if "sigma" in problem.sampler.traits.binds:
             warn_of_weak_evidence(call.energy, problem.sampler)

@@ -174,8 +174,7 @@ class Noise:
 
     def _runs(self) -> list[tuple[int, int]]:
         """Returns the chains as runs of ids in succession: the first id of each, and how many there are."""
-        found = self._memory.get("runs")
-        if found is None:
+        if (found := self._memory.get("runs")) is None:
             ids = np.asarray(self.chains, np.int64)
             firsts = np.flatnonzero(np.diff(ids, prepend=-2) != 1)
             counts = np.diff(firsts, append=len(ids))

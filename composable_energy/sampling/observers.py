@@ -251,8 +251,7 @@ class CheckpointFile(Observer):
         except (KeyError, TypeError, ValueError) as error:
             raise FileFormatError(f"{self.path} is inconsistent ({type(error).__name__}: {error}): {_ANEW}.") from None
         self.call["seed"] = there["seed"] if self.call["seed"] is None else self.call["seed"]
-        wrong = [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]
-        if wrong:
+        if wrong := [f"{name} was {there.get(name)!r}, is {value!r}" for name, value in self.call.items() if there.get(name) != value]:
             raise OptionError(f"{self.path} belongs to another call ({'; '.join(wrong)}): {_ANEW}.")
 
     def trace(self, blank: Trace, chains: Chains) -> Trace | None:

@@ -1,6 +1,7 @@
 """Before the loop: draws of the branches of a mixture, pilot chains that tune the sampler, and the start points of chains."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +20,7 @@ from composable_energy.algebra.node import as_float
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies import DistributionEnergy, Energy
 from composable_energy.energies.checks import modules_of
-from composable_energy.errors import ComposableEnergyError
+from composable_energy.errors import ComposableEnergyError, SamplingWarning
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
@@ -123,7 +124,7 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
 
     Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
     a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
-    resampled. Any other branch is sampled by chains of its own, by `sample`. All have a fixed seed, as tuning has.
+    resampled. Any other branch, and an observation of a trained prior, is drawn by chains of its own. All seeds are fixed, as of tuning.
     """
     points, branches, found, shares, all_exact = problem.points, problem.branches, list[Tensor](), list[float](), True
     if problem.density is None or problem.init is not None or problem.call.resume is not None:
@@ -133,10 +134,16 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         x, exact = _draw_distribution(energy, points, max(_LEAST, most), number) if branches else None, True
         if x is None:
             x, exact = _resample(energy, points, math.ceil(share * points.n))
-        if x is None and branches and not recommendations(energy):  # else chains need not arrive, as of networks
-            call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True)
-            with suppress(ComposableEnergyError):
-                x, exact = sample(call), False
+        if x is None:
+            usual = others = recommendations(energy)
+            if problem.call.sampler is None and not branches and problem.sampler.traits.from_pilots:
+                others = recommendations(energy, outranked=True) or usual  # as of a trained prior under an observation: good start points
+            if others != usual or (branches and not usual):  # else chains need not arrive, as of networks
+                how = {"sampler": others[0][1].sampler, "options": others[0][1].options} if others != usual else {}
+                call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True, **how)
+                with suppress(ComposableEnergyError), warnings.catch_warnings():
+                    warnings.simplefilter("ignore", SamplingWarning)  # these are no draws for the caller
+                    x, exact = sample(call), False
         if x is None:
             return None
         u = x

@@ -135,13 +135,16 @@ def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
         SamplingWarning("weak", seen, advice).emit()
 
 
-def recommendations(energy: Energy) -> list[tuple[Energy, Recommendation]]:
-    """Returns the distinct recommendations of the highest precedence in an expression, each with the first energy that gives it."""
+def recommendations(energy: Energy, outranked: bool = False) -> list[tuple[Energy, Recommendation]]:
+    """Returns the distinct recommendations of the highest precedence in an expression, each with its first energy.
+
+    With `outranked` those without precedence alone, which others may outrank.
+    """
     found: list[tuple[Energy, Recommendation]] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:
         advice = node.recommended
-        if advice is None:
+        if advice is None or (outranked and advice.precedence):
             for part in (*node.terms, *map(attrgetter("energy"), node.bases)):
                 if part not in seen:
                     seen.add(part)

@@ -278,8 +278,7 @@ def name_of(support: Constraint) -> str | None:
 
 def arguments_of(support: Constraint) -> tuple[str, list[Any]]:
     """Returns the name and arguments of a support for `build_support`; raises `ExpressionError` for a constraint of another package."""
-    name = name_of(support)
-    if name is None:
+    if (name := name_of(support)) is None:
         raise ExpressionError(f"The support {type(support).__name__} is not one of torch's or this library's, so it cannot be saved.")
     return name, [getattr(support, argument) for argument in _ARGUMENTS.get(name, ())]
 

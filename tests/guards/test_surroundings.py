@@ -134,13 +134,11 @@ def test_neither_autocast_nor_a_callback_that_writes_into_what_it_is_given_chang
     energy = ce.as_energy(lambda x: net(x).squeeze(1) + x.square().sum(1) / 2, event_shape=(2,))
     wanted = energy.sample((16, 2), **CALL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(energy.sample((16, 2), **CALL), wanted)
-        assert torch.is_autocast_enabled("cpu")
+        assert torch.equal(energy.sample((16, 2), **CALL), wanted) and torch.is_autocast_enabled("cpu")
 
     def vandal(step, state, info):
         state.x.zero_(), state.energy.fill_(7), state.grad.normal_()
-        info.acceptance.fill_(2)
-        info.scalars.clear()
+        info.acceptance.fill_(2), info.scalars.clear()
 
     x, trace = energy.sample((16, 2), observers=[ce.sampling.Stop(vandal)], trace=True, **CALL)
     assert torch.equal(x, wanted) and trace.acceptance.max() <= 1
