@@ -254,7 +254,7 @@ def test_every_link_leads_somewhere_and_no_page_loads_anything_from_another_host
 @needs_chromium
 @needs_websockets
 @pytest.mark.full
-def test_every_page_works_with_the_network_cut(site, tmp_path):
+def test_pages_work_with_the_network_cut(site, tmp_path):
     assert errors_without_network(site) == []
     (tmp_path / "index.html").write_text('<link rel="icon" href="data:,"><img src="https://example.org/a.png"><img src="missing.png">')
     errors = "\n".join(errors_without_network(tmp_path))
