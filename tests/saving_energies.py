@@ -117,8 +117,7 @@ def reloaded(energy: ce.Energy, folder: Path, x: torch.Tensor = X) -> ce.Energy:
     ce.save(energy, folder / "saved")
     loaded = ce.load(folder / "saved")
     assert repr(loaded) == repr(energy) and str(loaded) == str(energy)
-    assert torch.equal(loaded(x), energy(x))
-    assert torch.equal(loaded.evidence(x), energy.evidence(x))
+    assert torch.equal(loaded(x), energy(x)) and torch.equal(loaded.evidence(x), energy.evidence(x))
     assert [len(loaded.bases), loaded.grounded, loaded.conditions] == [len(energy.bases), energy.grounded, energy.conditions]
     return loaded
 

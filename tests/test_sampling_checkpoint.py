@@ -204,9 +204,11 @@ def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
     assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
 
 
-def test_an_interrupt_while_the_sampler_is_tuned_stays_as_it_is():
+@pytest.mark.parametrize("energy", [interrupting_energy(10), BOWL & ~interrupting_energy(550)], ids=["tuning", "chains for a level"])
+def test_an_interrupt_before_the_chains_start_stays_as_it_is(energy):
+    """It has no points: those of a call for the level of `~` are of another energy."""
     with pytest.raises(KeyboardInterrupt) as caught:
-        interrupting_energy(10).sample((5, 3), seed=0)
+        energy.sample((5, 3), seed=0)
     assert type(caught.value) is KeyboardInterrupt
 
 

@@ -207,8 +207,7 @@ def test_steps_are_doubled_until_the_points_of_a_trace_are_enough():
     """Eight chains of 500 steps, each worth a few draws of the wide coordinate."""
     wide = ce.as_energy(torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), torch.tensor([1.0, 8.0])), 1))
     _, trace = wide.sample(8, sampler="mala", seed=0, trace=1)
-    assert trace.points is not None
-    assert trace.steps > 500 and len(trace.points) == trace.steps
+    assert trace.points is not None and trace.steps > 500 and len(trace.points) == trace.steps
 
 
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")

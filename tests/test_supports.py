@@ -49,6 +49,8 @@ NONE = [
     ("positive", "got 'positive'"),
     (constraints.multinomial(3), "A support of discrete numbers is boolean"),
     (constraints.dependent, "depends on arguments"),
+    (constraints.interval(2.0, 1.0), "interval\\(2, 1\\) is empty"),
+    (constraints.cat([constraints.real, constraints.integer_interval(3, 1)]), "integer_interval\\(3, 1\\) is empty"),
     (constraints.symmetric, "No coordinates are known"),
 ]
 OUTSIDE = r"2 of 3 given points are not inside the support of Gamma, nonnegative; the first is number 1"
@@ -280,12 +282,11 @@ WEDGE = polytope([[1.0, 1.0], [-1.0, 0.5]], [1.0, 0.3], [0.0, 0.0])
 @pytest.mark.parametrize(
     ("support", "exact"),
     [
-        (budget(2), lambda: td.Dirichlet(torch.ones(3)).sample((20_000,))[:, :2]),
         (budget(5), lambda: td.Dirichlet(torch.ones(6)).sample((20_000,))[:, :5]),
         (THIN, lambda: ((2 * torch.rand(20_000, 2) - 1) * torch.tensor([1.0, 0.01])) @ TURN.float()),
         (WEDGE, lambda: torch.randn(60_000, 2)),
     ],
-    ids=["triangle", "budget", "thin", "normal in a wedge"],
+    ids=["budget", "thin", "normal in a wedge"],
 )
 def test_polytopes_have_draws_as_by_rejection(support, exact):
     torch.manual_seed(0)
@@ -309,7 +310,7 @@ def test_log_z_integrates_over_the_support():
         (ce.as_energy(lambda x: 0 * x.sum(1), support=budget(3), event_shape=(3,)), -math.log(6)),
         (ce.as_energy(lambda x: x.square().sum(1) / 2, support=zero_sum, event_shape=(4,)), 1.5 * math.log(2 * math.pi)),
     ):
-        found = ce.log_z(energy, seed=0, dtype=F64, particles=512)
+        found = ce.log_z(energy, seed=0, dtype=F64, particles=256)
         assert abs(found.value - expected) < 4 * found.standard_error + 1e-3
 
 

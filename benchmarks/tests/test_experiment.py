@@ -9,6 +9,7 @@ import torch
 from benchmarks.harness import read_options
 from benchmarks.papers.experiment import Paper, arrange_grid, arrange_rows, print_table
 from benchmarks.papers.run_all import NEEDS, STAGES, main, module_of
+from tests.refusals import refused
 
 
 def test_pictures_stand_side_by_side():
@@ -50,8 +51,7 @@ def test_a_needed_experiment_stands_before_those_that_need_it(name, needed):
 
 
 def test_a_paper_must_be_known(capsys):
-    with pytest.raises(SystemExit):
-        main(["some_paper"])
+    refused(SystemExit, None, main, ["some_paper"])
     assert "invalid choice: 'some_paper'" in capsys.readouterr().err
 
 
@@ -60,6 +60,5 @@ def test_options_have_the_types_of_their_defaults(capsys):
     assert vars(read([])) == {"seeds": (0, 1), "rows": ("a", "b"), "only": (), "steps": 5, "fast": False}
     found = read(["--seeds", "3", "--rows", "b", "--only", "some", "text", "--steps", "7", "--fast"])
     assert vars(found) == {"seeds": [3], "rows": ["b"], "only": ["some", "text"], "steps": 7, "fast": True}
-    with pytest.raises(SystemExit):
-        read(["--rows", "c"])
+    refused(SystemExit, None, read, ["--rows", "c"])
     assert "invalid choice: 'c'" in capsys.readouterr().err

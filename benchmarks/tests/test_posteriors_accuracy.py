@@ -8,6 +8,7 @@ from benchmarks.posteriors.accuracy import Reference, compare, least_effective, 
 from benchmarks.posteriors.references import closed_reference
 from benchmarks.posteriors.targets import TARGETS, get_target
 from benchmarks.tables.samplers import accuracy, cost
+from tests.refusals import refused
 
 NORMAL = Reference("normal", ["x", "y"], [1.0, 0.0], [2.0, 1.0], [0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [2.0, 1.0], "closed form")
 
@@ -43,8 +44,7 @@ def test_the_references_of_closed_forms_are_up_to_date():
 
 def test_a_missing_reference_names_the_command(tmp_path, monkeypatch):
     monkeypatch.setattr("benchmarks.posteriors.accuracy.REFERENCES", tmp_path)
-    with pytest.raises(FileNotFoundError, match="references --rows funnel"):
-        read_reference(get_target("funnel"))
+    refused(FileNotFoundError, "references --rows funnel", read_reference, get_target("funnel"))
 
 
 def test_standard_errors_of_independent_draws():
@@ -106,6 +106,5 @@ def test_a_row_has_errors_and_costs():
 
 
 def test_an_unknown_row_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["--rows", "seven-schools"])
+    refused(SystemExit, None, main, ["--rows", "seven-schools"])
     assert "invalid choice: 'seven-schools'" in capsys.readouterr().err

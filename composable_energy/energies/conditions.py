@@ -115,13 +115,13 @@ def check_names(owner: object, given: Mapping[str, Any], accepted: Iterable[str]
 
 def copy_condition(value: Any) -> Any:
     """Returns a copy of a condition, of arrays and lists of numbers as a tensor; a learnable tensor stays connected to its original."""
-    if isinstance(value, Tensor):
-        return value.clone() if value.requires_grad else value.detach().clone()
     try:
-        copied = torch.tensor(value)
+        copied = torch.tensor(value) if not isinstance(value, Tensor) else value.clone() if value.requires_grad else value.detach().clone()
     except (TypeError, ValueError, RuntimeError) as error:
         raise OptionError(f"A condition is a number or a tensor, got {type(value).__name__}: {error}") from error
-    return copied if isinstance(value, np.ndarray | list | tuple) else value
+    if copied.is_complex():
+        raise OptionError(f"A condition is a real number or a tensor of real numbers, got {value}.")
+    return copied if isinstance(value, Tensor | np.ndarray | list | tuple) else value
 
 
 def detach_conditions(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -95,8 +95,7 @@ class DistributionEnergy(Energy):
         return energies + zeros(x) if x.requires_grad else energies  # a uniform density also needs a (zero) gradient
 
     def config(self) -> dict[str, Any]:
-        decoder = {} if self.decoder is None else {"decoder": self.decoder}
-        return {"distribution": self.distribution, "name": self.name, **decoder}
+        return {"distribution": self.distribution, "name": self.name} | ({} if self.decoder is None else {"decoder": self.decoder})
 
     # Torch calls it when a module is moved or converted; `test_constants_move_with_the_energy` pins it.
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DistributionEnergy":

@@ -168,24 +168,27 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         # As recommended by a trained energy, chains need not converge; as by an observation, they should.
         advice = recommendations(call.energy)
         judge = call.sampler is not None or call.steps is not None or not advice or advice[0][1].precedence > 0
-        problem = resolve(call)
-        call, resume, given = problem.call, problem.call.resume, problem.sampler
-        file = None
-        for one in call.observers:
-            if isinstance(one, Checkpoint):
-                if file is not None:
-                    raise OptionError("A call has one Checkpoint, got several.")
-                file = CheckpointFile(one, problem, held)
-        if file is not None:
-            problem = file.problem
-        elif resume is not None:
-            start = "To start this energy at the points of the trace give them as `init`."
-            check_same_energy(problem, resume.reference, "The trace is", start)
-        warn_of_shares(call.energy)
-        if "sigma" in problem.sampler.traits.binds:
-            warn_of_weak_evidence(call.energy, problem.sampler)
-        problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
-        problem = tune_sampler(problem)
+        try:
+            problem = resolve(call)
+            call, resume, given = problem.call, problem.call.resume, problem.sampler
+            file = None
+            for one in call.observers:
+                if isinstance(one, Checkpoint):
+                    if file is not None:
+                        raise OptionError("A call has one Checkpoint, got several.")
+                    file = CheckpointFile(one, problem, held)
+            if file is not None:
+                problem = file.problem
+            elif resume is not None:
+                start = "To start this energy at the points of the trace give them as `init`."
+                check_same_energy(problem, resume.reference, "The trace is", start)
+            warn_of_shares(call.energy)
+            if "sigma" in problem.sampler.traits.binds:
+                warn_of_weak_evidence(call.energy, problem.sampler)
+            problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
+            problem = tune_sampler(problem)
+        except SamplingInterrupted as interrupt:  # of a call for levels or start points, whose points are of another energy
+            raise KeyboardInterrupt("Sampling was interrupted before the chains started.") from interrupt
         last_step, noise, step = problem.last_step(), problem.noise, None
         if call.compile:
             from composable_energy.sampling.compiled import CompiledStep  # late: torch's compiler is slow to import

@@ -46,8 +46,7 @@ class PointSpec:
 
     def zeros(self) -> Tensor:
         """Returns zeros, with the shape of one point of a chain."""
-        shape = self.event if self.coordinates is None else self.coordinates.shape
-        return torch.zeros(shape, dtype=self.dtype, device=self.device)
+        return torch.zeros(self.event if self.coordinates is None else self.coordinates.shape, dtype=self.dtype, device=self.device)
 
     def constrain(self, points: Tensor) -> Tensor:
         """Returns the points of the support for points of chains, with any number of first axes."""

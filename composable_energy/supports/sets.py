@@ -136,6 +136,9 @@ def check_support(support: Any) -> Support:
     if constraints.is_dependent(support):
         raise OptionError(f"A support has its own numbers, such as interval(0, 1), got {support}, which depends on arguments.")
     for part in parts_of(support):
+        low, high = ends_of(part) or integer_ends_of(part) or (0, 1)
+        if not _all(low <= high if is_discrete(part) else low < high):
+            raise OptionError(f"The support {format_support(part)} is empty: give its lower end first.")
         if part is not None and name_of(part) is None:
             if part.is_discrete:
                 known = "boolean, integer_interval(low, high), nonnegative_integer or one_hot"
@@ -291,8 +294,7 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
     if len(arguments) != len(_ARGUMENTS.get(name, ())) or not all(isinstance(value, kinds) for value in arguments) or name in _SINGLE:
         raise ValueError(f"the support {name!r} with {len(arguments)} arguments is not known")
     try:
-        support = _KINDS[name](*arguments)
-        check_support(support)
+        check_support(support := _KINDS[name](*arguments))
     except OptionError as error:
         raise ValueError(str(error)) from error
     return support
@@ -378,9 +380,7 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
 
 def includes(a: Support, b: Support) -> bool:
     """Returns whether a support includes another, as far as it is known."""
-    if a is None or same_support(a, b) or isinstance(b, _Empty):
-        return True
-    if isinstance(a, _Ordered) and isinstance(b, _PositiveOrdered):
+    if a is None or same_support(a, b) or isinstance(b, _Empty) or (isinstance(a, _Ordered) and isinstance(b, _PositiveOrdered)):
         return True
     if integer_ends_of(b) is None and integer_ends_of(a) is not None:
         return False

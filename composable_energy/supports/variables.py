@@ -198,8 +198,7 @@ class Sites:
 
     def index(self, x: Tensor) -> Tensor:
         """Returns which value each site has, with shape $(B, S)$."""
-        flat = x.reshape(len(x), -1)
-        return torch.cat([group.indices(flat) for group in self.groups], 1)
+        return torch.cat([group.indices(x.reshape(len(x), -1)) for group in self.groups], 1)
 
     def place(self, x: Tensor, index: Tensor) -> Tensor:
         """Returns points with other values at their sites, given as by `index`."""

@@ -26,7 +26,7 @@ class Location:
     @classmethod
     def parse(cls, text: str) -> Location:
         """Returns the location of `owner/name` or `owner/name@revision`."""
-        repository, at, revision = text.partition("@")
+        repository, at, revision = text.partition("@") if isinstance(text, str) else ("", "", "")
         if not repository or (at and not revision):
             raise OptionError(f"{SCHEME}:{text} is no location of the hub: write hf:owner/name or hf:owner/name@revision.")
         return cls(repository, revision or None)

@@ -25,6 +25,7 @@ import torch
 import composable_energy as ce
 from composable_energy.errors import ExpressionError, ExtraNotInstalled, FileFormatError, OptionError, PluginNotFound
 from composable_energy_hub import HubAccessError, HubConnectionError, HubError, HubNotFoundError
+from composable_energy_hub import load as download
 from tests.processes import run_code
 from tests.refusals import refused
 from tests.third_party import acme, site  # noqa: F401
@@ -272,6 +273,7 @@ def test_without_a_server_and_a_cache_the_way_out_is_said(hub, load, push, monke
 def test_a_missing_name_or_revision_is_named(load, push):
     push(gaussian(0.0), "owner/bowl")
     refused(HubNotFoundError, r"The hub has no owner/bowls, or does not show it to you: .*`hf auth login`", load, "hf:owner/bowls")
+    refused(OptionError, "hf:3 is no location of the hub", download, 3)
     refused(HubNotFoundError, "owner/bowl has no revision 'v2': name a branch, a tag or a whole commit hash", load, "hf:owner/bowl@v2")
 
 

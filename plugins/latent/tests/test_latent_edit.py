@@ -241,8 +241,7 @@ def test_other_wrong_arguments_of_fits():
     plain = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=nn.Linear(3, 4))
     refused(latents.LabelError, "no Generator as its decoder", latents.fit_attributes, plain, labeller, count=200)
     for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"width": 0}):
-        with pytest.raises(OptionError):
-            latents.fit_attributes(base(), labeller, **{"count": 200, "steps": 1, **wrong})
+        refused(OptionError, None, latents.fit_attributes, base(), labeller, **{"count": 200, "steps": 1, **wrong})
 
 
 @pytest.mark.full
