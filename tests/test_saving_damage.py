@@ -299,6 +299,7 @@ RUN_EDITS = {
     "a scalar that is text": lambda r, t: r.update(scalars={"a": ["b"]}),
     "steps of points of another type": lambda r, t: r.update(point_steps="many"),
     "a reference that is missing": lambda r, t: r.update(reference=9),
+    "energies of another type": lambda r, t: t.update({"reference.0.energies": t["reference.0.energies"].long()}),
     "no reference": lambda r, t: r.update(reference=0),
     "points of another shape": lambda r, t: t.update({"state.x": t["state.x"][:1]}),
     "points without rows": lambda r, t: t.update({"state.x": t["state.x"].sum()}),
