@@ -130,6 +130,7 @@ EDITS = {
     "options that there are not": part("built", options={"evil": 1}),
     "tokens of another type": part("built", tokens={"": 1}),
     "a group of another type": part("built", group=True),
+    "a tensor that is missing": lambda c: nodes(c, "built")[0]["tensors"].pop("base.net.weight"),
     "tensors that are not there": part("built", tensors={"base.net.weight": "evil"}),
     "a tensor of another shape": lambda c: nodes(c, "built")[0]["tensors"].update({"base.net.weight": bias(c)}),
     "a tensor with another path": lambda c: nodes(c, "built")[0]["tensors"].update({"__class__": bias(c)}),
