@@ -163,6 +163,8 @@ def test_a_node_of_a_plugin_comes_back(tmp_path, saving_registry):
     loaded = reloaded(Mean(male & normal(), red, power=nn.Parameter(torch.tensor(0.4))) & ~red, tmp_path)
     assert type(loaded.terms[0]) is Mean and isinstance(loaded.terms[0].power, nn.Parameter)
 
+    (energy := ce.get("energy", "mlp", dim=2)).scale = 3.0  # after it was built
+    reloaded(energy, tmp_path)
 
 def test_a_malformed_node_of_a_plugin_is_refused(tmp_path, saving_registry):
     wrong = [("entry", "people"), ("config", {"evil": 1}), ("config", 3)]

@@ -143,6 +143,9 @@ class _Writer:
         node, held = self.nodes[index], self.held.setdefault(index, [])
         if module in held:
             return index
+            with contextlib.suppress(*UNAVAILABLE):
+                if module.has_config and get_factory(kind, check_origin(kind, origin)) is type(module):  # its numbers may have changed
+                    node["options"] |= {name: n for name, n in module.config().items() if isinstance(n, int | float) and abs(n) < math.inf}
         held.append(module)
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
