@@ -55,10 +55,7 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
     writer = _Writer()
     root = writer.store(energy, str(energy))
-    try:
-        _check_size(writer.nodes)
-    except ValueError as error:
-        raise ExpressionError(f"It cannot be saved: {error}.") from error
+    _check_size(writer.nodes)
     groups: dict[int, int] = {}  # the lowest number of the nodes with which a module or tensor shares others, directly or not
     for index, modules in writer.held.items():
         parts = {id(part) for module in modules for part in (*module.modules(), *module.parameters(), *module.buffers())}
@@ -143,12 +140,12 @@ class _Writer:
         node, held = self.nodes[index], self.held.setdefault(index, [])
         if module in held:
             return index
-            with contextlib.suppress(*UNAVAILABLE):
-                if module.has_config and get_factory(kind, check_origin(kind, origin)) is type(module):  # its numbers may have changed
-                    node["options"] |= {name: n for name, n in module.config().items() if isinstance(n, int | float) and abs(n) < math.inf}
         held.append(module)
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
+            with contextlib.suppress(*UNAVAILABLE):
+                if module.has_config and get_factory(kind, check_origin(kind, origin)) is type(module):  # its numbers may have changed
+                    node["options"] |= {name: n for name, n in module.config().items() if isinstance(n, int | float) and abs(n) < math.inf}
         node["training"] += [f"{prefix}{inner}".rstrip(".") for inner, part in module.named_modules() if part.training]
         node["tokens"] |= {f"{prefix}{inner}".rstrip("."): vars(p)[TOKEN] for inner, p in module.named_modules() if TOKEN in vars(p)}
         for name, tensor in module.state_dict(keep_vars=True).items():
@@ -324,8 +321,7 @@ def _checked(data: Any, kind: type[T]) -> T:
 
 def _check_size(nodes: Sequence[Any]) -> None:
     """Raises `ValueError` if an expression is too large or too deep to be built or evaluated."""
-    sizes: list[int] = []
-    depths: list[int] = []
+    sizes, depths = list[int](), list[int]()
     for node in nodes:
         inside = [i for i in modules_in(node) if 0 <= i < len(sizes)]
         sizes.append(1 + sum(sizes[i] for i in inside))
