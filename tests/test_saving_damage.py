@@ -228,8 +228,7 @@ IRREGULAR |= {"a link to itself": lambda path: path.symlink_to(path), "a folder"
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
     folder = tmp_path / "saved"
     normal().save(folder)
-    path = folder / ENERGY_FILE
-    path.unlink()
+    (path := folder / ENERGY_FILE).unlink()
     IRREGULAR[kind](path)
     refused(FileFormatError, None, ce.load, folder)
 
