@@ -132,6 +132,8 @@ class Energy(nn.Module, ABC):
             value = torch.Size(value)
         elif name == "support" and value is not None:
             value = check_support(value)  # pyright: ignore[reportArgumentType]
+        elif name == "name":
+            check_instance(name, value, str)
         elif isinstance(value, nn.Module) and callable(getattr(Energy, name, None)):  # the method would hide the module
             raise ExpressionError(f"`{name}` is a method of energies, so a module of {type(self).__name__} needs another name.")
         super().__setattr__(name, value)  # pyright: ignore[reportArgumentType]

@@ -12,10 +12,10 @@ from torch import nn
 
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import Copies
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, PluginNotFound
+from composable_energy.errors import ComposableEnergyError, ExpressionError, FileFormatError, OptionError, PluginNotFound
 from composable_energy.files.nodes import read_expression, write_expression
 from composable_energy.files.record import ENERGY_FILE, expanded, is_directory, is_saved, read_record, write_record
-from composable_energy.options import listed, nearest
+from composable_energy.options import describe_error, listed, nearest
 from composable_energy.registry import PluginRecord, get, names
 from composable_energy.registry.entries import KINDS, plugin_error
 from composable_energy.registry.registry import check_built, check_options, find, owners_of, rows_of
@@ -51,13 +51,13 @@ def save(energy: Energy, folder: str | Path) -> None:
         raise TypeError(f"save takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
     path = expanded(folder) / ENERGY_FILE
     try:
-        header, tensors = write_expression(energy)
+        write_record(path, "energy", VERSION, *write_expression(energy))
+    except ComposableEnergyError:
+        raise
     except RecursionError as error:
         raise ExpressionError("The expression is nested too deeply to be saved.") from error
-    try:
-        write_record(path, "energy", VERSION, header, tensors)
-    except (ValueError, RuntimeError) as error:
-        raise ExpressionError(f"The tensors cannot be written: {error}") from error
+    except (ValueError, RuntimeError, KeyError) as error:  # it is too large, or a tensor has no values, or a type of no file
+        raise ExpressionError(f"It cannot be saved: {describe_error(error)}.") from error
 
 
 @overload
@@ -99,8 +99,7 @@ def load(source: str | Path, /, **options: Any) -> Any:
                 pairs = Copies(nn.ModuleList(found.values())).pairs
                 return copy.deepcopy(found, {id(module): first for first, other in pairs for module in (first, other)})
             return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
-    located = None if isinstance(source, Path) or is_directory(folder) else locate("loader", source)
-    if located is not None:
+    if not isinstance(source, Path) and not is_directory(folder) and (located := locate("loader", source)):
         return located(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":
         raise FileFormatError(f"{folder} holds no saved energy: there is no {ENERGY_FILE}.")

@@ -55,10 +55,7 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     """Returns an expression as JSON data, with distinct nodes, operands first, and its tensors by name."""
     writer = _Writer()
     root = writer.store(energy, str(energy))
-    try:
-        _check_size(writer.nodes)
-    except ValueError as error:
-        raise ExpressionError(f"It cannot be saved: {error}.") from error
+    _check_size(writer.nodes)
     groups: dict[int, int] = {}  # the lowest number of the nodes with which a module or tensor shares others, directly or not
     for index, modules in writer.held.items():
         parts = {id(part) for module in modules for part in (*module.modules(), *module.parameters(), *module.buffers())}
@@ -146,6 +143,9 @@ class _Writer:
         held.append(module)
         if isinstance(module, Energy) and not path:
             node["recommended"] = encode_recommendation(module.recommended, self.store, str(origin))
+            with contextlib.suppress(*UNAVAILABLE):
+                if module.has_config and get_factory(kind, check_origin(kind, origin)) is type(module):  # its numbers may have changed
+                    node["options"] |= {name: n for name, n in module.config().items() if isinstance(n, int | float) and abs(n) < math.inf}
         node["training"] += [f"{prefix}{inner}".rstrip(".") for inner, part in module.named_modules() if part.training]
         node["tokens"] |= {f"{prefix}{inner}".rstrip("."): vars(p)[TOKEN] for inner, p in module.named_modules() if TOKEN in vars(p)}
         for name, tensor in module.state_dict(keep_vars=True).items():
@@ -205,8 +205,7 @@ def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
     except UNAVAILABLE:
         raise
     except _FAILURES as error:
-        what = f"node {index} cannot be built: " if index >= 0 else ""
-        raise FileFormatError(f"{where}: {what}{error}.") from error
+        raise FileFormatError(f"{where}: {f'node {index} cannot be built: ' * (index >= 0)}{error}.") from error
 
 
 class _Reader:
@@ -217,11 +216,14 @@ class _Reader:
         self._tensors = tensors
         self._parameters: dict[str, nn.Parameter] = {}
         self._copies: dict[int, dict[int, Any]] = {}  # by group, whose objects share their parts
+        self._new: dict[int, list[str]] = {}  # by node, the tensors of the installed version that the file lacks
 
     def resolve(self, tag: str, name: Any) -> Any:
         if tag == "$module":
             match name:
                 case [int(index), str(path)] if 0 <= index < len(self.nodes) and index is not True:
+                    if new := [own for own in self._new.get(index, ()) if own.startswith(f"{path}." * bool(path))]:
+                        raise ValueError(f"node {index} lacks the tensor {new[0]} of the installed version; install the one that wrote it")
                     for inside, module in self.nodes[index].named_modules(remove_duplicate=False):
                         if inside == path:
                             return module
@@ -262,7 +264,7 @@ class _Reader:
         """Returns an object of a plug-in, built again with its saved state; objects of one group share their parts."""
         if data.keys() - {"recommended"} != _BUILT or data["kind"] not in ("energy", "encoder") or type(data["group"]) is not int:
             raise ValueError(f"it has the parts {sorted(data)}")
-        names, tokens = _checked(data["tensors"], dict), _checked(data["tokens"], dict)
+        kind, names, tokens = data["kind"], _checked(data["tensors"], dict), _checked(data["tokens"], dict)
         texts = {key: data[key] for key in ("member", "distribution", "version") if data[key] is not None}
         for text in (data["entry"], *texts.values(), *names.values(), *tokens.values()):
             _checked(text, str)
@@ -270,7 +272,6 @@ class _Reader:
         if missing := set(names.values()) - self._tensors.keys():
             raise ValueError(f"{origin} has no tensors {sorted(missing)}")
         tensors, training = {path: self._tensors[name] for path, name in names.items()}, set(_checked(data["training"], list))
-        kind = data["kind"]
         try:
             name = check_origin(kind, origin)
         except PluginNotFound as error:
@@ -288,6 +289,7 @@ class _Reader:
             if path in tokens:
                 vars(inner)[TOKEN] = tokens[path]
         _restore(module, tensors, origin)
+        self._new[len(self.nodes)] = [path for path in module.state_dict() if path not in tensors]
         return module
 
 
@@ -295,8 +297,7 @@ def _restore(module: nn.Module, tensors: Mapping[str, Tensor], origin: Origin) -
     """Loads saved tensors, by paths, into an object, which gets their dtype if that is one."""
     own, label = module.state_dict(keep_vars=True), f"{origin} of {origin.distribution or 'this session'} {origin.version or ''}".rstrip()
     for path, tensor in tensors.items():
-        here = own.get(path)
-        if here is None or here.shape != tensor.shape:
+        if (here := own.get(path)) is None or here.shape != tensor.shape:
             found = "no such tensor" if here is None else f"the shape {tuple(here.shape)}"
             raise ValueError(
                 f"{label} was written with a tensor {path} of shape {tuple(tensor.shape)}; the installed version "
@@ -320,8 +321,7 @@ def _checked(data: Any, kind: type[T]) -> T:
 
 def _check_size(nodes: Sequence[Any]) -> None:
     """Raises `ValueError` if an expression is too large or too deep to be built or evaluated."""
-    sizes: list[int] = []
-    depths: list[int] = []
+    sizes, depths = list[int](), list[int]()
     for node in nodes:
         inside = [i for i in modules_in(node) if 0 <= i < len(sizes)]
         sizes.append(1 + sum(sizes[i] for i in inside))

@@ -161,7 +161,7 @@ def digest_of(tensors: Mapping[str, "Tensor"], metadata: object = None) -> str:
 
     whole = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name].detach().cpu().resolve_conj().resolve_neg().contiguous()
         whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         whole.update(tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data)  # one number may have the stride 0
     if metadata is not None:

@@ -81,8 +81,7 @@ def decode(data: Any, resolve: Resolve, depth: int = 0) -> Any:
         raise ValueError(f"{tag} is not the only key")
     if tag in ("$tensor", "$parameter", "$module"):
         return resolve(tag, data[tag])
-    content = decode(data[tag], resolve, depth + 1)
-    match tag, content:
+    match tag, (content := decode(data[tag], resolve, depth + 1)):
         case "$distribution", [str(name), dict(arguments), dict(tensors)]:
             return _build_distribution(name, arguments, tensors)
         case "$support", [str(name), list(arguments)]:

@@ -29,9 +29,9 @@ class Values:
     grads: Tensor  # (m, L, *); NaN where none is known, which is not compared
 
     def is_consistent(self) -> bool:
-        """Returns whether the shapes fit together."""
-        rows = len(self.x) if self.x.ndim else -1
-        same = self.energies.ndim == 2 and len(self.energies) == rows
+        """Returns whether the shapes fit together, and all numbers are floating."""
+        rows, floating = len(self.x) if self.x.ndim else -1, all(t.is_floating_point() for t in (self.x, self.energies, self.grads))
+        same = floating and self.energies.ndim == 2 and len(self.energies) == rows
         return same and self.chains.shape == (rows,) and self.grads.shape == (*self.energies.shape, *self.x.shape[1:])
 
 

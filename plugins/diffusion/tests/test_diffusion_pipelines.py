@@ -286,6 +286,8 @@ def test_expressions_are_copied_and_saved(text, classes, tmp_path):
 def test_folders_and_names_that_are_no_pipelines(tmp_path, monkeypatch):
     for place in (tmp_path, tmp_path / "missing"):
         refused(FileFormatError, r"is no pipeline of diffusers: there is no model_index\.json", load_pipeline, str(place))
+    (tmp_path / "model_index.json").write_text("[]")
+    refused(OptionError, "its class None", load_pipeline, str(tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -295,12 +297,13 @@ def test_folders_and_names_that_are_no_pipelines(tmp_path, monkeypatch):
 
 def test_pickled_weights_are_never_read(tmp_path):
     path = tiny_pipelines.plain(tmp_path / "pickled")
-    weights = path / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.unlink()
+    (weights := path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({}, path / "unet" / "diffusion_pytorch_model.bin")
     refused(FileFormatError, "Weights must be safetensors", load_pipeline, str(path))
     weights.write_bytes(b"damaged")
     refused(FileFormatError, "cannot be read", load_pipeline, str(path))
+    lacking = change(tiny_pipelines.plain(tmp_path / "lacking"), "unet/config.json", class_embed_type="timestep")
+    refused(FileFormatError, "were not initialized from the model checkpoint", load_pipeline, str(lacking))
 
 
 def change(path, file, **fields):
@@ -328,8 +331,7 @@ def test_pipelines_with_code_of_their_own(tmp_path):
     ],
 )
 def test_schedulers_that_cannot_be_mapped(cls, options, message, tmp_path):
-    path = tiny_pipelines.plain(tmp_path / "plain", getattr(diffusers, cls)(**options))
-    refused(OptionError, message, load_pipeline, str(path))
+    refused(OptionError, message, load_pipeline, str(tiny_pipelines.plain(tmp_path / "plain", getattr(diffusers, cls)(**options))))
 
 
 @pytest.mark.full
@@ -338,8 +340,7 @@ def test_networks_that_cannot_be_mapped(tmp_path):
     refused(OptionError, "UNet2DConditionModel cannot be mapped: its field time_cond_proj_dim is 8", load_pipeline, str(path))
     path = tiny_pipelines.classes(tmp_path / "identity", num_class_embeds=None, class_embed_type="timestep")
     refused(OptionError, "UNet2DModel cannot be mapped: its field class_embed_type is 'timestep'", load_pipeline, str(path))
-    sizes = {"block_out_channels": (8, 8, 8), "norm_num_groups": 4}
-    line = tiny_pipelines.seeded(diffusers.UNet1DModel, sample_size=16, **sizes)
+    line = tiny_pipelines.seeded(diffusers.UNet1DModel, sample_size=16, block_out_channels=(8, 8, 8), norm_num_groups=4)
     diffusers.DDPMPipeline(line, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "line")
     refused(OptionError, "is a UNet1DModel; known are UNet2DModel", load_pipeline, str(tmp_path / "line"))
 

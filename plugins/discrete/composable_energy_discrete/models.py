@@ -227,12 +227,12 @@ class MaskedTokens(Energy):
     def __init__(self, network: nn.Module, length: int, tokens: int | Sequence[int], mask: int) -> None:
         super().__init__()
         self.network, self.length, self.mask = network, check_integer("length", length), check_integer("mask", mask, 0)
-        chosen = tokens if isinstance(tokens, Sequence) else range(check_integer("tokens", tokens, 2))
-        numbers = [check_integer("tokens", number, 0) for number in chosen]
-        if len({*numbers, self.mask}) <= len(numbers) or len(numbers) < 2:
+        chosen = [check_integer("tokens", number, 0) for number in tokens] if isinstance(tokens, Sequence) else None
+        numbers = torch.arange(check_integer("tokens", tokens, 2)) if chosen is None else torch.tensor(chosen)
+        if len(numbers) < 2 or len(numbers.unique()) < len(numbers) or self.mask in numbers:
             raise OptionError(f"tokens are at least two different numbers, none of them the mask {mask}, got {tokens}.")
-        self.most = max(numbers)
-        self.register_buffer("tokens", torch.tensor(numbers))
+        self.most = int(numbers.max())
+        self.register_buffer("tokens", numbers)
         self.event_shape, self.support = (self.length, len(numbers)), constraints.one_hot
 
     def config(self) -> dict[str, Any]:

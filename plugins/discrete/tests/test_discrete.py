@@ -156,6 +156,7 @@ def test_masked_tokens_add_the_conditional_distributions_of_a_network():
     (slopes,) = torch.autograd.grad(TOKENS(points).sum(), points)
     torch.testing.assert_close(slopes[:, 0].exp().reciprocal().sum(1), torch.ones(9))
     refused(OptionError, "none of them the mask", MaskedTokens, Pairs(), length=2, tokens=5, mask=4)
+    refused(RuntimeError, None, MaskedTokens, Pairs(), length=2, tokens=2**63, mask=4)  # at once, as a file may say so
     refused(ShapeError, r"\(9, 2, more than 8\)", MaskedTokens(Pairs(), length=2, tokens=(5, 2, 8), mask=4), x)
 
 

@@ -121,7 +121,7 @@ class UNetEnergy(ImageEnergy):
         sigma_min: float = 0.01,
         sigma_max: float = 10.0,
     ) -> None:
-        check_multiple("size", size, 2 ** (check_integer("levels", levels) - 1), "the U-Net halves it between its levels")
+        check_multiple("size", size, 2 ** (min(check_integer("levels", levels), 64) - 1), "the U-Net halves it between its levels")
         super().__init__("energy-unet", size=size, channels=channels, labels=labels, numbers=numbers)
         if not 0 < sigma_min < sigma_max < math.inf or not 0 < data_std < math.inf:
             raise OptionError(f"Levels need 0 < sigma_min < sigma_max, and data_std > 0; got {sigma_min!r}, {sigma_max!r}, {data_std!r}.")

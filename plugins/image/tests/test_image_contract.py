@@ -109,6 +109,8 @@ BAD = [
     ("improved-cd", {"width": 36}, "multiples of 32"),
     ("jem", {"depth": 27}, "depth must be 10, 16, 22, 28"),
     ("energy-unet", {"size": 30}, "size must be a multiple of 4"),
+    ("energy-unet", {"levels": 20_000}, "size must be a multiple of 9"),
+    ("code-base", {"name": 3}, "name must be a str"),
     ("energy-unet", {"sigma_min": 2.0, "sigma_max": 1.0}, "0 < sigma_min < sigma_max"),
 ]
 

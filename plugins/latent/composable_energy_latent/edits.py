@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from composable_energy import Energy, SamplingWarning
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
-from composable_energy.files import read_record, write_record
+from composable_energy.files import expanded, read_record, write_record
 from composable_energy.options import check_instance, check_integer, check_number
 from composable_energy.sampling import twin
 from composable_energy_latent.fit import draw_latents
@@ -104,7 +104,7 @@ class Edits:
         """Writes all edits to a file, for `Edits.load`; the generator is not part of it."""
         tensors = {f"{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in _TENSORS}
         texts = [{"asked": step.asked, "kept": step.kept} for step in self.steps]
-        write_record(Path(path), "edits", 1, {"steps": texts}, {"original": self.original, **tensors})
+        write_record(expanded(path), "edits", 1, {"steps": texts}, {"original": self.original, **tensors})
 
     @classmethod
     def load(cls, path: str | Path, base: Energy) -> Self:
@@ -117,7 +117,7 @@ class Edits:
         Raises:
             FileFormatError: The file is missing, damaged, or not one of edits of such latent points.
         """
-        header, tensors = read_record(Path(path), "edits", 1)
+        header, tensors = read_record(expanded(path), "edits", 1)
         try:
             original = tensors["original"]
             steps = tuple(

@@ -16,7 +16,7 @@ from typing_extensions import Self
 import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, ShapeError
-from composable_energy.files import read_bytes
+from composable_energy.files import expanded, read_bytes
 from composable_energy.options import check_flag, import_extra
 
 _PROBES = 2
@@ -202,7 +202,7 @@ def load_generator(path: str | Path, *, trust: bool = False) -> nn.Module:
         FileFormatError: The file is missing, damaged, or of another kind, such as a checkpoint of `torch.save`.
     """
     check_flag("trust", trust)
-    path = Path(path)
+    path = expanded(path)
     data = read_bytes(path)
     read = _reader(path, data)
     if not trust:

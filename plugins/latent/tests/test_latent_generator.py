@@ -188,12 +188,12 @@ def test_other_files_are_refused(tmp_path):
     for content in (checkpoint, checkpoint[:300], b"no generator", pickle.dumps(Evil())):
         path.write_bytes(content)
         refused(FileFormatError, r"pickle|is no TorchScript", load_generator, path, trust=True)
+    refused(OptionError, "'3' is no path", load_generator, 3)
 
 
 def test_onnx_needs_its_extra(tmp_path):
     (tmp_path / "g.onnx").write_bytes(b"no model")
-    missing = find_spec("onnx2torch") is None
-    error, says = (ExtraNotInstalled, r"composable-energy\[onnx\]") if missing else (FileFormatError, "damaged")
+    error, says = (ExtraNotInstalled, r"composable-energy\[onnx\]") if find_spec("onnx2torch") is None else (FileFormatError, "damaged")
     refused(error, says, load_generator, tmp_path / "g.onnx", trust=True)
 
 

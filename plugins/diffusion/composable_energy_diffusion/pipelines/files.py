@@ -14,6 +14,7 @@ fields that steer the sampler, such as `use_karras_sigmas` or `clip_sample`, are
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from logging import Handler
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,15 @@ def read_pipeline(location: str, *, revision: str | None = None, variant: str | 
     place = str(expanded(location)) if exists(expanded(location)) else location
     index = _read_index(diffusers, place, revision)
     options: dict[str, Any] = {name: None for name in _UNUSED if name in index}
-    if importlib.util.find_spec("accelerate") is None:
-        options["low_cpu_mem_usage"] = False  # the default warns
+    options |= {} if importlib.util.find_spec("accelerate") else {"low_cpu_mem_usage": False}  # the default warns
     try:
-        with _no_progress(diffusers.utils.logging):
-            return diffusers.DiffusionPipeline.from_pretrained(
+        with _no_progress(diffusers.utils.logging) as told:
+            pipeline = diffusers.DiffusionPipeline.from_pretrained(
                 place, revision=revision, variant=variant, dtype=precision, use_safetensors=True, **options
             )
+        if drawn := [text for text in told if "newly initialized" in text]:  # random numbers, of which diffusers only warns
+            raise ValueError(drawn[0])
+        return pipeline
     except Exception as error:  # diffusers raises OSError, ValueError, TypeError, ImportError and others for damaged files
         raise FileFormatError(
             f"The pipeline {place} cannot be read: {_first_lines(error)} Weights must be safetensors; a pipeline with pickled ones is "
@@ -62,7 +65,7 @@ def _read_index(diffusers: Any, place: str, revision: str | None) -> Mapping[str
             "or `owner/name` of the hub; for a network alone use ce.get('energy', 'diffusion', model=...)."
         )
     try:
-        index = diffusers.DiffusionPipeline.load_config(place, revision=revision)
+        index = dict(diffusers.DiffusionPipeline.load_config(place, revision=revision))
     except Exception as error:
         raise FileFormatError(f"{place} is no pipeline of diffusers: {_first_lines(error)}") from error
     name = index.get("_class_name")
@@ -85,18 +88,20 @@ def check_fields(part: Any, **expected: Any) -> None:
 
 
 def _first_lines(error: Exception) -> str:
-    text = " ".join(str(error).split())[:400].rstrip(".")
-    return f"{type(error).__name__}: {text}."
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:400].rstrip('.')}."
 
 
 @contextmanager
-def _no_progress(logging: Any) -> Iterator[None]:
-    """A context without the progress bars of diffusers; restores them on exit."""
-    before = logging.is_progress_bar_enabled()
+def _no_progress(logging: Any) -> Iterator[list[str]]:
+    """A context without the progress bars of diffusers, with the list of what it logs; restores them on exit."""
+    before, told, handler = logging.is_progress_bar_enabled(), list[str](), Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
     logging.disable_progress_bar()
+    logging.add_handler(handler)
     try:
-        yield
+        yield told
     finally:
+        logging.remove_handler(handler)
         if before:
             logging.enable_progress_bar()
 
@@ -127,8 +132,7 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
         check_fields(scheduler, prediction_type="flow_prediction")
         return RectifiedFlow(time_scale=float(config["num_train_timesteps"])), "flow"
     check_fields(scheduler, timestep_type="discrete")
-    output = config.get("prediction_type", "epsilon")
-    if output not in _OUTPUTS:
+    if (output := config.get("prediction_type", "epsilon")) not in _OUTPUTS:
         raise OptionError(f"{name} cannot be mapped: its field prediction_type is {output!r}; known: {', '.join(_OUTPUTS)}.")
     return DiscreteVP(_betas(name, scheduler.alphas_cumprod)), _OUTPUTS[output]
 

@@ -104,8 +104,7 @@ def network_of(pipeline: Any) -> Network:
     if len(found) != 1:
         raise OptionError(f"{type(pipeline).__name__} has no single network `unet` or `transformer`, such as {known}.")
     ((part, model),) = found.items()
-    name = type(model).__name__
-    if name not in _KNOWN:
+    if (name := type(model).__name__) not in _KNOWN:
         raise OptionError(
             f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. To use it anyway, pass a function of points, times "
             "and conditions that calls it to ce.get('energy', 'diffusion', model=...)."
@@ -176,9 +175,7 @@ class Latents(nn.Module):
 
 def decoder_of(pipeline: Any, network: Network) -> nn.Module:
     """Returns the decoder of the points of a pipeline."""
-    parts = pipeline.components
-    vae = parts.get("vae") or parts.get("vqvae")
-    if vae is None:
+    if (vae := pipeline.components.get("vae") or pipeline.components.get("vqvae")) is None:
         return Pixels(network.event_shape)
     if type(vae).__name__ != "AutoencoderKL":
         raise OptionError(f"The autoencoder of {type(pipeline).__name__} is a {type(vae).__name__}; known is AutoencoderKL.")
