@@ -174,7 +174,8 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     if share > _BORDER:  # as of points close to 1 in float32
         warn_caller(
             f"{share:.2%} of the points of {whole} are so close to the boundary of its support, {format_support(whole.support)}, that "
-            f"{drawn.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            f"{drawn.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it. "
+            "Where that does not help, the density has an infinite integral there, as 1 / s from 0 to infinity: it lacks a proper prior.",
             SupportWarning,
         )
     return decoded, trace
