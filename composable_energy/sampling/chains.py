@@ -23,6 +23,7 @@ S = TypeVar("S", bound=State)
 _LEAST_CHAINS, _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 16, 5.0, 0.25, 2.0  # of a drift, and of R-hat
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
+_ALL_CHAINS = 2048  # or fewer are all looked at for a few that stay far from the others
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -49,7 +50,8 @@ class Chains:
         self._take, self._guarded = step or problem.sampler.step, step is not None
         self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
         self._sums: Tensor | None = None  # of coordinates, where there are many
-        self.apart = -(-self.count // _MOST_CHAINS)  # of chains, those whose `numbers` are looked at
+        self.some = -(-self.count // _MOST_CHAINS)  # the distance of those by which convergence is judged
+        self.apart = self.some if self.count > _ALL_CHAINS else 1  # and of those whose `numbers` are looked at
 
     def start(self) -> None:
         """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
@@ -92,9 +94,8 @@ class Chains:
             after, info = merge(found, type(self.sampler).__name__, self.problem.energy.faults)
         self.state, self.step = after if self.active == self.count else put(whole, self.rows, after), self.step + 1
         if self.active < self.count and info.acceptance is not None:
-            rates = info.acceptance.new_full((self.count,), torch.nan)
-            rates[self.rows.to(rates.device)] = info.acceptance
-            info = replace(info, acceptance=rates)
+            rates = info.acceptance
+            info = replace(info, acceptance=rates.new_full((self.count,), torch.nan).index_copy(0, self.rows.to(rates.device), rates))
         if not all_finite(after):
             self._stop(whole, after)
             if self.problem.policy == "raise":
@@ -150,10 +151,9 @@ class Chains:
         return Values(ids, state.x, state.energy[:, None], torch.where(known, state.grad, torch.nan)[:, None])
 
     def numbers(self) -> Tensor:
-        """Returns by what convergence is judged: for up to 512 chains the energy, if it has values, and up to 16 coordinates or sums."""
+        """Returns by what convergence is judged: for up to 2048 chains the energy, if it has values, and up to 16 coordinates or sums."""
         x, coordinates = self.state.x[:: self.apart], self.problem.points.coordinates
-        x = x if coordinates is None else coordinates.features(x)
-        x = x.reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
+        x = (x if coordinates is None else coordinates.features(x)).reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
         if x.shape[1] > _NUMBERS:
             self._sums = _sums(x.shape[1]).to(x) if self._sums is None else self._sums
             x = x @ self._sums
@@ -185,14 +185,13 @@ def compare_pieces(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tenso
         within = rest * (variances[0] + variances[-1]).mean(0) / 2
         deviation, error = (within + torch.cat([means[0], means[-1]]).var(0)).sqrt(), change.std(0) / len(change) ** 0.5
         drift = (change.mean(0).abs() / torch.maximum(_DRIFT_ERRORS * error, _DRIFT_DEVIATIONS * deviation)).nan_to_num(0.0)
-    if groups is not None:
-        for group in groups.unique():
-            means[:, groups == group] -= means[:, groups == group].mean((0, 1))
+    for group in () if groups is None else groups.unique():
+        means[:, groups == group] -= means[:, groups == group].mean((0, 1))
     means, variances = means.flatten(0, 1), variances.flatten(0, 1)
     within, between = variances.mean(0), means.var(0)
     ratio = between / within
     error = ((means - means.mean(0)).square() - ratio * variances).std(0) / within / len(means) ** 0.5
-    r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0)
+    r_hat, least = (torch.stack([ratio, ratio - _RATIO_ERRORS * error]) + rest).clamp_min(0).sqrt().nan_to_num(0.0, math.inf)
     return drift, r_hat, least, (len(means) * (within * rest + between) / between).nan_to_num(torch.inf)
 
 

@@ -49,7 +49,7 @@ class Convergence(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
     The later half of the steps is divided into two quarters, that of a single chain into eight pieces. From 16 to 31 steps of each piece it
-    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over
+    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 2048 chains. They give a drift with its standard error over
     the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
     beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection. Without
     `judge`, and with fewer than 80 steps, or 320 of a single chain, only chains that never move are found. Chains with conditions of their
@@ -100,8 +100,7 @@ class Convergence(Observer):
         if not (sampler.stationary and chains.active):
             return None
         active, before, moved = chains.diverged_at < 0, self.halfway, chains.step - self.middle
-        each = moved >= _LEAST_MOVES
-        if not each:  # all chains together
+        if not (each := moved >= _LEAST_MOVES):  # all chains together
             before, moved = self.start, chains.step - self.first
         still = (before == x).reshape(len(x), -1).all(1).cpu()
         if chains.energy.sites is not None:  # such points come back: of those, only chains above all others stand still
@@ -118,9 +117,12 @@ class Convergence(Observer):
 
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
         """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
-        pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        groups = None if trace is None or trace.branch_of is None else trace.branch_of[:: chains.apart]
-        drift, r_hat, least, draws = compare_pieces(pieces, groups)
+        every = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
+        pieces, groups = every[:, :, :: chains.some // chains.apart], None if trace is None else trace.branch_of
+        drift, r_hat, least, draws = compare_pieces(pieces, None if groups is None else groups[:: chains.some])
+        if trace is not None:  # chains that stay far from the others are few, and may not be among those
+            found = compare_pieces(every, None if groups is None else groups[:: chains.apart])[1]
+            r_hat = torch.where(found > _RELAXED, torch.maximum(found, r_hat), r_hat)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
         self.figures = r_hat, pieces.var(1).mean((0, 1))
         if drift.max() > 1:
@@ -172,7 +174,8 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     if share > _BORDER:  # as of points close to 1 in float32
         warn_caller(
             f"{share:.2%} of the points of {whole} are so close to the boundary of its support, {format_support(whole.support)}, that "
-            f"{drawn.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it.",
+            f"{drawn.dtype} cannot tell them from it, and their share is too small: sample in dtype=torch.float64, with parameters in it. "
+            "Where that does not help, the density has an infinite integral there, as 1 / s from 0 to infinity: it lacks a proper prior.",
             SupportWarning,
         )
     return decoded, trace
@@ -264,8 +267,7 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
         if part in seen:
             continue
         seen.add(part)
-        formula = part.formula
-        if formula is None:
+        if (formula := part.formula) is None:
             if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
@@ -294,8 +296,7 @@ def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Converg
     x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
-    late = stop is not None and stop.step > 0
-    if late or reach > _VERY_FAR or (stop is None and reach > 1 and convergence.warning(chains)):
+    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (stop is None and reach > 1 and convergence.warning(chains)):
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 
 
