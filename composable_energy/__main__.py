@@ -6,7 +6,6 @@ from importlib import metadata
 _SCRIPT = "composable-energy"
 
 if __name__ == "__main__":
-    found = next(iter(metadata.entry_points(group="console_scripts", name=_SCRIPT)), None)
-    if found is None:
+    if (found := next(iter(metadata.entry_points(group="console_scripts", name=_SCRIPT)), None)) is None:
         sys.exit(f"No package offers the script {_SCRIPT}: install composable-energy, or run `pip install -e .` in the checkout.")
     sys.exit(found.load()())

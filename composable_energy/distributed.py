@@ -96,8 +96,7 @@ def gather_rows(own: Any) -> Any:
     parts = [torch.empty_like(padded) for _ in counts]
     with detect_loss():
         distributed.all_gather(parts, padded)
-    rows = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-    return rows.view(own.dtype).reshape(-1, *own.shape[1:])
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)]).view(own.dtype).reshape(-1, *own.shape[1:])
 
 
 def _gather_objects(own: T) -> list[T]:

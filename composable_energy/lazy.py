@@ -34,8 +34,7 @@ def attach_stub(package: str, file: str) -> tuple[Callable[[str], Any], Callable
     modules = [alias.name for node in imports if not node.module for alias in node.names]  # not in `__all__`
 
     def get_attribute(name: str) -> Any:
-        home = homes.get(name, package)
-        if home != package:
+        if (home := homes.get(name, package)) != package:
             found = getattr(importlib.import_module(home), name)
             setattr(sys.modules[package], name, found)
             return found

@@ -221,11 +221,25 @@ def test_chains_in_modes_that_are_apart_are_given_up_early():
         assert APART.sample(64, seed=0, trace=True)[1].steps == 200
 
 
-def test_few_chains_far_from_the_others_are_seen_and_those_that_rounding_holds():
-    """Every second one of 1000 chains decides on more steps. A coordinate of 1e8 moves by steps of 8 in float32, if at all."""
-    start = torch.full((1000, 2), 20.0).index_fill(0, torch.tensor([115, 691, 793]), -20.0)
-    with pytest.warns(SamplingWarning, match="R-hat is"):
-        APART.sample(1000, sampler=HMC(0.5), init=start, steps=100, seed=0)
+def test_a_mode_that_chains_miss_or_hardly_leave_is_seen():
+    """Its share is .1; `tempering` crosses the barrier, and a mode whose share is 1e-6 does not count."""
+
+    def mixed(share: float) -> ce.Energy:
+        means, shares = torch.tensor([[0.0, 0.0], [12.0, 0.0]]), torch.tensor([1 - share, share])
+        density = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(shares), Independent(Normal(means, 1.0), 1))
+        return ce.as_energy(lambda x: -density.log_prob(x), event_shape=(2,))
+
+    with pytest.warns(SamplingWarning, match="mode: None of 500 chains are in a mode of the density at 12, "):
+        mixed(0.1).sample(500, seed=0)
+    start = torch.zeros(500, 2).index_fill(0, torch.tensor([115, 391]), 12.0)
+    with pytest.warns(SamplingWarning, match="mode: 2 of 500 chains are in a mode of the density at 12, "):
+        mixed(0.1).sample(500, sampler=HMC(0.5), init=start, steps=100, seed=0)
+    for call in (lambda: mixed(0.1).sample(500, sampler="tempering", seed=0), lambda: mixed(1e-6).sample(500, seed=0)):
+        call()  # warnings are errors
+
+
+def test_a_coordinate_that_rounding_holds_has_an_infinite_r_hat():
+    """One of 1e8 moves by steps of 8 in float32, if at all."""
     wide, start = ce.as_energy(lambda x: (x / torch.tensor([1e9, 1.0])).square().sum(1)), torch.linspace(1e8, 2e8, 50)[:, None].repeat(1, 2)
     with pytest.warns(SamplingWarning, match="R-hat is inf for coordinate 0 over"):
         wide.sample((50, 2), sampler=HMC(0.5), init=start * torch.tensor([1.0, 0.0]), steps=100, seed=0)

@@ -138,8 +138,7 @@ class Disjunction(Node):
     @property
     def log_normalizer(self) -> Estimate | None:
         r"""$\log Z$, whose standard error is $\sqrt{\sum_k (s_k \epsilon_k)^2}$ with the shares $s_k$, if it is known of all branches."""
-        logs = [log for *_, log in _find_branches(self)]
-        if not logs:
+        if not (logs := [log for *_, log in _find_branches(self)]):
             return None
         shares, total = _softmax(logs)
         return Estimate(total, math.hypot(*(share * log.standard_error for share, log in zip(shares, logs, strict=True))))

@@ -215,8 +215,7 @@ def bind_names(energy: Energy, given: Mapping[str, Any]) -> Energy:
     energy = bind_conditions(energy, conditions) if conditions else energy
     if not fixed:
         return energy
-    rest = {name: shape for name, shape in energy.variables.items() if name not in fixed}
-    if not rest:
+    if not (rest := {name: shape for name, shape in energy.variables.items() if name not in fixed}):
         raise OptionError(f"{energy} has no variables but {', '.join(fixed)}: evaluate it there, `E({{...}})`.")
     # A float keeps its digits.
     values = {n: torch.as_tensor(copy_condition(v := given[n]), dtype=torch.float64 if isinstance(v, float) else None) for n in fixed}

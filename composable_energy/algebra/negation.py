@@ -268,8 +268,7 @@ def _estimate_level(energy: Energy, quantile: float, temperature: float, x: Tens
 
 def _exact_level(energy: Energy, quantile: float, temperature: float) -> Estimate | None:
     """Returns the level of an energy that is known in closed form or from exact draws of a distribution; None for any other."""
-    known = energy.known_level(quantile)
-    if known is not None:
+    if (known := energy.known_level(quantile)) is not None:
         return Estimate(known)
     if not isinstance(energy, DistributionEnergy) or energy.event_shape is None:
         return None

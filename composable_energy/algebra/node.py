@@ -256,8 +256,7 @@ def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], For
     groups: list[list[Formula]] = []
     others: list[Energy] = []
     for term in terms:
-        formula = term.formula
-        if formula is None:
+        if (formula := term.formula) is None:
             others.append(term)
             continue
         group = next((group for group in groups if group[0].same_base(formula)), None)
@@ -269,8 +268,7 @@ def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:
     """Returns the recommendation of the terms with the highest precedence; None if there is none or they disagree."""
     found: list[Recommendation] = []
     for term in terms:
-        advice = term.recommended
-        if advice is None or (found and advice.precedence < found[0].precedence):
+        if (advice := term.recommended) is None or (found and advice.precedence < found[0].precedence):
             continue
         found = [*found, advice] if found and advice.precedence == found[0].precedence else [advice]
     return found[0] if found and found.count(found[0]) == len(found) else None

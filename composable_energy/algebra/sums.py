@@ -88,8 +88,7 @@ class Conjunction(Node):
             for k, i in enumerate(positive):
                 rest = exponents[i] - exponents[positive[k + 1]] if k + 1 < len(positive) else exponents[i]
                 if isinstance(rest, Tensor) or rest > 0:
-                    formulas = tuple(group[j].formula for j in sorted(positive[: k + 1]))
-                    if formulas not in self._joined:
+                    if (formulas := tuple(group[j].formula for j in sorted(positive[: k + 1]))) not in self._joined:
                         self._joined[formulas] = conjoin(formulas)
                     yield rest, self._joined[formulas]
 

@@ -47,8 +47,7 @@ class Conditioned(Transformed):
             return self.formula.energy(x, **conditions)
         if "sigma" in self.values:
             x = seen(x)
-        chains = conditions.get(CHAINS)
-        bound = {name: bound_rows(name, value, x, chains) for name, value in self.values.items()}
+        bound = {name: bound_rows(name, value, x, conditions.get(CHAINS)) for name, value in self.values.items()}
         term, conditions = self.terms[0], {**conditions, **bound}
         return evidence_of(term, x, conditions) if term.bases else evaluate_once(term, x, select_conditions(term, conditions))
 
@@ -97,8 +96,7 @@ class PulledBack(Transformed):
         return None
 
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
-        sigma = conditions.pop("sigma", None)
-        if sigma is None:
+        if (sigma := conditions.pop("sigma", None)) is None:
             return value_of(self.terms[0], evaluate_once(self.generator, x, {}), conditions)
         if is_left_out(x):
             return zeros(x)
@@ -131,8 +129,7 @@ def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
 
 
 def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Energy]) -> Energy:
-    own = select_conditions(energy, values)
-    if not own:
+    if not (own := select_conditions(energy, values)):
         return energy
     if energy not in done:
         if not isinstance(energy, Node) or isinstance(energy, Conditioned):

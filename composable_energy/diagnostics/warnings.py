@@ -109,8 +109,7 @@ def find_warnings(trace: "Trace", draws: Draws, rows: Sequence[Row], unchecked: 
                 seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
                 found.append(SamplingWarning("ess", seen, advise("ess", trace.sampler)))
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []
-    known = {warning.kind for warning in found}
-    return [warning for warning in trace.observed if warning.kind not in known] + found
+    return [warning for warning in trace.observed if warning.kind not in {other.kind for other in found}] + found
 
 
 def _acceptance(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
@@ -165,8 +164,7 @@ def _drift(trace: "Trace", draws: Draws) -> Iterator[SamplingWarning]:
     """Compares the halves of the draws by pieces; the spread of the differences of pieces accounts for autocorrelation."""
     count, chains = draws.energies.shape
     pieces = math.ceil(_PAIRS / max(1, chains))
-    size = count // (2 * pieces)
-    if not size or not chains:
+    if not (size := count // (2 * pieces)) or not chains:
         return
     early, late = (half[: size * pieces].reshape(pieces, size, chains).mean(1) for half in (draws.energies, draws.energies[count // 2 :]))
     change = (late - early).flatten()
@@ -256,8 +254,7 @@ def find_point_warnings(trace: "Trace") -> list[SamplingWarning]:
             f"points of density 0. The first was {trace.first_error}."
         )
         found.append(SamplingWarning("errors", seen, advise("errors", trace.sampler)))
-    probability = trace.formula_probability
-    if probability is not None and probability < _PROBABLE:
+    if (probability := trace.formula_probability) is not None and probability < _PROBABLE:
         seen = f"At the draws the classifiers give the formula a mean probability of {probability:.2g}: most draws do not show it."
         found.append(SamplingWarning("formula", seen, advise("formula", trace.sampler)))
     return found

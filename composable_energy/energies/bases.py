@@ -142,8 +142,7 @@ def value_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
 def evidence_of(term: Energy, x: Tensor, conditions: Mapping[str, Any]) -> Tensor:
     """Returns the evidence of a term, evaluated once if the term occurs several times in the expression."""
     own = select_conditions(term, conditions) if conditions else conditions
-    evaluation = THREAD.evaluation
-    if evaluation is not None and id(term) in evaluation.repeated:
+    if (evaluation := THREAD.evaluation) is not None and id(term) in evaluation.repeated:
         return evaluate_once(term.evidence if term.bases else term, x, own, always=True)  # without bases the value, which others may need
     return term.evidence(x, **own) if term.terms or term.bases else term(x, **own)
 
@@ -158,8 +157,7 @@ def union_of_bases(terms: Sequence[Energy]) -> tuple[WeightedBase, ...]:
     found: list[WeightedBase] = []
     for term in terms:
         for base in term.bases:
-            index = next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)
-            if index is None:
+            if (index := next((i for i, other in enumerate(found) if same(other.energy, base.energy)), None)) is None:
                 found.append(base)
             elif not _same_weight(found[index], base):
                 found[index] = WeightedBase(found[index].energy)

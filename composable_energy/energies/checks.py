@@ -25,8 +25,7 @@ _HAPPENED, _TERM = "This happened in the energy", "_composable_energy_term"
 def check_points(energy: "Energy", x: Tensor) -> None:
     """Raises if points are not a floating batch, or do not fit the shape, dtype or device of an energy."""
     as_points(energy, x)
-    shape = energy.event_shape
-    if shape is not None and x.shape[1:] != shape:
+    if (shape := energy.event_shape) is not None and x.shape[1:] != shape:
         hint, decoder = "", energy.decoder
         if decoder is not None and energy.decoded_shape in (None, x.shape[1:]):
             hint = f" It is an energy of latent points of {type(decoder).__name__}, which has no `encode`: decoded points have no energy."
@@ -130,8 +129,7 @@ def has_levels(energy: "Energy") -> bool:
     seen, todo = {energy}, [energy]
     while todo:  # each part once, however often it occurs
         part = todo.pop()
-        inside = _parts_without_value(part)
-        if not inside and "sigma" not in part.conditions:
+        if not (inside := _parts_without_value(part)) and "sigma" not in part.conditions:
             return False
         todo += set(inside) - seen
         seen.update(inside)

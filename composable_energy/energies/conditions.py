@@ -83,8 +83,7 @@ def bound_rows(name: str, value: object, x: Tensor, chains: Tensor | None) -> Te
     """Returns `rows_for`; within an expression, equal values share one tensor."""
     cached: list[tuple[object, Tensor]] = memoize(("rows", name, id(x), id(chains)), (x, chains), list)
     # Only the latest 16 are compared: `infer` binds thousands of candidates.
-    rows = next((rows for other, rows in cached[-16:] if equal(other, value)), None)
-    if rows is None:
+    if (rows := next((rows for other, rows in cached[-16:] if equal(other, value)), None)) is None:
         rows = rows_for(name, value, x, chains)
         cached.append((value, rows))
     return rows
@@ -92,8 +91,7 @@ def bound_rows(name: str, value: object, x: Tensor, chains: Tensor | None) -> Te
 
 def check_conditions(energy: "Energy", conditions: dict[str, Any], x: Tensor) -> dict[str, Any]:
     """Returns the conditions that an energy depends on, with one row for each point; raises `ExpressionError` if they are not those."""
-    required = energy.required_conditions
-    if not (required or conditions):
+    if not ((required := energy.required_conditions) or conditions):
         return conditions
     check_names(energy, conditions, energy.conditions | {CHAINS})
     if missing := sorted(required - conditions.keys()):

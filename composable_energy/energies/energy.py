@@ -190,8 +190,7 @@ class Energy(nn.Module, ABC):
             CalibrationError: $\log Z$ is not known.
         """
         check_value(self, "`log_prob`")
-        known = self.log_normalizer if log_z is None else log_z
-        if known is None:
+        if (known := self.log_normalizer if log_z is None else log_z) is None:
             raise CalibrationError(
                 f"log Z of {self} is not known, so its energies are log densities up to a constant only. Estimate it: "
                 "`E.log_prob(x, log_z=composable_energy.log_z(E))`; for a mixture `composable_energy.calibrate(E).log_prob(x)`."

@@ -137,8 +137,7 @@ def evaluate_once(
 
 def memoize(key: tuple[Any, ...], holds: object, compute: Callable[[], Any]) -> Any:
     """Returns `compute()`, once for each key while an expression is evaluated; `holds` are the objects whose ids are in the key."""
-    evaluation = THREAD.evaluation
-    if evaluation is None or evaluation.memo is None or torch.compiler.is_dynamo_compiling():
+    if (evaluation := THREAD.evaluation) is None or evaluation.memo is None or torch.compiler.is_dynamo_compiling():
         return compute()
     memo, key = evaluation.memo, (torch.is_grad_enabled(), evaluation.root is not None, *key)
     if key not in memo:
@@ -179,8 +178,7 @@ def shared(module: nn.Module) -> nn.Module:
 def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: Callable[..., Tensor]) -> Tensor:
     """Returns the checked energies of checked points; `forward` is that of the energy with the hooks of the module."""
     kind = type(energy)
-    evaluation = THREAD.evaluation
-    if evaluation is None or evaluation.memo is None:
+    if (evaluation := THREAD.evaluation) is None or evaluation.memo is None:
         if not torch.compiler.is_dynamo_compiling():
             with evaluating():
                 return evaluate(energy, x, conditions, forward)
@@ -298,8 +296,7 @@ class OwnGradient(torch.autograd.Function):
         if gradient.shape != x.shape:
             raise ShapeError(f"`with_gradient` of {energy} gave a gradient of shape {tuple(gradient.shape)} for points {tuple(x.shape)}.")
         gradient = gradient.detach()
-        evaluation = THREAD.evaluation
-        if evaluation is not None and evaluation.uses is not None:
+        if (evaluation := THREAD.evaluation) is not None and evaluation.uses is not None:
             evaluation.uses.append(Use(energy, point, conditions, gradient))
         ctx.save_for_backward(gradient)
         ctx.energy = energy

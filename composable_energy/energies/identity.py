@@ -172,8 +172,7 @@ class Copies:
         groups: dict[tuple[type, str], list[nn.Module]] = {}
         seen, todo = set[nn.Module](), [root]
         while todo:
-            module = todo.pop()
-            if module in seen:
+            if (module := todo.pop()) in seen:
                 continue
             seen.add(module)
             leaf = TOKEN in vars(module) and not getattr(module, "terms", ())
@@ -189,8 +188,7 @@ class Copies:
     def differ(self) -> tuple[nn.Module, nn.Module] | None:
         """Returns a pair that is no longer equal; None if all are equal."""
         # `_version` is torch's only counter of writes; it is not public, and `test_identity.py` pins its meaning.
-        now = [tensor._version for tensor in self._tensors]
-        if now and now == self._versions:
+        if (now := [tensor._version for tensor in self._tensors]) and now == self._versions:
             return None
         self._versions = now
         return next((pair for pair in self.pairs if not memoize(("copies", *map(id, pair)), pair, lambda pair=pair: equal(*pair))), None)
@@ -327,8 +325,7 @@ def _copy(part: Any, memo: dict[int, Any]) -> None:
     elif id(part) not in memo:
         new = memo[id(part)] = cls.__new__(cls)
         for name, value in state.items():
-            kind = type(value)
-            if kind in _EMPTY and not value:
+            if (kind := type(value)) in _EMPTY and not value:
                 value = kind()
             elif kind is dict and name in ("_parameters", "_modules"):
                 value, given = {}, value

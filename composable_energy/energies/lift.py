@@ -301,8 +301,7 @@ def liftable(obj: object) -> bool:
 def _advise(obj: object) -> str:
     """Returns what to write instead of a distribution of another library, after a space; empty for anything else."""
     names = [] if isinstance(obj, type) else ["log_prob", "score_samples", "logpdf", "logpmf"]
-    method = next((name for name in names if callable(getattr(obj, name, None))), None)
-    if method is None:
+    if (method := next((name for name in names if callable(getattr(obj, name, None))), None)) is None:
         return ""
     if method == "log_prob":
         return " If its `log_prob` takes and returns tensors of torch, write `as_energy(lambda x: -obj.log_prob(x))`."

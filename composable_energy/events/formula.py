@@ -155,8 +155,7 @@ class Formula:
         return -diagram.log_prob(lambda level, cells: diagram.cells[level].log_prob(read(level), cells, chains), known)
 
     def _possible(self, labels: tuple[int | None, ...]) -> "Diagram":
-        diagram = self._compile(labels)
-        if diagram.constant is False:
+        if (diagram := self._compile(labels)).constant is False:
             raise ContradictionError(f"No point fulfils {self}: its probability is 0 for any output of the networks, so it has no energy.")
         return diagram
 
@@ -252,8 +251,7 @@ def _merge(parts: Sequence[tuple[Sequence[Variable], Sequence[Node]]]) -> tuple[
     roots: list[int] = []
     for own, statements in parts:
         for variable in own:
-            index = places.setdefault(variable, len(variables))
-            if index == len(variables):
+            if (index := places.setdefault(variable, len(variables))) == len(variables):
                 variables.append(variable)
             elif isinstance(variable, Categorical) and isinstance(other := variables[index], Categorical):
                 if None not in (other.labels, variable.labels) and other.labels != variable.labels:
@@ -312,8 +310,7 @@ class DiagramBuilder:
         """Returns the node of a level with one child for each cell; raises `ExpressionError` if there are too many nodes."""
         if children.count(children[0]) == len(children):
             return children[0]
-        found = self._unique.setdefault((level, children), len(self._levels))
-        if found == len(self._levels):
+        if (found := self._unique.setdefault((level, children), len(self._levels))) == len(self._levels):
             self._levels.append(level)
             self._children.append(children)
         if max(len(self._levels), len(self._memo) / 4) > NODE_LIMIT:
@@ -373,8 +370,7 @@ class DiagramBuilder:
         """Returns a node and all nodes below it except the terminals, children first."""
         seen, stack = {FALSE, TRUE}, [root]
         while stack:
-            node = stack.pop()
-            if node not in seen:
+            if (node := stack.pop()) not in seen:
                 seen.add(node)
                 stack.extend(self._children[node])
         return sorted(seen - {FALSE, TRUE})

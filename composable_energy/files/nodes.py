@@ -235,8 +235,7 @@ class _Reader:
         return tensor if tag == "$tensor" else self._parameters.setdefault(name, nn.Parameter(tensor))
 
     def node(self, data: Any) -> nn.Module:
-        kind = _checked(_checked(data, dict).get("class"), str)
-        if kind == "built":
+        if (kind := _checked(_checked(data, dict).get("class"), str)) == "built":
             return self._built(data)
         if kind not in CLASSES and kind != "plugin":
             raise ValueError(f"its class {kind!r} is not known")

@@ -122,24 +122,21 @@ def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
         raise ValueError(f"its recommended sampler has numbers above {_MOST:,}, or with a product above {_MOST_PRODUCT:,}")
     with contextlib.suppress(*UNAVAILABLE):
         check_origin("sampler", Origin(recommended.sampler, options=recommended.options))
-        sampler = get("sampler", recommended.sampler)(**recommended.options)
-        if (sampler.total_steps or 0) > _MOST_STEPS:
+        if ((sampler := get("sampler", recommended.sampler)(**recommended.options)).total_steps or 0) > _MOST_STEPS:
             raise ValueError(f"its recommended sampler takes {sampler.total_steps:,} steps, and a file says at most {_MOST_STEPS:,}")
     return recommended
 
 
 def _parts_of(distribution: Distribution) -> list[Any]:
     """Returns the class name of a distribution, its arguments, and the tensors that these do not reproduce, as after `.double()`."""
-    cls = type(distribution)
-    if cls not in _CLASSES.values():
+    if (cls := type(distribution)) not in _CLASSES.values():
         raise ExpressionError(
             f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. Offer the energy as a plug-in that builds it, and "
             "get it from `composable_energy.get`."
         )
     distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
     arguments = {name: argument(distribution, name) for name in ARGUMENTS[cls]}
-    built = _build_distribution(cls.__name__, arguments, {})
-    if built.batch_shape != distribution.batch_shape:
+    if (built := _build_distribution(cls.__name__, arguments, {})).batch_shape != distribution.batch_shape:
         raise ExpressionError(
             f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(built.batch_shape)} cannot be "
             "saved; build it from parameters of the whole shape."

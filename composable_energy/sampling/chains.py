@@ -23,7 +23,6 @@ S = TypeVar("S", bound=State)
 _LEAST_CHAINS, _DRIFT_ERRORS, _DRIFT_DEVIATIONS, _RATIO_ERRORS = 16, 5.0, 0.25, 2.0  # of a drift, and of R-hat
 _NUMBERS = 16  # coordinates, or sums of coordinates with random signs
 _MOST_CHAINS = 512  # evenly chosen: with 400 or more the least drift that counts is a share of the deviation, not the standard error
-_ALL_CHAINS = 2048  # or fewer are all looked at for a few that stay far from the others
 
 
 class Diverged(Exception):  # noqa: N818  (`sample` turns it into the public error, which carries the points)
@@ -50,8 +49,7 @@ class Chains:
         self._take, self._guarded = step or problem.sampler.step, step is not None
         self._batches: list[tuple[slice, Energy, Noise]] = []  # of active chains that are evaluated together
         self._sums: Tensor | None = None  # of coordinates, where there are many
-        self.some = -(-self.count // _MOST_CHAINS)  # the distance of those by which convergence is judged
-        self.apart = self.some if self.count > _ALL_CHAINS else 1  # and of those whose `numbers` are looked at
+        self.apart = -(-self.count // _MOST_CHAINS)  # of chains, those whose `numbers` are looked at
 
     def start(self) -> None:
         """Starts all chains; raises `Diverged` where they are not finite, for all chains or under the policy "raise"."""
@@ -82,8 +80,7 @@ class Chains:
         batches = self._batches = self._batches or self._split()
         try:
             for rows, energy, noise in batches:
-                before = active if len(batches) == 1 else take(active, rows)
-                found.append(self._take(energy, before, noise.at(self.step + 1)))
+                found.append(self._take(energy, active if len(batches) == 1 else take(active, rows), noise.at(self.step + 1)))
         except Exception as error:
             if self._guarded or is_final(error):
                 raise
@@ -100,8 +97,7 @@ class Chains:
             self._stop(whole, after)
             if self.problem.policy == "raise":
                 raise Diverged(self.step, f"after {self.step} steps")
-        couple = self.sampler.traits.couple
-        if couple is None or not self.active:
+        if (couple := self.sampler.traits.couple) is None or not self.active:
             return info
         ids = range(self.count) if self.active == self.count else self.rows
         state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), self.problem.noise_of(ids).at(self.step))
@@ -151,7 +147,7 @@ class Chains:
         return Values(ids, state.x, state.energy[:, None], torch.where(known, state.grad, torch.nan)[:, None])
 
     def numbers(self) -> Tensor:
-        """Returns by what convergence is judged: for up to 2048 chains the energy, if it has values, and up to 16 coordinates or sums."""
+        """Returns by what convergence is judged: for up to 512 chains the energy, if it has values, and up to 16 coordinates or sums."""
         x, coordinates = self.state.x[:: self.apart], self.problem.points.coordinates
         x = (x if coordinates is None else coordinates.features(x)).reshape(len(x), -1).to(torch.promote_types(x.dtype, torch.float32))
         if x.shape[1] > _NUMBERS:

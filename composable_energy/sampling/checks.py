@@ -16,11 +16,18 @@ from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import Use, evaluating
 from composable_energy.errors import ExpressionError, OptionError, SamplingWarning
 from composable_energy.sampling.problem import Problem
-from composable_energy.sampling.sampler import bound_conditions
+from composable_energy.sampling.sampler import State, bound_conditions
 from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
+_WIDTHS, _DESCENT, _MOST_CHAINS, _MOST_COORDINATES = (
+    (2.0, 4.0, 8.0, 16.0),
+    80,
+    2048,
+    50,
+)  # of a search for modes: standard deviations, steps
+_BARRIER, _RISE, _ENDS = 5.0, 4.0, 8  # the least barrier, the highest minimum above the lowest chain, and the chains to which lines lead
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
@@ -66,8 +73,7 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
     close = rounding * (sizes.amax(2) + 1 / x.amax().clamp_min(1)) + min(64 * eps, rounding) * sizes.amax((0, 2))
     for name, old, new, tolerance in (("energy", before.energies, now.energies, near), ("gradient", slopes, new_slopes, close[..., None])):
         unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
-        both = old.isfinite() & new.isfinite()
-        same = torch.where(both, (new - old).abs() <= tolerance, (old == new) | unknown)
+        same = torch.where(old.isfinite() & new.isfinite(), (new - old).abs() <= tolerance, (old == new) | unknown)
         if same.all():
             continue
         row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
@@ -198,3 +204,49 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
     advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
     return [SamplingWarning("rounding", seen, advice)]
+
+
+def find_mode(problem: Problem, state: State, before: Tensor) -> str:
+    """Returns what is seen of a mode that chains miss, or hardly leave, by their points now and many steps before; else an empty text.
+
+    From 64 points, up to 16 standard deviations away from up to 2048 chains, it descends to minima of the energy, by Adam. One is in a mode
+    of its own if the energy rises by more than 5 along each straight line to the 8 lowest chains. Chains miss it if it does along those to
+    the 8 nearest ones too, which are as low above it as chains are above the lowest one, or if most that are in it were in it before.
+    """
+    points, apart = problem.points, -(-len(state.x) // _MOST_CHAINS)
+    x, energies, then = (some[::apart] for some in (state.x, state.energy, before))
+    turns = points.coordinates is not None and not torch.equal(points.coordinates.features(x), x)  # equal points may be far apart
+    if turns or not problem.energy.has_value or problem.plain.sites or len(x) < _ENDS or x[0].numel() > _MOST_COORDINATES:
+        return ""
+    flat, chains = x.reshape(len(x), -1), torch.zeros(1, dtype=torch.int64, device="cpu")
+    middle, width = flat.median(0).values, flat.std(0).clamp_min(torch.finfo(x.dtype).tiny)
+    z = torch.randn(16, len(_WIDTHS), len(middle), generator=torch.Generator().manual_seed(0), device="cpu").to(x)
+    z = (z * x.new_tensor(_WIDTHS)[:, None]).flatten(0, 1) / max(1.0, len(middle) / 4) ** 0.5
+    adam = torch.optim.Adam([z], betas=(0.8, 0.9), eps=torch.finfo(x.dtype).tiny)
+    for step in range(_DESCENT + 1):
+        found = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:]))
+        if step < _DESCENT:
+            adam.param_groups[0]["lr"], z.grad = 0.5 * (1 - step / _DESCENT), (found.grads.reshape(z.shape) * width).nan_to_num(0, 0, 0)
+            adam.step()
+    lows, own, places = found.energies[:, 0], (flat - middle) / width, torch.linspace(0, 1, 17).to(x)[1:-1, None, None]
+    usual = energies - lows[:, None] < (energies - energies.min()).quantile(0.9)
+    nearest = torch.cdist(z, own).masked_fill(~usual, math.inf).argsort(1)[:, :_ENDS]
+    others = missed = (lows < energies.min() + _RISE).nonzero().flatten()
+    for k, end in enumerate((*energies.argsort()[:_ENDS].expand(len(z), -1).T, *nearest.T)):
+        others = missed if k <= _ENDS else others
+        between = middle + width * torch.lerp(z[missed], own[end[missed]], places)
+        found = values_of(problem, chains.expand(len(places) * len(missed)), between.reshape(-1, *x.shape[1:]))
+        rises = found.energies.nan_to_num(math.inf).view(len(places), -1).amax(0) - torch.maximum(lows[missed], energies[end[missed]])
+        missed = missed[(rises > _BARRIER) | (~usual[missed, end[missed]] & (k >= _ENDS))]
+        if not len(missed):
+            break
+    if not len(others) or (not len(missed) and k < _ENDS):
+        return ""
+    mode = z[(kept := missed if len(missed) else others)[lows[kept].argmin()]]
+    places = own, (then.reshape(len(x), -1) - middle) / width
+    here, stayed = ((some - mode).norm(dim=1) < (some - own[energies.argmin()]).norm(dim=1) for some in places)
+    inside = 0 if len(missed) else int(here.sum())
+    if inside and (here & stayed).sum() - inside * stayed.sum() / len(x) < inside / 2:
+        return ""
+    where = ", ".join(f"{value:.3g}" for value in points.constrain((middle + width * mode).reshape(1, *x.shape[1:])).flatten()[:4].tolist())
+    return f"{inside or 'None'} of {len(x)} chains are in a mode of the density at {where}, so its share is wrong."

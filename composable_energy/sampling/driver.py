@@ -313,8 +313,7 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
             problem = replace(problem, plain=problem.whole, points=replace(problem.points, coordinates=None))
         if energy.log_normalizer is None and problem.plain.sites is None:
             zeros = problem.points.zeros()
-            start = zeros.new_full((16, *zeros.shape), torch.inf) if problem.init is None else problem.init
-            check_tails(problem.plain, start, {})
+            check_tails(problem.plain, zeros.new_full((16, *zeros.shape), torch.inf) if problem.init is None else problem.init, {})
         yield problem
 
 

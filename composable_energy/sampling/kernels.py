@@ -162,8 +162,7 @@ def _step(
         raise ShapeError(f"This is the noise of {len(noise.chains)} chains, got {len(x)} points; use `noise.for_chains`.")
     forced = "torch" if is_dynamo_compiling() else forced_kernel()
     plain = (x.is_cpu and not forced) or forced == "torch" or x.numel() == 0 or torch.compiler.is_compiling()
-    kernel = None if plain else _kernel_for(x, gradient, momentum, noise, forced)
-    if kernel is None:
+    if (kernel := None if plain else _kernel_for(x, gradient, momentum, noise, forced)) is None:
         return reference_step(x, gradient, momentum, coefficients, noise, stream)
     x, moved = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     gradient, momentum = (None if some is None else some.contiguous() for some in (gradient, momentum))
@@ -210,8 +209,7 @@ def _kernel_for(x: Tensor, gradient: Tensor | None, momentum: Tensor | None, noi
     session = tuple(factory for (kind, _), factory in registered.items() if kind == "kernel")
     refusals = []
     for name, kernel, fault in _kernels(forced, session):
-        reason = fault or step or kernel.refusal(x)
-        if not reason:
+        if not (reason := fault or step or kernel.refusal(x)):
             return kernel
         refusals.append(f"{name}: {reason}")
     if forced:

@@ -156,8 +156,7 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         found.append(u[torch.arange(len(x), device=u.device) % len(u)])  # another point stands for one that is rounded to the boundary
         shares.append(share)
         all_exact = all_exact and exact
-    first = itemgetter(slice(min(map(len, found))))  # as many of each
-    stacked = torch.stack([*map(first, found)])
+    stacked = torch.stack([*map(itemgetter(slice(min(map(len, found)))), found)])  # as many of each
     return BranchDraws(stacked, torch.tensor(shares, dtype=torch.float64, device="cpu"), all_exact)
 
 
@@ -166,15 +165,13 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
     They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
     """
-    sources = _proposals(energy, points)
-    if not sources:
+    if not (sources := _proposals(energy, points)):
         return None, False
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))
     guarded, found, logs, weights, effective = GuardedEnergy(energy), [], [], torch.empty(0, device="cpu"), 0.0
     for number in range(_ROUNDS):
         for i, source in enumerate(sources):
-            drawn = _draw_distribution(source, points, count, number * len(sources) + i)
-            if drawn is None:
+            if (drawn := _draw_distribution(source, points, count, number * len(sources) + i)) is None:
                 return None, False
             found.append(drawn)
         try:
@@ -215,8 +212,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources
     support = plain(energy.support)
-    ends = (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)
-    if ends is None:
+    if (ends := (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)) is None:
         return ()
     zeros = torch.zeros(points.event, dtype=points.dtype, device=points.device)
     low, high = map(zeros.add, ends)

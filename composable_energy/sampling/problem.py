@@ -69,8 +69,7 @@ def decode(decoder: nn.Module, points: Tensor) -> Tensor:
         except RuntimeError:
             check_weights(type(decoder).__name__, decoder, points)
             raise
-        most = _DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE
-        size = max(_FIRST_DECODED, most // max(1, first.shape[1:].numel()))
+        size = max(_FIRST_DECODED, (_DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE) // max(1, first.shape[1:].numel()))
         rest = points[_FIRST_DECODED:]
         return torch.cat([first, *(decoder(some) for some in rest.split(size))]).detach() if len(rest) else first.detach()
 
@@ -263,8 +262,7 @@ def resolve(call: Call) -> Problem:
     if resume is not None and start is not None and whole.support is not None:  # a trace has the coordinates of points of a support
         start = start.new_empty((0, *(resume.shape[1:] if whole.event_shape is None else whole.event_shape)))
     points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device)
-    chains = range(call.first_chain, call.first_chain + points.n)
-    if chains.stop > 2**32:
+    if (chains := range(call.first_chain, call.first_chain + points.n)).stop > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))
     rows, init = CHAINS in whole.conditions, call.init

@@ -24,6 +24,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning, SupportWarning, warn_caller
 from composable_energy.events import Categorical, Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged, Observer, compare_pieces
+from composable_energy.sampling.checks import find_mode
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
@@ -49,7 +50,7 @@ class Convergence(Observer):
     r"""Finds chains that stand still, that drift, or that do not agree.
 
     The later half of the steps is divided into two quarters, that of a single chain into eight pieces. From 16 to 31 steps of each piece it
-    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 2048 chains. They give a drift with its standard error over
+    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over
     the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
     beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection. Without
     `judge`, and with fewer than 80 steps, or 320 of a single chain, only chains that never move are found. Chains with conditions of their
@@ -74,8 +75,7 @@ class Convergence(Observer):
         self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
 
     def on_step(self, chains: Chains, info: object) -> None:
-        after = chains.step - self.middle
-        if after == 0:
+        if (after := chains.step - self.middle) == 0:
             self.halfway = chains.state.x
         if after <= 0 or after % self.every or not self.judge:
             return
@@ -117,12 +117,9 @@ class Convergence(Observer):
 
     def _compare(self, chains: Chains, trace: Trace | None) -> SamplingWarning | None:
         """Returns the warning about chains of one branch that drift or differ, or about means that are not precise enough."""
-        every = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
-        pieces, groups = every[:, :, :: chains.some // chains.apart], None if trace is None else trace.branch_of
-        drift, r_hat, least, draws = compare_pieces(pieces, None if groups is None else groups[:: chains.some])
-        if trace is not None:  # chains that stay far from the others are few, and may not be among those
-            found = compare_pieces(every, None if groups is None else groups[:: chains.apart])[1]
-            r_hat = torch.where(found > _RELAXED, torch.maximum(found, r_hat), r_hat)
+        pieces = torch.stack(self.seen).cpu().double().unflatten(0, (self.pieces, -1))
+        groups = None if trace is None or trace.branch_of is None else trace.branch_of[:: chains.apart]
+        drift, r_hat, least, draws = compare_pieces(pieces, groups)
         steps, sampler = f"the steps {self.middle} to {chains.step}", chains.sampler
         self.figures = r_hat, pieces.var(1).mean((0, 1))
         if drift.max() > 1:
@@ -138,6 +135,13 @@ class Convergence(Observer):
             worst = torch.where(beyond, r_hat, 0.0)
             seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {chains.name(worst)} over {steps}, "
             return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
+        if (
+            trace is not None
+            and groups is None
+            and not chains.problem.call.latents
+            and (missed := find_mode(chains.problem, chains.state, self.halfway))
+        ):
+            return SamplingWarning("mode", missed, advise("r_hat", sampler))
         draws = draws * (self.kept / (chains.step - self.middle))
         if self.kept and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
             name, worth = chains.name(-draws), draws.min().item()
@@ -153,8 +157,7 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     trace.errors, trace.first_error = faults.points + undefined, faults.first or ("an energy of NaN" if undefined else "")
     trace.points = None if trace.points is None else problem.points.constrain(trace.points)
     trace.exact = problem.call.resume.exact if problem.call.resume else problem.drawn is not None and problem.drawn.exact
-    formulas = _stated_formulas(problem.whole)
-    if formulas or problem.branches or isinstance(problem.whole, Disjunction):
+    if (formulas := _stated_formulas(problem.whole)) or problem.branches or isinstance(problem.whole, Disjunction):
         _describe(problem, problem.points.constrain(drawn), formulas, trace)
     decoded = problem.points.decode(drawn)
     if formulas and hasattr(problem.points.decoder, "encode"):
@@ -263,8 +266,7 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
     """Returns the formulas that hold together at all points, one for each base; weights of evidence do not change them."""
     found, seen, todo = list[Formula](), set[Energy](), [energy]  # a shared part states its formula once
     while todo:
-        part = todo.pop()
-        if part in seen:
+        if (part := todo.pop()) in seen:
             continue
         seen.add(part)
         if (formula := part.formula) is None:

@@ -95,8 +95,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
             draws = f"{name} draws {' or '.join(traits.states)} points"
             raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")
         for part in discrete:
-            ends = integer_ends_of(part)
-            if ends is not None and not torch.as_tensor(ends[1]).isfinite().all():
+            if (ends := integer_ends_of(part)) is not None and not torch.as_tensor(ends[1]).isfinite().all():
                 raise OptionError(
                     f"The values of {energy} on {format_support(part)} have no end: give one, beyond which the probability is 0, as by "
                     "`E.on(constraints.integer_interval(0, 100))`."
@@ -143,8 +142,7 @@ def recommendations(energy: Energy, outranked: bool = False) -> list[tuple[Energ
     found: list[tuple[Energy, Recommendation]] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:
-        advice = node.recommended
-        if advice is None or (outranked and advice.precedence):
+        if (advice := node.recommended) is None or (outranked and advice.precedence):
             for part in (*node.terms, *map(attrgetter("energy"), node.bases)):
                 if part not in seen:
                     seen.add(part)
@@ -153,8 +151,7 @@ def recommendations(energy: Energy, outranked: bool = False) -> list[tuple[Energ
             found.append((node, advice))
     if len(found) < 2:
         return found
-    highest = max(advice.precedence for _, advice in found)
-    return [(node, advice) for node, advice in found if advice.precedence == highest]
+    return [(node, advice) for node, advice in found if advice.precedence == max(other.precedence for _, other in found)]
 
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:

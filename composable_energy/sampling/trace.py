@@ -162,8 +162,7 @@ class Trace:
             OptionError: No points were recorded.
             ShapeError: The function returns no tensor with a row for each point.
         """
-        recorded = {name: values.flatten(0, 1) for name, values in self._recorded().items()}
-        if not recorded:
+        if not (recorded := {name: values.flatten(0, 1) for name, values in self._recorded().items()}):
             raise OptionError("No points were recorded: draw with `trace=1`, or `trace=k` for every k-th step.")
         found, rows = function(**recorded) if self.variables else function(recorded["x"]), len(next(iter(recorded.values())))
         if not isinstance(found, Tensor) or found.shape[:1] != (rows,):

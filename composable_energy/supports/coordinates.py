@@ -56,8 +56,7 @@ class Coordinates(ABC):
         """Returns how far rounding points to a dtype moves them, by the features of their coordinates, with shape $(B,)$."""
         x = self.points(u)[0].to(dtype)
         x = torch.where(x.abs() < torch.finfo(dtype).smallest_normal, 0.0, x)  # gradients overflow there
-        moved = self.features(self.inverse(x.to(u.dtype))) - self.features(u)
-        return moved.abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
+        return (self.features(self.inverse(x.to(u.dtype))) - self.features(u)).abs().nan_to_num(math.inf).reshape(len(u), -1).amax(1)
 
     def features(self, u: Tensor) -> Tensor:
         """Returns numbers that are equal for equal points and continuous, with shape $(B, *)$, to compare chains by."""
@@ -120,8 +119,7 @@ class Box(Coordinates):
         grown = torch.where(one, u, 0.0).exp()
         share = torch.where(both, u, 0.0)
         logistic = torch.where(u < 0, self.low + self.width * share.sigmoid(), self.high - self.width * (-share).sigmoid())
-        half = torch.where(self.below, self.low + grown, self.high - grown)
-        x = torch.where(both, logistic, torch.where(one, half, u))
+        x = torch.where(both, logistic, torch.where(one, torch.where(self.below, self.low + grown, self.high - grown), u))
         volume = torch.where(both, self.width.log() + F.logsigmoid(share) + F.logsigmoid(-share), torch.where(one, u, 0.0))
         return torch.maximum(torch.minimum(x, self.most), self.least), _total(volume)
 
@@ -241,8 +239,7 @@ class Gauge(Coordinates):
 
     def inverse(self, x: Tensor) -> Tensor:
         gauge = ((x - self.middle) @ self.slopes).amax(-1, keepdim=True).clamp_min(0)
-        ratio = torch.where(gauge < _NEAR, 1 + gauge.square() / 3, gauge.atanh() / gauge.clamp_min(_NEAR))
-        return (x - self.middle) * ratio
+        return (x - self.middle) * torch.where(gauge < _NEAR, 1 + gauge.square() / 3, gauge.atanh() / gauge.clamp_min(_NEAR))
 
 
 class Triangular(Coordinates):
@@ -266,8 +263,7 @@ class Triangular(Coordinates):
         lower = lower.tril(-1) + torch.diag_embed((self.scale * logs).exp())
         if not self.squared:
             return lower, _total(logs)
-        powers = torch.arange(self.size, 0, -1, dtype=u.dtype, device=u.device)
-        return lower @ lower.mT, _total((1 + powers) * self.scale * logs)
+        return lower @ lower.mT, _total((1 + torch.arange(self.size, 0, -1, dtype=u.dtype, device=u.device)) * self.scale * logs)
 
     def inverse(self, x: Tensor) -> Tensor:
         lower = torch.linalg.cholesky(x) if self.squared else x
@@ -323,15 +319,13 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
     if len(event) < (1 if is_joined(inner) else inner.event_dim):
         raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
-    ends = ends_of(inner)
-    if ends is not None:
+    if (ends := ends_of(inner)) is not None:
         return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
     if is_joined(inner):
         return _Parts(inner, event, dtype, device)
     if inner.is_discrete:
         return Identity(event, _sites_of(inner, torch.Size(event), dtype, device))
-    name = sets.name_of(inner)
-    if name in sets.MATRICES:
+    if (name := sets.name_of(inner)) in sets.MATRICES:
         return Triangular(event, name)
     known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
     known |= {

@@ -112,8 +112,7 @@ def support_of(distribution: Distribution) -> Support:
     if inherits(distribution, MixtureSameFamily, "support"):
         # The interval that holds those of all components, which have an axis of their parameters.
         support, axis = support_of(distribution.component_distribution), len(distribution.batch_shape)
-        ends = ends_of(support)
-        if ends is None or not any(isinstance(end, Tensor) and end.ndim > axis for end in ends):
+        if (ends := ends_of(support)) is None or not any(isinstance(end, Tensor) and end.ndim > axis for end in ends):
             return support
         low, high = ends
         low = low.amin(axis) if isinstance(low, Tensor) and low.ndim > axis else low
@@ -160,7 +159,6 @@ class _Seeded(TorchDispatchMode):
         self.generator = generator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random and "generator" not in str(func._schema):
+        if (random := torch.Tag.nondeterministic_seeded in func.tags) and "generator" not in str(func._schema):
             func = func.overloadpacket.generator
         return func(*args, **{**(kwargs or {}), **({"generator": self.generator} if random else {})})

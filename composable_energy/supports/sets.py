@@ -302,11 +302,9 @@ def build_support(name: str, arguments: Sequence[Any]) -> Constraint:
 
 def format_support(support: Any) -> str:
     """Returns a support as text, such as `interval(0, 1)`."""
-    support = plain(support)
-    if support is None:
+    if (support := plain(support)) is None:
         return "all of R^n"
-    name = name_of(support) or type(support).__name__.lstrip("_")
-    if name not in _ARGUMENTS:
+    if (name := name_of(support) or type(support).__name__.lstrip("_")) not in _ARGUMENTS:
         return name
     parts = map(format_support, vars(support)["cseq"]) if is_joined(support) else map(_format_bound, arguments_of(support)[1])
     text = f"{name}({', '.join(parts)})"
@@ -323,8 +321,7 @@ def intersect(terms: Sequence[tuple[object, Support]]) -> Support:
     """Returns the intersection of the supports of energies, given as pairs; `empty` if intervals have none."""
     owner, found = terms[0]
     for other, support in terms[1:]:
-        both = found if support is found else _intersect_two(found, support)
-        if both is ...:
+        if (both := found if support is found else _intersect_two(found, support)) is ...:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; the intersection is none of the "
                 "supports that can be sampled. Use one support for both, `E.on(...)`, or a function that is infinite outside."

@@ -214,5 +214,4 @@ class Sites:
         """Returns points whose sites have values that are equally likely, of standard normal numbers; continuous ones stay."""
         flat = normals.reshape(len(normals), -1)
         first = torch.cat([flat[:, g.columns].unflatten(-1, (len(g.counts), -1))[..., 0] for g in self.groups], 1)
-        share = torch.special.ndtr(first).clamp(max=1 - torch.finfo(first.dtype).eps)
-        return self.place(normals, (share * self.counts).long())
+        return self.place(normals, (torch.special.ndtr(first).clamp(max=1 - torch.finfo(first.dtype).eps) * self.counts).long())
