@@ -24,8 +24,7 @@ class EMA:
     """Exponential moving average (EMA) of a model's parameters, in a copy; buffers, as of spectral norms, are copied unchanged."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.model = decay, copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -42,7 +41,7 @@ def copy_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Copies saved tensors into a model in place, so that other references to its tensors see the new values."""
     for name, own in model.state_dict().items():
         if isinstance(own, Tensor):
-            own.copy_(tensors[name])
+            own.copy_(tensors[name].view_as(own))
 
 
 class TrainStep:
@@ -96,8 +95,10 @@ class TrainStep:
         for name, tensor in tensors.items():
             name, _, key = name.rpartition(".")
             parameter = self.parameters[name]
-            own = tensor.cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
+            own = tensor.cpu().clone().view(()) if key == "step" else torch.empty_like(parameter).copy_(tensor.view_as(parameter))
             self.optimizer.state[parameter][key] = own.detach()
+        if any(state.keys() != {"step", "exp_avg", "exp_avg_sq"} for state in self.optimizer.state.values()):
+            raise ValueError("the state of the optimizer is not that of Adam")
         if scaler:
             self.scaler.load_state_dict(scaler)
 

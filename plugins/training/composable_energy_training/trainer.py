@@ -120,10 +120,8 @@ class Trainer:
         self._loader = BatchLoader(data, batch_size, self.ranks.select_rows(batch_size, optimizer.accumulate), self.device, first.dtype)
         self._monitor_state = MonitorState(self.monitor)
         self._ema: EMA | None = None
-        self._termination = Termination()
-        self._model_settings = describe_modules(self.model)
+        self._termination, self._model_settings, self._interrupted = Termination(), describe_modules(self.model), False
         self._shared: tuple[str, ...] = ()
-        self._interrupted = False
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -148,9 +146,8 @@ class Trainer:
             TrainingDiverged: The monitor stopped the run.
             OptionError: The folder has checkpoints of a run with other settings or data, or the state of the objective is lost.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
-            StorageError: Another run has the folder.
             MemoryShortage: The memory of the machine ran out.
-            StorageError: A checkpoint could not be written.
+            StorageError: Another run has the folder, or a checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
             SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C, in a run of one process in the main thread; a checkpoint was written after
                 the step, and the next `fit` continues from it. A second Ctrl-C does not wait for the end of the step.
@@ -290,6 +287,7 @@ class Trainer:
             "objective": describe(self.objective, trained),
             "preparation": describe(self._loader.preparation, trained),
             "model": self._model_settings,
+            "frozen": {name: True for name, parameter in self.model.named_parameters() if not parameter.requires_grad},
             "seed": self.seed,
             "batch_size": self._loader.batch_size,
             "optimizer": self.optimizer.describe(),
