@@ -155,7 +155,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
-                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error))
+                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error) and None)  # true would hide it
             devices = [self.device] * (self.device.type == "cuda")
             try:
                 with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
@@ -322,6 +322,8 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         _check_part(name, given[name], kind, wanted)
     for callback in given["callbacks"]:
         _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
+    if any(map(nn.parameter.is_lazy, given["model"].parameters())):
+        raise OptionError("model has lazy modules, whose weights the first call makes: evaluate it once before training.", ["model"])
     if torch.get_default_device().type == "meta":
         raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
 
