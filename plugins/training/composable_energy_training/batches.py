@@ -96,6 +96,8 @@ class BatchLoader:
         noise, x = Noise(seed, self.rows, step), x.to(self.device)
         if self.preparation is not None:
             x = self.preparation(x, noise.child("data"))
+            if not isinstance(x, Tensor) or x.shape[:1] != (len(self.rows),):
+                raise ShapeError(f"The preparation must return a tensor with {len(self.rows)} rows, one for each point.")
         if not x.is_floating_point():
             raise DtypeError(
                 f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float() / 255`, "

@@ -265,8 +265,7 @@ class ProgressLog(Callback):
     """
 
     def __init__(self, every: float = 60.0) -> None:
-        self.every = check_number("every", every, least=0)
-        self._began, self._first, self._last = 0.0, 0, 0.0
+        self.every, self._began, self._first, self._last = check_number("every", every, least=0), 0.0, 0, 0.0
 
     def on_start(self, trainer: Trainer) -> None:
         self._began = self._last = time.monotonic()

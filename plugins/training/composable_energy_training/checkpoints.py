@@ -199,6 +199,8 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     step, metadata = header.get("step"), header.get("metadata")
     if type(step) is not int or step < 0 or not isinstance(metadata, dict):
         raise DamagedFileError(f"{path} has no number of steps or no settings.")
+    if path.name != f"step-{step:08d}.safetensors":
+        raise FileFormatError(f"{path} holds step {step}, so it was renamed: give it the name of its step, or move it to another folder.")
     settings = metadata.get("settings")
     if not isinstance(settings, dict) or "precision" not in settings:
         raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")

@@ -285,6 +285,5 @@ class EnergyDiscrepancy(Objective):
         differences = energies[:, :1] - energies[:, 1:]
         if self.stabilizer:
             differences = torch.cat([differences, differences.new_full((len(differences), 1), math.log(self.stabilizer))], 1)
-        value = differences.logsumexp(1).mean() - math.log(self.particles)
-        found = energies.detach()
+        value, found = differences.logsumexp(1).mean() - math.log(self.particles), energies.detach()
         return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})

@@ -211,6 +211,7 @@ test_bad_calls_say_what_to_do = refusals(
     ({"callbacks": [Monitor(), Monitor()]}, OptionError, "one Monitor at most, got 2"),
     ({"data": torch.zeros(4, 3, dtype=torch.uint8)}, DtypeError, "Pictures"),
     ({"data": torch.zeros(0, 3)}, OptionError, "no data"),
+    ({"data": Prepared(DATA, lambda x, noise: x[1:])}, ShapeError, "a tensor with 8 rows"),
     ({"data": (torch.tensor([[0.0], [torch.nan]]), {})}, OptionError, "1 of 2 points of the data are not finite, first number 1"),
     ({"data": (DATA, {"kind": torch.zeros(3)})}, ShapeError, "kind"),
     ({"data": [{"x": DATA}]}, OptionError, "dict"),

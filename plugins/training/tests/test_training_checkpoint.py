@@ -258,6 +258,7 @@ EDITS = {
     "rows of a fingerprint that differ in length": lambda h, t: h["metadata"]["data"]["sums"][0].pop(),
     "a moment of another shape": lambda h, t: t.update({"optimizer.weight.exp_avg": torch.zeros(1)}),
     "an average of another shape": lambda h, t: t.update({"average.bias": torch.zeros(1)}),
+    "another number of steps": lambda h, t: h.update(step=4),
     "no moment": lambda h, t: t.pop("optimizer.weight.exp_avg"),
 }
 

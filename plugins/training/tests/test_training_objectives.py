@@ -222,8 +222,7 @@ def test_the_chains_of_the_improved_objective_are_those_of_langevin():
 
 
 def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alone():
-    x = data(6, 2)
-    model, held = Net(), Net()
+    x, model, held = data(6, 2), Net(), Net()
     held.requires_grad_(False)
     loss, moved, kick, nearest, _ = improved_once(model, x, kl=0.7, entropy=0.4)
     last = last_step_by_hand(model, moved, kick)
@@ -352,8 +351,7 @@ def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
 def test_rows_without_numbers_add_nothing():
     x, v = points(40)
     model, objective = Line(0.3, -0.2), training.ValueHeads("v", 2, 0.5, 0.5)
-    known = objective.loss(model, batch_of(x[:20], v=v[:20]))
-    lacking = v.clone()
+    known, lacking = objective.loss(model, batch_of(x[:20], v=v[:20])), v.clone()
     lacking[20:, 0] = math.nan
     some = objective.loss(model, batch_of(x, v=lacking))
     assert torch.allclose(some.value, known.value / 2)
