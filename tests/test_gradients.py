@@ -88,6 +88,8 @@ def test_values_that_do_not_fit_the_own_gradient_are_refused():
             with pytest.raises(ExpressionError, match=r"do not fit its `with_gradient`.*has_value = False"):
                 expression.sample(50, sampler=sampler, steps=2, seed=0)
     refused(ExpressionError, r"do not fit its `with_gradient`.*has_value = False", Silent().sample, 50, steps=2, seed=0)
+    loud = type("Loud", (Own,), {"with_gradient": lambda self, x: (2 * self(x), x - self.mean)})()
+    refused(ExpressionError, "fit its `with_gradient`: it returns", loud.sample, (50, 1), sampler="hmc", steps=2, seed=0)
     assert (Own(1.0) & Own(3.0)).sample((50, 1), sampler="hmc", steps=2, seed=0, dtype=torch.float64).isfinite().all()
 
 
@@ -102,8 +104,7 @@ def test_a_mixture_whose_values_do_not_fit_is_refused_by_samplers_of_gradients()
 
 
 def expressions(leaf, relative) -> dict[str, ce.Energy]:
-    a, b, c = leaf(0.5), leaf(-1.0), ce.as_energy(lambda x: x.sin().sum(1) + x.square().sum(1))
-    base = leaf(0.2)
+    a, b, c, base = leaf(0.5), leaf(-1.0), ce.as_energy(lambda x: x.sin().sum(1) + x.square().sum(1)), leaf(0.2)
     logits = nn.Linear(2, 3, dtype=torch.float64)
     nn.init.normal_(logits.weight, generator=torch.Generator().manual_seed(0))
     nn.init.zeros_(logits.bias)

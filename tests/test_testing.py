@@ -104,6 +104,7 @@ BROKEN = {
     "ordered": (lambda: Bowl(lambda e, x: e + torch.arange(len(x)).to(x)), "rows"),
     "detached": (lambda: Bowl(lambda e, x: e + x.detach()[:, 0] ** 3), "gradient"),
     "turned": (Turned, "gradient"),
+    "louder": (type("Louder", (Bowl,), {"with_gradient": lambda self, x: (x.square().sum(1), x.clone())}), "gradient"),
     "leaking": (Leaking, "rows"),
     "stubborn": (lambda: Bowl(lambda e, x: e.double()), "dtypes"),
     "changing": (lambda: Bowl(change), "input"),
@@ -268,6 +269,7 @@ class InPlace(Walk):
         (Walk(factor=1.1), "moments"),
         (InPlace(), "state"),
         (Stale(), "values"),
+        (Doubling(), "values"),
         (Walk(draw=lambda noise, x: noise.at(1).normal(x)), "noise"),
         (Walk(draw=lambda noise, x: noise.for_chains(noise.chains[:1]).normal(x[:1]).expand_as(x)), "noise"),
         (Walk(draw=lambda noise, x: noise.normal(x) + next(COUNT)), "seed"),
@@ -287,8 +289,7 @@ def test_a_sampler_conforms():
 
 
 def test_the_known_target_is_what_it_says():
-    target = testing.Gaussian(torch.zeros(3, dtype=torch.float64), 2.0)
-    x = torch.ones(2, 3, dtype=torch.float64)
+    target, x = testing.Gaussian(torch.zeros(3, dtype=torch.float64), 2.0), torch.ones(2, 3, dtype=torch.float64)
     assert target(x).tolist() == [3 / 8, 3 / 8] and target.at(1.0)(x).tolist() == [0.3, 0.3]
     testing.check_energy(target, POINTS.repeat(1, 2)[:, :3])
 

@@ -36,6 +36,7 @@ class Use:
     x: Tensor
     conditions: dict[str, Any]
     gradient: Tensor | None
+    energies: Tensor | None = None
 
 
 class Evaluation:
@@ -295,11 +296,10 @@ class OwnGradient(torch.autograd.Function):
             energies, gradient = energy.with_gradient(point, **conditions)
         if gradient.shape != x.shape:
             raise ShapeError(f"`with_gradient` of {energy} gave a gradient of shape {tuple(gradient.shape)} for points {tuple(x.shape)}.")
-        gradient = gradient.detach()
+        ctx.energy, gradient = energy, gradient.detach()
         if (evaluation := THREAD.evaluation) is not None and evaluation.uses is not None:
-            evaluation.uses.append(Use(energy, point, conditions, gradient))
+            evaluation.uses.append(Use(energy, point, conditions, gradient, energies))
         ctx.save_for_backward(gradient)
-        ctx.energy = energy
         return energies.detach()
 
     @staticmethod

@@ -123,7 +123,7 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
 
 
 def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
-    """Raises if a part of an expression overrides `with_gradient` by gradients that do not fit its values.
+    """Raises if a part of an expression overrides `with_gradient` by energies or gradients that do not fit its values.
 
     A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
     at the points where the expression evaluates that energy, by a central difference along the gradient.
@@ -137,9 +137,14 @@ def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) 
         Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
     for use in check.uses or ():
         eps, gradient = torch.finfo(use.x.dtype).eps, use.gradient
-        if gradient is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
+        if gradient is None or use.energies is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):
             continue
-        expected = gradient.reshape(len(use.x), -1).norm(dim=1)
+        values, expected = use.energy(use.x, **use.conditions), gradient.reshape(len(use.x), -1).norm(dim=1)
+        gap = (use.energies - values).abs() / (1 + values.abs())
+        if 2 * int((gap > _SLOPE_TOLERANCE).sum()) > int(gap.isfinite().sum()):
+            row = int(gap.nan_to_num().argmax())
+            found = f"it returns {use.energies[row]:.4g} where `forward` returns {values[row]:.4g}: correct one of them"
+            raise ExpressionError(f"The values of {use.energy} do not fit its `with_gradient`: {found}.")
         step = eps ** (1 / 3) * (1 + use.x.abs().max())
         move = step * gradient / unsqueeze_to(expected.clamp_min(torch.finfo(use.x.dtype).tiny), use.x)
         up, down = use.energy(use.x + move, **use.conditions), use.energy(use.x - move, **use.conditions)

@@ -45,7 +45,7 @@ def energy_checks(energy: EnergyLike, x: Tensor) -> list[Check]:
     | `randomness` | no random number is drawn, and a second call returns the same |
     | `copy` | a deep copy has the same energies to the bit and separate weights |
     | `rows` | the energy of a point does not depend on the other points of the batch, nor on their order |
-    | `gradient` | `with_gradient` agrees with finite differences in float64; the energy of a point has no gradient at another point |
+    | `gradient` | `with_gradient` agrees with `forward` and finite differences in float64; a point has no gradient at another one |
     | `dtypes` | converted to float32 and float64 it returns energies of that dtype, which agree |
     | `pickle`, `save` | a copy has the same energies to the bit; lambdas cannot be pickled or saved |
     | `evidence` | bases and evidence add up to the energy |
@@ -118,11 +118,11 @@ def _gradient(energy: Energy, x: Tensor) -> None:
     if is_discrete(energy.support):
         raise SkipCheck("its points are discrete")
     energy, x = copy.deepcopy(energy).double(), x.double()
-    gradient, point = energy.with_gradient(x)[1], x.clone().requires_grad_()
+    (own, gradient), point = energy.with_gradient(x), x.clone().requires_grad_()
     energies = energy(point)
+    assert_close(own, energies, "the energies of `with_gradient` and of `forward`", factor=10, network=energy)
     if energies.requires_grad:  # an energy that overrides `with_gradient` may not support autograd
-        (first,) = torch.autograd.grad(energies[0], point)
-        assert not bool(first[1:].any()), "the energy of the first point has a gradient at the others"
+        assert not bool(torch.autograd.grad(energies[0], point)[0][1:].any()), "the energy of the first point has a gradient at the others"
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for _ in range(4):
@@ -183,18 +183,15 @@ def _save(energy: Energy, x: Tensor) -> None:
             energy.save(Path(folder) / "energy")
         except ExpressionError as error:
             raise SkipCheck(str(error)) from error
-        assert torch.equal(_values(load(Path(folder) / "energy").to(x.device).eval(), x), _values(energy, x)), (
-            "a saved and loaded copy has other energies: `config` must return all arguments, and tensors be parameters or buffers"
-        )
+        wrong = "a saved and loaded copy has other energies: `config` must return all arguments, and tensors be parameters or buffers"
+        assert torch.equal(_values(load(Path(folder) / "energy").to(x.device).eval(), x), _values(energy, x)), wrong
 
 
 def _evidence(energy: Energy, x: Tensor) -> None:
     _require_value(energy)
     total = energy.evidence(x)
     assert total.shape == (len(x),), f"evidence has shape {tuple(total.shape)}, expected ({len(x)},)"
-    for base in energy.bases:
-        total = total + base(x)
-    assert_close(total, energy(x), "bases and evidence", factor=10)
+    assert_close(sum((base(x) for base in energy.bases), total), energy(x), "bases and evidence", factor=10)
 
 
 def _algebra(energy: Energy, x: Tensor) -> None:

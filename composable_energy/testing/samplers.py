@@ -171,8 +171,7 @@ def _shape(subject: _Subject) -> None:
 
 def _moments(subject: _Subject) -> None:
     chains, target = 4000, subject.target()
-    drawn = subject.draw(target, (chains, 2), few=False)
-    spread = math.sqrt(subject.variance / chains)
+    drawn, spread = subject.draw(target, (chains, 2), few=False), math.sqrt(subject.variance / chains)
     off = (drawn.mean(0) - target.mean).abs().max().item()
     assert off < 5 * spread, f"the mean is off by {off:.3g}, which is {off / spread:.1f} standard errors"
     most = 5 * math.sqrt(2 / chains) + subject.bias
@@ -220,8 +219,7 @@ def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
         "correlation": (first * second).mean(),
     }
     errors = {name: abs(float(value)) * math.sqrt(n) for name, value in moments.items()}
-    below = torch.special.ndtr(white.double().sort(dim=0).values)
-    steps = torch.arange(n, dtype=torch.float64)[:, None]
+    below, steps = torch.special.ndtr(white.double().sort(dim=0).values), torch.arange(n, dtype=torch.float64)[:, None]
     distance = torch.maximum((steps + 1) / n - below, below - steps / n).max().item()
     return {name: error if math.isfinite(error) else math.inf for name, error in errors.items()}, distance * math.sqrt(n)
 
@@ -263,6 +261,7 @@ def _values(subject: _Subject) -> None:
     energy = subject.seen if not subject.continuous else Banana() if subject.rejects else subject.target().at(0.0)
     state = subject.walk(energy)[-1][0]
     energies, gradients = energy_and_gradient(energy, state.x)
+    assert (state.energy.dtype, state.grad.dtype) == (energies.dtype, gradients.dtype), "energies or gradients have another dtype"
     kept = energies.isfinite() & gradients.isfinite().all(1)  # a chain of a wrong sampler may have run away, which `exact` reports
     assert_close(state.energy[kept], energies[kept], "energies of the state and of its points", factor=10)
     if state.grad.any():  # a sampler that needs no gradients keeps zeros

@@ -93,10 +93,11 @@ class BatchLoader:
     def load(self, seed: int, step: int) -> Batch:
         """Returns this process's rows of a step."""
         x, labels = self.source.rows_at(seed, step, self.batch_size, self.rows)
-        noise = Noise(seed, self.rows, step)
-        x = x.to(self.device)
+        noise, x = Noise(seed, self.rows, step), x.to(self.device)
         if self.preparation is not None:
             x = self.preparation(x, noise.child("data"))
+            if not isinstance(x, Tensor) or x.shape[:1] != (len(self.rows),):
+                raise ShapeError(f"The preparation must return a tensor with {len(self.rows)} rows, one for each point.")
         if not x.is_floating_point():
             raise DtypeError(
                 f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float() / 255`, "
@@ -173,8 +174,7 @@ class IndexedSource:
         if (seed, epoch) not in self._orders:
             key = Noise(seed, range(1)).child(f"epoch {epoch}").seed
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(key % 2**63))
-            kept = list(self._orders.items())[-1:]  # a batch may span two epochs
-            self._orders = {**dict(kept), (seed, epoch): order}
+            self._orders = {**dict(list(self._orders.items())[-1:]), (seed, epoch): order}  # a batch may span two epochs
         return self._orders[seed, epoch]
 
 
@@ -232,8 +232,7 @@ class IterableSource:
         if len({(x.shape[1:], *sorted((name, values.shape[1:]) for name, values in labels.items())) for x, labels in self._left}) > 1:
             raise ShapeError("Items of the data differ in the shapes of points or labels, or in the names of labels: make them alike.")
         x = torch.cat([x for x, _ in self._left])
-        names = self._left[0][1].keys()
-        labels = {name: torch.cat([labels[name] for _, labels in self._left]) for name in names}
+        labels = {name: torch.cat([labels[name] for _, labels in self._left]) for name in self._left[0][1]}
         self._left = [(x[count:], {name: values[count:] for name, values in labels.items()})] if len(x) > count else []
         return x[:count], {name: values[:count] for name, values in labels.items()}
 
@@ -242,8 +241,8 @@ class IterableSource:
             torch.default_generator.manual_seed(Noise(0, range(1)).child(f"epoch {self._epoch} item {self._count}").seed % 2**63)
             if self._iterator is None:
                 self._iterator = iter(self.data)
-            item = next(self._iterator, None)
-            if item is not None:
+            item = next(self._iterator, self)
+            if item is not self:
                 self._count += 1
                 return _check_item(item)
             self._iterator, self._epoch, self._count = None, self._epoch + 1, 0

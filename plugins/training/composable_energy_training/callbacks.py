@@ -85,8 +85,7 @@ class CSVLog(Callback):
         self.every = check_integer("every", every)
         self._names: list[str] = []
         self._scalars: Mapping[str, float] = {}
-        self._path = Path()
-        self._started = 0.0
+        self._path, self._started = Path(), 0.0
 
     def on_start(self, trainer: Trainer) -> None:
         """Opens the table and removes the rows after the checkpoint.
@@ -266,8 +265,7 @@ class ProgressLog(Callback):
     """
 
     def __init__(self, every: float = 60.0) -> None:
-        self.every = check_number("every", every, least=0)
-        self._began, self._first, self._last = 0.0, 0, 0.0
+        self.every, self._began, self._first, self._last = check_number("every", every, least=0), 0.0, 0, 0.0
 
     def on_start(self, trainer: Trainer) -> None:
         self._began = self._last = time.monotonic()
@@ -294,9 +292,7 @@ def _stage(trainer: Trainer) -> str:
 
 def _duration(seconds: float) -> str:
     minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return f"{seconds:.0f} s" if minutes < 1 else f"{minutes} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def _folder(trainer: Trainer, content: str) -> Path:

@@ -74,6 +74,9 @@ class CheckpointStore:
         `parts` are tensors by the name of a part and their own name; a checkpoint in memory does not copy the parts in `shared`.
         """
         kept = () if self.folder is not None else shared
+        lost = [f"{part}.{name}" for part, some in parts.items() for name, value in some.items() if not isinstance(value, Tensor)]
+        if lost and self.folder is not None:
+            raise OptionError(f"A checkpoint holds tensors, and {_joined(lost)} is none: return a tensor for it, or give no folder.")
         tensors = {
             f"{part}.{name}": tensor.detach() if part in kept else tensor.detach().cpu().clone().contiguous()
             for part, some in parts.items()
@@ -113,7 +116,8 @@ class CheckpointStore:
         )
         if wrong := list(list_differences(saved, expected)):
             raise FileFormatError(f"{name} is of another model: {_joined(wrong)}. Train the same model, or give another folder.")
-        wrong = list(list_differences(checkpoint.metadata["settings"], settings))
+        older = {"frozen": settings["frozen"]}  # earlier versions do not say what is frozen
+        wrong = list(list_differences({**older, **checkpoint.metadata["settings"]}, settings))
         if checkpoint.step > steps:
             wrong.append(f"{checkpoint.step} steps were taken, {steps} are requested")
         if wrong:
@@ -125,11 +129,12 @@ class CheckpointStore:
         """Raises if a checkpoint was trained on other data."""
 
         def check() -> None:
+            now = fingerprint()
             try:
-                before = Fingerprint(**checkpoint.metadata["data"])
-            except (KeyError, TypeError) as error:
+                same = now.matches(Fingerprint(**checkpoint.metadata["data"]))
+            except (ArithmeticError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise FileFormatError(f"{self.path(checkpoint.step)} is inconsistent: it has no fingerprint of the data.") from error
-            if not fingerprint().matches(before):
+            if not same:
                 raise OptionError(f"{self.path(checkpoint.step)} was trained on other data: {advice}")
 
         self.ranks.call_on_first(check)
@@ -184,8 +189,7 @@ class CheckpointStore:
         return None
 
     def _remove(self, step: int) -> None:
-        path = self.path(step)
-        if path is not None:
+        if path := self.path(step):
             path.unlink(missing_ok=True)
 
 
@@ -195,6 +199,8 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     step, metadata = header.get("step"), header.get("metadata")
     if type(step) is not int or step < 0 or not isinstance(metadata, dict):
         raise DamagedFileError(f"{path} has no number of steps or no settings.")
+    if path.name != f"step-{step:08d}.safetensors":
+        raise FileFormatError(f"{path} holds step {step}, so it was renamed: give it the name of its step, or move it to another folder.")
     settings = metadata.get("settings")
     if not isinstance(settings, dict) or "precision" not in settings:
         raise FileFormatError(f"{path} is inconsistent: it has no settings. Give another folder, or delete this one.")

@@ -52,6 +52,9 @@ def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = 
     def inner(part: Any) -> Any:
         return describe(part, trained, (*path, id(value)))
 
+    def spread(parts: Mapping[str, Any]) -> dict[str, Any]:
+        return inner(parts) if len(path) < _DEPTH - 1 else {}
+
     if isinstance(value, Mapping):
         return {str(key): inner(part) for key, part in value.items()}
     if isinstance(value, Set):
@@ -59,14 +62,14 @@ def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = 
     if isinstance(value, (list, tuple)):
         return [inner(part) for part in value]
     if isinstance(value, functools.partial):
-        return {"partial": inner(value.func), "args": inner(value.args), **inner(value.keywords)}
+        return {"partial": inner(value.func), "args": inner(value.args), **spread(value.keywords)}
     if isinstance(value, types.MethodType):
         return {"method": value.__name__, "of": inner(value.__self__)}
     if isinstance(value, types.FunctionType):
-        return _describe_function(value, inner)
+        return _describe_function(value, spread)
     if isinstance(value, nn.Module) and not isinstance(value, Objective):
         return {"modules": describe_modules(value), "tensors": inner({**dict(value.named_parameters()), **dict(value.named_buffers())})}
-    return {"class": type(value).__qualname__, **inner(_attributes(value))}
+    return {"class": type(value).__qualname__, **spread(_attributes(value))}
 
 
 def describe_modules(model: nn.Module) -> dict[str, Any]:
@@ -108,15 +111,15 @@ def _attributes(value: Any) -> dict[str, Any]:
     return {**{name: getattr(value, name) for name in names if hasattr(value, name)}, **getattr(value, "__dict__", {})}
 
 
-def _describe_function(function: types.FunctionType, inner: Any) -> Any:
+def _describe_function(function: types.FunctionType, spread: Any) -> Any:
     if (function.__module__ or "").partition(".")[0] in _STABLE and not function.__closure__:
         return function.__qualname__
     try:
         source = inspect.getsource(function)
-    except OSError:  # typed at a prompt of Python
+    except (OSError, TypeError):  # typed at a prompt of Python, or a wrapper of a module, as `torch.compile` makes
         source = ""
     captured = {**inspect.getclosurevars(function).nonlocals, "defaults": function.__defaults__, **(function.__kwdefaults__ or {})}
-    return {"function": function.__qualname__, "source": blake2b(source.encode(), digest_size=8).hexdigest(), **inner(captured)}
+    return {"function": function.__qualname__, "source": blake2b(source.encode(), digest_size=8).hexdigest(), **spread(captured)}
 
 
 def _is_shallow(value: Any) -> bool:

@@ -88,8 +88,7 @@ class EnergyMatching(Objective):
 
     def _flow(self, energy: Energy, batch: Batch, conditions: dict[str, Tensor], warm: bool) -> Tensor:
         data, keyed = batch.x, batch.noise.child("flow")
-        start = self._couple(keyed.normal(data), batch)
-        time = keyed.child("time").uniform(data).to(data.dtype)
+        start, time = self._couple(keyed.normal(data), batch), keyed.child("time").uniform(data).to(data.dtype)
         weight = torch.ones_like(time) if warm else ((1 - time) / (1 - self.cutoff)).clamp_max(1)
         x = torch.lerp(start, data, unsqueeze_to(time, data))
         gradient = differentiable_gradient(energy, x, **conditions)[1]

@@ -44,8 +44,7 @@ class AttributeHeads(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `cross_entropy`, the loss itself, and `accuracy`, the share of known labels predicted."""
         x, sigma, _ = add_noise(batch.x, self.levels, batch.noise)
-        logits = as_float32(model(x, sigma))
-        widths = [1 if values == 2 else values for values in self.variables.values()]
+        logits, widths = as_float32(model(x, sigma)), [1 if values == 2 else values for values in self.variables.values()]
         if logits.shape != (len(x), sum(widths)):
             variables = ", ".join(f"{name} ({values})" for name, values in self.variables.items())
             raise ShapeError(f"{variables} need logits of shape {(len(x), sum(widths))}, one for two values; got {tuple(logits.shape)}.")

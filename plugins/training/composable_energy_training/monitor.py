@@ -34,8 +34,7 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
     def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
         super().__init__(message)
-        self.step = step
-        self.checkpoint = checkpoint
+        self.step, self.checkpoint = step, checkpoint
 
 
 @dataclass(frozen=True)
@@ -142,8 +141,7 @@ class MonitorState:
                 if name in scalars and math.isfinite(scalars[name]):
                     before = self.means.get(name, scalars[name])
                     self.means[name] = before + (scalars[name] - before) / min(self.steps, self.monitor.window)
-        found = self._find_cause(self.monitor)
-        if found is None:
+        if (found := self._find_cause(self.monitor)) is None:
             return None
         action: Action = "stop" if self.acted >= self.monitor.limit else self.monitor.action
         alert = Alert(step, *found, action)
@@ -179,15 +177,19 @@ class MonitorState:
     def to_dict(self) -> dict[str, Any]:
         """Returns the state as plain data; its keys are part of the checkpoint format."""
         state = {name: getattr(self, name) for name in ("means", "steps", "factor", "acted", "attempt", "skipped", "in_a_row")}
-        alerts = [[alert.step, alert.cause, alert.message, alert.action] for alert in self.alerts]
-        return {**state, "means": dict(self.means), "events": alerts}
+        events = [[alert.step, alert.cause, alert.message, alert.action] for alert in self.alerts]
+        return {**state, "means": dict(self.means), "events": events}
 
     @classmethod
     def from_dict(cls, monitor: Monitor, data: Mapping[str, Any]) -> MonitorState:
         """Returns the state that `to_dict` described."""
         state = dict(data)
         alerts = [Alert(*alert) for alert in state.pop("events")]
-        return cls(monitor, **{**state, "means": dict(state["means"]), "alerts": alerts})
+        found = cls(monitor, **{**state, "means": {name: float(mean) for name, mean in dict(state["means"]).items()}, "alerts": alerts})
+        counts = (found.steps, found.acted, found.attempt, found.skipped, found.in_a_row)
+        if not (0 < found.factor <= 1 and all(type(count) is int and count >= 0 for count in counts)):
+            raise ValueError("a number of the monitor is out of bounds")
+        return found
 
 
 def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:

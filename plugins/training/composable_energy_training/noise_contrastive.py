@@ -278,14 +278,12 @@ class EnergyDiscrepancy(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over noisy points, and `magnitude`, the mean of $|E|$."""
         conditions, scale = get_conditions(require_energy(model), batch, self.condition), math.sqrt(self.variance)
-        centers = batch.x + scale * batch.noise.child("there").normal(batch.x)
-        back = batch.noise.child("back")
+        centers, back = batch.x + scale * batch.noise.child("there").normal(batch.x), batch.noise.child("back")
         points = torch.stack([batch.x, *(centers + scale * back.normal(centers, stream) for stream in range(self.particles))], 1)
         repeated = {name: value.repeat_interleave(points.shape[1], 0) for name, value in conditions.items()}
         energies = as_float32(model(points.flatten(0, 1), **repeated)).view(points.shape[:2])
         differences = energies[:, :1] - energies[:, 1:]
         if self.stabilizer:
             differences = torch.cat([differences, differences.new_full((len(differences), 1), math.log(self.stabilizer))], 1)
-        value = differences.logsumexp(1).mean() - math.log(self.particles)
-        found = energies.detach()
+        value, found = differences.logsumexp(1).mean() - math.log(self.particles), energies.detach()
         return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})

@@ -40,7 +40,7 @@ def native_precision(device: torch.device, flags: Collection[str] | None = None)
 
 def resolve_precision(requested: Precision, device: torch.device, previous: Precision | None) -> Precision:
     """Returns the precision of a run; `"auto"` is the previous one, before a resumption, or else the native one."""
-    precision = requested if requested != "auto" else previous or native_precision(device)
+    precision = requested if requested != "auto" else previous if previous and previous in [*DTYPES] else native_precision(device)
     check_precision(precision, device)
     return precision
 

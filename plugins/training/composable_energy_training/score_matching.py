@@ -79,8 +79,7 @@ def check_levels(sigma_min: float, sigma_max: float) -> tuple[float, float]:
 def add_noise(x: Tensor, levels: tuple[float, float], noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
     r"""Returns noisy points $x + \sigma \xi$, their levels $\sigma$ with shape $(B,)$ and $\log \sigma$ uniform, and the noise $\xi$."""
     low, high = (math.log(level) for level in levels)
-    sigma = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype)
-    xi = noise.child("noise").normal(x)
+    sigma, xi = (noise.child("level").uniform(x) * (high - low) + low).exp().to(x.dtype), noise.child("noise").normal(x)
     return torch.addcmul(x.detach(), unsqueeze_to(sigma, x), xi), sigma, xi
 
 

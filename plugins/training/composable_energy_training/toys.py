@@ -39,8 +39,7 @@ def _polar(radius: Tensor | float, angle: Tensor) -> Tensor:
 
 
 def _two_moons(n: int, generator: Generator) -> Tensor:
-    arc = _polar(1.0, math.pi * _uniform(n, generator))
-    upper = torch.randint(2, (n, 1), generator=generator) == 1
+    arc, upper = _polar(1.0, math.pi * _uniform(n, generator)), torch.randint(2, (n, 1), generator=generator) == 1
     return 1.2 * (torch.where(upper, arc, torch.tensor([1.0, 0.5]) - arc) - torch.tensor([0.5, 0.25])) + _noise(n, generator, 0.1)
 
 

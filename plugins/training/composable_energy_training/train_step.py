@@ -24,8 +24,7 @@ class EMA:
     """Exponential moving average (EMA) of a model's parameters, in a copy; buffers, as of spectral norms, are copied unchanged."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.decay, self.model = decay, copy.deepcopy(model).eval().requires_grad_(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
@@ -42,7 +41,7 @@ def copy_tensors(tensors: Mapping[str, Tensor], model: nn.Module) -> None:
     """Copies saved tensors into a model in place, so that other references to its tensors see the new values."""
     for name, own in model.state_dict().items():
         if isinstance(own, Tensor):
-            own.copy_(tensors[name])
+            own.copy_(tensors[name].view_as(own))
 
 
 class TrainStep:
@@ -74,7 +73,7 @@ class TrainStep:
                     torch.cuda.manual_seed(seed)
                 value, scalars = self._losses(part)
                 self.scaler.scale(value / self.accumulate).backward()
-            parts.append({"loss": value.detach().float(), **scalars})
+            parts.append({**scalars, "loss": value.detach().float()})
         self.scaler.unscale_(self.optimizer)
         means = self._means(parts, self.settings.clip_(self.optimizer).to(self.device))
         finite = math.isfinite(means["loss"]) and math.isfinite(means["gradient"])
@@ -96,8 +95,10 @@ class TrainStep:
         for name, tensor in tensors.items():
             name, _, key = name.rpartition(".")
             parameter = self.parameters[name]
-            own = tensor.cpu().clone() if key == "step" else torch.empty_like(parameter).copy_(tensor)
+            own = tensor.cpu().clone().view(()) if key == "step" else torch.empty_like(parameter).copy_(tensor.view_as(parameter))
             self.optimizer.state[parameter][key] = own.detach()
+        if any(state.keys() != {"step", "exp_avg", "exp_avg_sq"} for state in self.optimizer.state.values()):
+            raise ValueError("the state of the optimizer is not that of Adam")
         if scaler:
             self.scaler.load_state_dict(scaler)
 
@@ -106,11 +107,9 @@ class TrainStep:
         loss = self.ranks.mean(torch.stack([part["loss"] for part in parts]).mean())
         if self.ranks.size > 1 and not math.isfinite(loss):  # then the scalars of the processes may differ in name
             return {"loss": float(loss), "gradient": float(norm)}
-        names = sorted(set.intersection(*(set(part) for part in parts)) - {"loss"})
-        if names:
-            scalars = self.ranks.mean(torch.stack([torch.stack([part[name].float() for part in parts]).mean() for name in names]))
-        else:
-            scalars = loss.new_zeros(0)
+        names = sorted(set.intersection(*map(set, parts)) - {"loss", "gradient"})  # the objective cannot replace these two
+        values = [torch.stack([part[name].float() for part in parts]).mean() for name in names]
+        scalars = self.ranks.mean(torch.stack(values)) if names else loss.new_zeros(0)
         return dict(zip(["loss", "gradient", *names], torch.cat([loss.view(1), norm.view(1).to(loss), scalars]).tolist(), strict=True))
 
 
@@ -125,7 +124,8 @@ class _LossModule(nn.Module):
         try:
             with nullcontext() if self.precision == "float32" else torch.autocast(self.device.type, DTYPES[self.precision]):
                 loss = self.objective.loss(self.model, batch)
-            if not isinstance(loss, Loss) or loss.value.shape or not loss.value.requires_grad:
+            value = loss.value if isinstance(loss, Loss) else None
+            if not isinstance(value, Tensor) or value.shape or not value.requires_grad:
                 raise OptionError(f"{type(self.objective).__name__} must return a `Loss` whose value has shape () and a graph.")
             return loss.value, {name: torch.as_tensor(value, device=self.device).detach() for name, value in loss.scalars.items()}
         except SamplingDiverged:  # a NaN loss with a graph: the step is skipped in all processes, and the monitor counts it

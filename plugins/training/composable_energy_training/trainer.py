@@ -120,10 +120,8 @@ class Trainer:
         self._loader = BatchLoader(data, batch_size, self.ranks.select_rows(batch_size, optimizer.accumulate), self.device, first.dtype)
         self._monitor_state = MonitorState(self.monitor)
         self._ema: EMA | None = None
-        self._termination = Termination()
-        self._model_settings = describe_modules(self.model)
+        self._termination, self._model_settings, self._interrupted = Termination(), describe_modules(self.model), False
         self._shared: tuple[str, ...] = ()
-        self._interrupted = False
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -148,9 +146,8 @@ class Trainer:
             TrainingDiverged: The monitor stopped the run.
             OptionError: The folder has checkpoints of a run with other settings or data, or the state of the objective is lost.
             FileFormatError: The checkpoints are damaged, of another model, or of another version.
-            StorageError: Another run has the folder.
             MemoryShortage: The memory of the machine ran out.
-            StorageError: A checkpoint could not be written.
+            StorageError: Another run has the folder, or a checkpoint could not be written.
             ProcessLost: Another process of the run has ended.
             SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C, in a run of one process in the main thread; a checkpoint was written after
                 the step, and the next `fit` continues from it. A second Ctrl-C does not wait for the end of the step.
@@ -158,7 +155,7 @@ class Trainer:
         with ExitStack() as stack:
             stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
-                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error))
+                stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error) and None)  # true would hide it
             devices = [self.device] * (self.device.type == "cuda")
             try:
                 with torch.random.fork_rng(devices), channels_last(self.model), self._termination.watch(self.ranks.size == 1):
@@ -290,6 +287,7 @@ class Trainer:
             "objective": describe(self.objective, trained),
             "preparation": describe(self._loader.preparation, trained),
             "model": self._model_settings,
+            "frozen": {name: True for name, parameter in self.model.named_parameters() if not parameter.requires_grad},
             "seed": self.seed,
             "batch_size": self._loader.batch_size,
             "optimizer": self.optimizer.describe(),
@@ -324,6 +322,8 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         _check_part(name, given[name], kind, wanted)
     for callback in given["callbacks"]:
         _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
+    if any(map(nn.parameter.is_lazy, given["model"].parameters())):
+        raise OptionError("model has lazy modules, whose weights the first call makes: evaluate it once before training.", ["model"])
     if torch.get_default_device().type == "meta":
         raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
 

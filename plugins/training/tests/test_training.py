@@ -118,10 +118,8 @@ def test_a_clip_by_norm_is_that_of_torch():
 
 
 def test_a_clip_by_adam_is_three_deviations_and_a_tenth():
-    parameter = nn.Parameter(torch.zeros(3))
-    settings = Optimizer(betas=(0.0, 0.9), clip="adam")
-    optimizer = settings.build([parameter])
-    parameter.grad = torch.tensor([5.0, -5.0, 0.05])
+    parameter, settings = nn.Parameter(torch.zeros(3)), Optimizer(betas=(0.0, 0.9), clip="adam")
+    optimizer, parameter.grad = settings.build([parameter]), torch.tensor([5.0, -5.0, 0.05])
     settings.clip_(optimizer)
     torch.testing.assert_close(parameter.grad, torch.tensor([0.1, -0.1, 0.05]))
     optimizer.step()
@@ -179,11 +177,12 @@ test_data_that_make_no_batches_are_refused = refusals(
     (torch.tensor(1.0), ShapeError, r"got a tensor of shape \(\)"),
     ([(DATA[:3], {"y": DATA[:3]}), DATA[:3]], ShapeError, "in the names of labels"),
     ([DATA[:0]], ShapeError, "has no rows"),
+    ([DATA, None], OptionError, "got NoneType"),
     call=lambda data: train(data=data),
 )
 
 
-@pytest.mark.parametrize("loss", [torch.ones(()), Loss(torch.ones(8)), Loss(torch.ones(()))], ids=["no loss", "rows", "no graph"])
+@pytest.mark.parametrize("loss", [torch.ones(()), Loss(torch.ones(8)), Loss(torch.ones(())), Loss(1.0)])
 def test_an_objective_that_returns_no_loss_is_named(loss):
     refused(OptionError, "Given must return a `Loss`", train, objective=type("Given", (Objective,), {"loss": lambda *_: loss})())
 
@@ -206,11 +205,13 @@ test_bad_calls_say_what_to_do = refusals(
     ({"objective": ContrastiveDivergence}, OptionError, "objective"),
     ({"model": lambda x: x.sum(1)}, OptionError, "model"),
     ({"model": nn.Flatten()}, OptionError, "nothing to train"),
+    ({"model": nn.LazyLinear(3)}, OptionError, "evaluate it once"),
     ({"callbacks": Callback()}, OptionError, "callbacks must be a list"),
     ({"callbacks": [Monitor]}, OptionError, "callbacks must be callbacks, instances .* the class Monitor"),
     ({"callbacks": [Monitor(), Monitor()]}, OptionError, "one Monitor at most, got 2"),
     ({"data": torch.zeros(4, 3, dtype=torch.uint8)}, DtypeError, "Pictures"),
     ({"data": torch.zeros(0, 3)}, OptionError, "no data"),
+    ({"data": Prepared(DATA, lambda x, noise: x[1:])}, ShapeError, "a tensor with 8 rows"),
     ({"data": (torch.tensor([[0.0], [torch.nan]]), {})}, OptionError, "1 of 2 points of the data are not finite, first number 1"),
     ({"data": (DATA, {"kind": torch.zeros(3)})}, ShapeError, "kind"),
     ({"data": [{"x": DATA}]}, OptionError, "dict"),
@@ -273,8 +274,7 @@ def start(folder, size, call, *args, **options):
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         port = one.getsockname()[1]
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
-    started = []
+    group, started = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}, []
     for rank in range(size):
         settings = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if size > 1 else {}
         errors = folder / f"errors{rank}.txt"

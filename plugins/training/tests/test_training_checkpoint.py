@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from composable_energy.errors import ComposableEnergyError, FileFormatError, StorageError
+from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, StorageError
 from composable_energy.files import read_record, write_record
 from composable_energy_training import Checkpoints, CSVLog, Loss, Monitor, Objective, Optimizer, Trainer
 from plugins.training.tests.run_helpers import DATA, At, Scripted, StopAt, fit_until_stopped, last, read_log, same
@@ -115,6 +115,7 @@ def test_no_checkpoint_left_and_another_version_are_errors(tmp_path):
 test_other_models_and_settings_are_reported = refusals(
     (network(9), {}, r"0\.weight was 'float32 \(8, 3\)', is 'float32 \(9, 3\)'"),
     (network().append(nn.Linear(3, 3)), {}, r"4\.weight is new"),
+    (network().requires_grad_(False), {}, r"frozen\.0\.weight is new"),
     (None, {"seed": 1}, "seed was 0, is 1"),
     (None, {"batch_size": 4}, "batch_size was 8, is 4"),
     (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
@@ -203,7 +204,8 @@ def test_the_handler_of_a_program_stays_and_another_thread_needs_none():
 
 
 def run(out, callbacks=None, steps=10):
-    return scripted(Scripted({}), out=out, callbacks=[CSVLog(1)] if callbacks is None else callbacks, steps=steps)
+    callbacks = [CSVLog(1)] if callbacks is None else callbacks
+    return scripted(Scripted({}), out=out, callbacks=callbacks, steps=steps, precision="auto", ema=0.9)
 
 
 def held(out):
@@ -226,6 +228,8 @@ def test_a_folder_that_cannot_be_made_and_a_pipe_are_refused_at_once(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     os.mkfifo(tmp_path / "checkpoints" / "step-00000005.safetensors")
     refused(FileFormatError, "no regular file", run(tmp_path).fit)
+    counting = type("Counting", (Scripted,), {"state": lambda self: {"count": 3}})({})
+    refused(OptionError, r"objective\.count is none", scripted(counting, out=tmp_path / "new").fit)
 
 
 def test_an_edited_number_of_steps_is_not_believed(tmp_path):
@@ -247,6 +251,15 @@ EDITS = {
     "a fingerprint of another type": lambda h, t: h["metadata"].update(data={"x": 1}),
     "another optimizer": lambda h, t: t.update({"optimizer.other.exp_avg": t["optimizer.weight.exp_avg"].clone()}),
     "no state of the objective": lambda h, t: t.pop("objective.count"),
+    "a precision that no run has": lambda h, t: h["metadata"]["settings"].update(precision="auto"),
+    "a factor of the rate of 0": lambda h, t: h["metadata"]["watch"].update(factor=0),
+    "a count that is a text": lambda h, t: h["metadata"]["watch"].update(skipped="1"),
+    "a mean that is a text": lambda h, t: h["metadata"]["watch"].update(means={"loss": "low"}),
+    "rows of a fingerprint that differ in length": lambda h, t: h["metadata"]["data"]["sums"][0].pop(),
+    "a moment of another shape": lambda h, t: t.update({"optimizer.weight.exp_avg": torch.zeros(1)}),
+    "an average of another shape": lambda h, t: t.update({"average.bias": torch.zeros(1)}),
+    "another number of steps": lambda h, t: h.update(step=4),
+    "no moment": lambda h, t: t.pop("optimizer.weight.exp_avg"),
 }
 
 

@@ -151,8 +151,7 @@ def test_a_flow_fits_what_no_gaussian_fits_and_its_draws_follow_its_density():
 def test_energy_matching_learns_the_flow_to_a_moved_normal():
     """Optimal transport from N(0, I) to N(m, I) is the move by m: the potential is linear, with the slope -m over the temperature."""
     move, temperature = torch.tensor([1.5, -0.5], dtype=torch.float64), 0.5
-    x = move + data(ROWS, 2)
-    objective = training.EnergyMatching(temperature=temperature, warm_up=1000, coupling=40)
+    x, objective = move + data(ROWS, 2), training.EnergyMatching(temperature=temperature, warm_up=1000, coupling=40)
     (slope,) = learn(linear(), objective, x, steps=200, rate=0.1).values()
     assert (slope[0] * temperature + x.mean(0)).abs().max() < 4 / math.sqrt(100 * ROWS)
 
@@ -213,8 +212,7 @@ def test_noise_levels_are_log_uniform_and_belong_to_rows():
     torch.testing.assert_close((999 * first + (rows - 999) * rest) / rows, whole, rtol=1e-12, atol=0)
     sigma, y = seen[0]
     assert torch.equal(torch.cat([seen[1][0], seen[2][0]]), sigma) and torch.equal(y, kind)
-    share = sigma.log().sub(math.log(0.01)).div(math.log(1000)).sort().values
-    expected = (torch.arange(rows) + 0.5) / rows
+    share, expected = sigma.log().sub(math.log(0.01)).div(math.log(1000)).sort().values, (torch.arange(rows) + 0.5) / rows
     assert (share - expected).abs().max() < 1.95 / math.sqrt(rows)  # Kolmogorov and Smirnov's distance, a thousandth beyond
 
 
@@ -231,8 +229,7 @@ class Table(ce.Energy):
 
 def test_with_all_classes_it_is_cross_entropy():
     x, kind, model = data(12, 2), torch.arange(12) % 5, Table()
-    loss = LabelContrast("kind", classes=range(5)).loss(model, batch_of(x, kind=kind))
-    logits = -x @ model.rows.T
+    loss, logits = LabelContrast("kind", classes=range(5)).loss(model, batch_of(x, kind=kind)), -x @ model.rows.T
     torch.testing.assert_close(loss.value, F.cross_entropy(logits, kind))
     assert loss.scalars["accuracy"] == (logits.argmax(1) == kind).double().mean()
     squares = LabelContrast("kind", classes=range(5), l2=0.5).loss(model, batch_of(x, kind=kind)).value - loss.value
@@ -297,8 +294,7 @@ class Convolutions(nn.Module):
         }.get(kind, {"padding": 1})
         self.first, self.second = layer(2, 4, 3, **options), layer(4, 4, 3, padding=1)
         self.first = spectral_norm(self.first) if kind == "spectral" else self.first
-        self.activation = nn.SiLU(inplace=kind == "in place")
-        self.pool = nn.AvgPool2d(2) if kind == "pooled" else nn.Identity()
+        self.activation, self.pool = nn.SiLU(inplace=kind == "in place"), nn.AvgPool2d(2) if kind == "pooled" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.second(self.pool(self.activation(self.first(x))))).square().flatten(1).sum(1)

@@ -89,8 +89,7 @@ def test_chains_stay_within_the_support_of_an_energy():
 
 def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
     """At the model N(mean, 1/p): dE/dmean = -p (x - mean) and dE/dlog p = p (x - mean)^2 / 2."""
-    rows, model = 20_000, Bell(0.5, 4.0)
-    exact = lambda like, noise: 0.5 + noise.normal(like) / 2
+    rows, model, exact = 20_000, Bell(0.5, 4.0), lambda like, noise: 0.5 + noise.normal(like) / 2
     objective = training.ContrastiveDivergence(steps=2, sampler="mala", options={"step_size": 0.1}, start=exact, persistent=False, l2=0.0)
     objective.begin(model, context(rows))
     x = data(rows, 1) + 1
@@ -119,8 +118,7 @@ def test_the_loss_and_its_scalars_are_those_of_the_formula():
     model, x = Net(), data(4, 2)
     objective = training.ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0, l2=0.7)
     objective.begin(model, context(4, (2,)))
-    loss = objective.loss(model, batch_of(x))
-    here, there = model(x), model(objective.state()["slots"])
+    loss, here, there = objective.loss(model, batch_of(x)), model(x), model(objective.state()["slots"])
     torch.testing.assert_close(loss.value, (here - there).mean() + 0.7 * (here.square() + there.square()).mean())
     results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
     results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
@@ -176,14 +174,11 @@ class Slopes(ce.Energy):
 @pytest.mark.parametrize("kind", [training.ContrastiveDivergence, training.ImprovedContrastiveDivergence])
 def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
     """Without noise each step moves a chain towards its row's mean by the factor 1 - step / 2."""
-    spot, x, model = data(4, 2, seed=1), data(4, 1), Slopes(0.5, -1.0)
-    options = {"step_size": 0.4, "temperature": 0.0}
+    spot, x, model, options = data(4, 2, seed=1), data(4, 1), Slopes(0.5, -1.0), {"step_size": 0.4, "temperature": 0.0}
     objective = kind(steps=3, options=options, buffer=8, fresh=0.0, start=lambda like, noise: like + 5, condition="spot", l2=0.0)
     objective.begin(model, context(4))
-    loss = objective.loss(model, batch_of(x, spot=spot))
-    middle = spot @ model.slopes.detach()
-    expected = middle + 0.8**3 * (5 - middle)
-    slots = objective.state()["slots"][:, 0]
+    loss, middle = objective.loss(model, batch_of(x, spot=spot)), spot @ model.slopes.detach()
+    expected, slots = middle + 0.8**3 * (5 - middle), objective.state()["slots"][:, 0]
     torch.testing.assert_close(slots[slots != 5], expected)  # one of each row's two slots
     gap = ((expected - middle).square() - (x[:, 0] - middle).square()).mean() / 2
     torch.testing.assert_close(loss.scalars["gap"], gap)
@@ -200,8 +195,7 @@ def improved_once(model, x, step=50, **settings):
     slots, chains = buffer.draw(batch.noise)
     noise = batch.noise.child(f"chains {step}")
     walk = lambda steps: model.sample((6, 2), sampler="langevin", steps=steps, init=chains, seed=noise.seed, **IMPROVED["options"])
-    moved = walk(2)
-    nearest = buffer.nearest(walk(3), slots, batch.noise)
+    moved, nearest = walk(2), buffer.nearest(walk(3), slots, batch.noise)
     assert torch.equal(buffer.state()["slots"], before)
     loss = objective.loss(model, batch)
     return loss, moved, noise.at(3).normal(x), nearest, objective.state()["slots"][slots]
@@ -228,13 +222,11 @@ def test_the_chains_of_the_improved_objective_are_those_of_langevin():
 
 
 def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alone():
-    x = data(6, 2)
-    model, held = Net(), Net()
+    x, model, held = data(6, 2), Net(), Net()
     held.requires_grad_(False)
     loss, moved, kick, nearest, _ = improved_once(model, x, kl=0.7, entropy=0.4)
     last = last_step_by_hand(model, moved, kick)
-    far = (last - nearest).norm(dim=1).log().mean()
-    here, there = model(x), model(last.detach())
+    far, here, there = (last - nearest).norm(dim=1).log().mean(), model(x), model(last.detach())
     expected = (here - there).mean() + (here.square() + there.square()).mean() + 0.7 * held(last).mean() - 0.4 * far
     torch.testing.assert_close(loss.value, expected)
     torch.testing.assert_close(loss.scalars["kl"], held(last).mean().detach())
@@ -359,8 +351,7 @@ def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
 def test_rows_without_numbers_add_nothing():
     x, v = points(40)
     model, objective = Line(0.3, -0.2), training.ValueHeads("v", 2, 0.5, 0.5)
-    known = objective.loss(model, batch_of(x[:20], v=v[:20]))
-    lacking = v.clone()
+    known, lacking = objective.loss(model, batch_of(x[:20], v=v[:20])), v.clone()
     lacking[20:, 0] = math.nan
     some = objective.loss(model, batch_of(x, v=lacking))
     assert torch.allclose(some.value, known.value / 2)

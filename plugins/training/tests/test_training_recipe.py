@@ -236,8 +236,7 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
 
 @pytest.mark.parametrize("name", training.toys.NAMES)
 def test_a_toy_set_is_a_function_of_its_seed_and_fills_the_same_square(name):
-    state = torch.get_rng_state()
-    points = training.toys.sample(name, 4000, seed=3)
+    state, points = torch.get_rng_state(), training.toys.sample(name, 4000, seed=3)
     assert points.shape == (4000, 2) and torch.equal(training.toys.sample(name, 4000, seed=3), points)
     assert not torch.equal(training.toys.sample(name, 4000, seed=4), points) and torch.equal(torch.get_rng_state(), state)
     assert 1.2 < points.abs().quantile(0.99) < 2.2 and points.mean(0).abs().max() < 0.35

@@ -2,6 +2,7 @@
 
 import math
 import random
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,7 @@ def test_what_is_written_is_drawn_again_and_nothing_else_changes():
 
 @pytest.mark.full
 def test_each_slot_of_a_lane_is_drawn_as_often():
-    buffer, steps = training.ReplayBuffer(17, context(5), numbered, fresh=0.0), 6000
-    counts = torch.zeros(17)
+    buffer, steps, counts = training.ReplayBuffer(17, context(5), numbered, fresh=0.0), 6000, torch.zeros(17)
     for step in range(steps):
         counts[buffer.draw(rows_of(5, step))[0]] += 1
     lanes = [range(i * 17 // 5, (i + 1) * 17 // 5) for i in range(5)]
@@ -105,8 +105,7 @@ def test_processes_draw_and_keep_what_one_does(processes):
 def test_the_nearest_is_found_among_the_others_of_a_lane():
     buffer = training.ReplayBuffer(50, context(5), "normal", fresh=0.0)
     slots, x = buffer.draw(rows_of(5, 3))
-    chains = buffer.state()["slots"]
-    nearest = buffer.nearest(x, slots, rows_of(5, 3))
+    chains, nearest = buffer.state()["slots"], buffer.nearest(x, slots, rows_of(5, 3))
     for row in range(5):
         lane = [slot for slot in range(10 * row, 10 * row + 10) if slot != slots[row]]
         assert torch.equal(nearest[row], chains[lane][(chains[lane] - x[row]).square().sum(1).argmin()])
@@ -147,8 +146,7 @@ def test_half_of_the_pictures_are_mirrored_and_without_any_part_none_change():
     x, rows = ramps(400), 400
     assert torch.equal(training.Augmentation(**OFF)(x, rows_of(rows, 0)), x)
     out = training.Augmentation(**{**OFF, "flip": True})(x, rows_of(rows, 0))
-    same = (out - x).flatten(1).abs().amax(1) < 1e-5
-    mirrored = (out - x.flip(3)).flatten(1).abs().amax(1) < 1e-5
+    same, mirrored = (out - x).flatten(1).abs().amax(1) < 1e-5, (out - x.flip(3)).flatten(1).abs().amax(1) < 1e-5
     assert bool((same ^ mirrored).all()) and abs(int(mirrored.sum()) - rows / 2) < 4 * math.sqrt(rows / 4)
 
 
@@ -156,8 +154,7 @@ def test_a_crop_has_the_requested_area():
     """Inside a ramp the slope of a crop is the slope of the whole times the side of the crop."""
     rows, x = 400, ramps(400, 32)
     out = training.Augmentation(**{**OFF, "crop": (0.25, 0.25)})(x, rows_of(rows, 0))
-    inner = out[..., 4:-4, 4:-4]
-    slope = (x[0, 0, 0, 1] - x[0, 0, 0, 0]).item()
+    inner, slope = out[..., 4:-4, 4:-4], (x[0, 0, 0, 1] - x[0, 0, 0, 0]).item()
     width, height = inner[:, 0].diff(dim=2).mean((1, 2)) / slope, inner[:, 1].diff(dim=1).mean((1, 2)) / slope
     torch.testing.assert_close(width * height, torch.full((rows,), 0.25), rtol=1e-3, atol=0)
     assert (width / height).min() > 0.74 and (width / height).max() < 1.34
@@ -251,6 +248,8 @@ def of(part):
         (np.zeros(3), np.ones(3), r"objective\.part was"),
         (training.AttributeHeads({"a": 2}, 0.1, 1), training.AttributeHeads({"a": 3}, 0.1, 1), r"part\.variables\.a was 2, is 3"),
         ({1, 2}, {1, 3}, r"objective\.part was \[1, 2\], is \[1, 3\]"),
+        (wraps(network())(shifted(1.0)), wraps(network())(shifted(2.0)), r"objective\.part\.by was 1\.0, is 2\.0"),  # as torch.compile does
+        (of([of(of(None))]), of([of(1)]), r"objective\.part\.part was"),
         (nn.Dropout(0.1), nn.Dropout(0.2), r"objective\.part\.modules\.root\.p was 0\.1, is 0\.2"),
     ],
 )
@@ -318,8 +317,7 @@ def test_without_a_folder_the_same_trainer_resumes(monitor):
 
 @MONITORS
 def test_without_a_folder_a_run_and_its_chains_may_be_extended(monitor):
-    whole = chained(callbacks=[monitor])
-    run = chained(callbacks=[monitor], steps=8)
+    whole, run = chained(callbacks=[monitor]), chained(callbacks=[monitor], steps=8)
     whole.fit()
     run.fit()
     run.steps = 12
