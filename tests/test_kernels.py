@@ -94,8 +94,7 @@ class TestChoice:
         assert torch.equal(self.step(), y) and len(recorded.calls) == 1
 
     def test_what_stands_in_another_order_is_put_in_order(self, recorded):
-        wide = torch.randn(3, 4)
-        x, g = wide.T, torch.randn(1, 3).expand(4, 3)
+        x, g = torch.randn(3, 4).T, torch.randn(1, 3).expand(4, 3)
         assert torch.equal(self.step(x, g), self.step(x.contiguous(), g.contiguous()))
         images = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
         assert torch.equal(self.step(images, images), self.step(images.contiguous(), images.contiguous()))

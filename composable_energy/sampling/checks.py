@@ -228,15 +228,15 @@ def find_mode(problem: Problem, state: State, before: Tensor) -> str:
     z = torch.randn(16, len(_WIDTHS), len(middle), generator=torch.Generator().manual_seed(0), device="cpu").to(x)
     z = (z * x.new_tensor(_WIDTHS)[:, None]).flatten(0, 1) / max(1.0, len(middle) / 4) ** 0.5
     adam = torch.optim.Adam([z], betas=(0.8, 0.9), eps=torch.finfo(x.dtype).tiny)
-    for step in range(_DESCENT + 1):
-        found = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:]))
-        if step < _DESCENT:
-            adam.param_groups[0]["lr"], z.grad = 0.5 * (1 - step / _DESCENT), (found.grads.reshape(z.shape) * width).nan_to_num(0, 0, 0)
-            adam.step()
-    lows, own, places = found.energies[:, 0], (flat - middle) / width, torch.linspace(0, 1, 17).to(x)[1:-1, None, None]
+    for step in range(_DESCENT):
+        slopes = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:])).grads.reshape(z.shape) * width
+        adam.param_groups[0]["lr"], z.grad = 0.5 * (1 - step / _DESCENT), slopes.nan_to_num(0, 0, 0)
+        adam.step()
+    lows = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:])).energies[:, 0]
+    own, places = (flat - middle) / width, torch.linspace(0, 1, 17).to(x)[1:-1, None, None]
     usual = energies - lows[:, None] < (energies - energies.min()).quantile(0.9)
     nearest = torch.cdist(z, own).masked_fill(~usual, math.inf).argsort(1)[:, :_ENDS]
-    others = missed = (lows < energies.min() + _RISE).nonzero().flatten()
+    others, missed, k = z.new_empty(0), (lows < energies.min() + _RISE).nonzero().flatten(), 0
     for k, end in enumerate((*energies.argsort()[:_ENDS].expand(len(z), -1).T, *nearest.T)):
         others = missed if k <= _ENDS else others
         between = middle + width * torch.lerp(z[missed], own[end[missed]], places)
@@ -251,7 +251,7 @@ def find_mode(problem: Problem, state: State, before: Tensor) -> str:
     places = own, (then.reshape(len(x), -1) - middle) / width
     here, stayed = ((some - mode).norm(dim=1) < (some - own[energies.argmin()]).norm(dim=1) for some in places)
     inside = 0 if len(missed) else int(here.sum())
-    if inside and (here & stayed).sum() - inside * stayed.sum() / len(x) < inside / 2:
+    if not len(missed) and (here & stayed).sum() - inside * stayed.sum() / len(x) <= inside / 2:
         return ""
     where = ", ".join(f"{value:.3g}" for value in points.constrain((middle + width * mode).reshape(1, *x.shape[1:])).flatten()[:4].tolist())
     return f"{inside or 'None'} of {len(x)} chains are in a mode of the density at {where}, so its share is wrong."

@@ -53,8 +53,7 @@ def test_plugins_lists_rows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert run("plugins", "--load", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     monkeypatch.setattr(ce, "plugins", lambda **options: [record("bad", "failed", "it raised")])
-    assert run("plugins") == 0
-    assert capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
+    assert run("plugins") == 0 and capsys.readouterr().out.endswith("\nacme:bad: it raised\n")
     assert rows[0].keys() == {"group", "name", "value", "distribution", "version", "state", "error", "extra"}
     assert next(row["state"] for row in rows if row["name"] == "langevin") == "ok"
 
@@ -76,8 +75,7 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 def test_doctor_is_well_where_all_is_well(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(metadata, "packages_distributions", lambda: {"composable_energy": ["composable-energy"]})
     code, text, report = doctor(monkeypatch, capsys, record("mala"), record("toys", group="energies"))
-    assert code == 0 and report["problems"] == []
-    assert text.rstrip().endswith("All is well.")
+    assert code == 0 and report["problems"] == [] and text.rstrip().endswith("All is well.")
     assert report["versions"]["torch"] == metadata.version("torch") and report["versions"]["composable-energy"] == ce.__version__
     assert report["devices"][0].startswith("cpu (") and report["families"] == {"toys": 5}
     assert "samplers mala" in text and "family toys: 5 members" in text

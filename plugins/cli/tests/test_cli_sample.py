@@ -65,8 +65,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     events = {term["expression"]: term for term in report["terms"]}
     energies, probabilities = events["bright"]["energy"], events["bright"]["probability"]
     assert probabilities == pytest.approx([math.exp(-energy) for energy in energies])
-    assert events["toys"]["probability"] is None
-    assert report["expression"] == "(bright | toys).sharpened(2)"
+    assert events["toys"]["probability"] is None and report["expression"] == "(bright | toys).sharpened(2)"
     assert (report["n"], report["steps"]) == (4, 4)
     assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
     assert isinstance(report["seed"], int) and report["seconds"] > 0
@@ -113,8 +112,7 @@ def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.C
     with_family = arguments if "--in" in arguments else [*arguments, "--in", "toys"]
     assert run("sample", *with_family) == 2
     out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("composable-energy: error: ") and "Traceback" not in err
+    assert out == "" and err.startswith("composable-energy: error: ") and "Traceback" not in err
     assert message in err
     assert not list(Path().iterdir())  # nothing was written
 
@@ -249,8 +247,7 @@ def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixt
     for name in ("sheet.png", "images.npy"):
         assert run("explain", "bright", name, "--in", "toys", "--json") == 0
         report.append(json.loads(capsys.readouterr().out)["terms"][0]["energy"])
-    assert len(report[0]) == 7
-    assert report[0] == pytest.approx(report[1], abs=1e-5)
+    assert len(report[0]) == 7 and report[0] == pytest.approx(report[1], abs=1e-5)
     assert run("explain", "bright", "sheet.png", "--in", "toys") == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["energy", "of", "mean", "lowest", "highest"]
 

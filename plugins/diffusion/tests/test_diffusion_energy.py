@@ -38,8 +38,7 @@ def test_every_parametrisation_and_schedule_gives_the_gradient_of_the_noised_den
     x.requires_grad_()
     expected = torch.autograd.grad(-law.log_prob(x, sigma).sum(), x)[0]
     energies, gradient = E.with_gradient(x, sigma=sigma)
-    assert not energies.any()
-    assert ((gradient - expected).norm(dim=1) < 1e-5 * expected.norm(dim=1)).all()
+    assert not energies.any() and ((gradient - expected).norm(dim=1) < 1e-5 * expected.norm(dim=1)).all()
 
 
 @pytest.mark.parametrize(("parametrisation", "process"), PAIRS)

@@ -70,8 +70,7 @@ def test_codes_have_unit_variance_decode_to_the_same_face_and_are_read_by_the_he
         assert (said == (drawn.attributes[:, index] > 0.5)).float().mean() > 0.98, name
     assert (codes.var(0) - 1).abs().max() < 0.6 and abs(codes.var(0).mean() - 1) < 0.1
     pictures = coder(codes)
-    assert pictures.min() >= 0 and pictures.max() <= 1
-    assert (pictures - drawn.images).square().mean() < 0.003
+    assert pictures.min() >= 0 and pictures.max() <= 1 and (pictures - drawn.images).square().mean() < 0.003
     assert (judge(pictures).attributes == (drawn.attributes > 0.5)).float().mean() > 0.99
 
 

@@ -76,8 +76,7 @@ def test_the_command_that_is_shown_joins_no_values_of_one_attribute(monkeypatch:
         return out
 
     monkeypatch.setattr("composable_energy_image.EnergyRecipe.run", run)
-    assert train() == 0
-    assert "sample 'hair=red & male' --in ./out" in capsys.readouterr().out
+    assert train() == 0 and "sample 'hair=red & male' --in ./out" in capsys.readouterr().out
 
 
 @pytest.mark.full
@@ -108,8 +107,7 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     told = capsys.readouterr()
     assert told.out == ""
     *log, error = told.err.splitlines()  # the trainer may have said what it was about to do
-    assert len(log) <= 1 and error.startswith("composable-energy: error: ")
-    assert message in error
+    assert len(log) <= 1 and error.startswith("composable-energy: error: ") and message in error
     assert not Path("out/energy").exists()
 
 
@@ -127,8 +125,7 @@ def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[s
         rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
         assert "no good" in rows["broken"]["error"]
         assert rows["cd-small"].keys() == {"name", "about", "source", "needs", "cost"}
-        assert main(["recipes"]) == 0
-        assert "broken  failed: " in capsys.readouterr().out
+        assert main(["recipes"]) == 0 and "broken  failed: " in capsys.readouterr().out
 
 
 def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
