@@ -21,12 +21,8 @@ from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
-_WIDTHS, _DESCENT, _MOST_CHAINS, _MOST_COORDINATES = (
-    (2.0, 4.0, 8.0, 16.0),
-    80,
-    2048,
-    50,
-)  # of a search for modes: standard deviations, steps
+_WIDTHS, _DESCENT = (2.0, 4.0, 8.0, 16.0), 60  # standard deviations and steps of a search for modes
+_MOST_CHAINS, _MOST_COORDINATES = 2048, 50
 _BARRIER, _RISE, _ENDS = 5.0, 4.0, 8  # the least barrier, the highest minimum above the lowest chain, and the chains to which lines lead
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
@@ -227,11 +223,12 @@ def find_mode(problem: Problem, state: State, before: Tensor) -> str:
     middle, width = flat.median(0).values, flat.std(0).clamp_min(torch.finfo(x.dtype).tiny)
     z = torch.randn(16, len(_WIDTHS), len(middle), generator=torch.Generator().manual_seed(0), device="cpu").to(x)
     z = (z * x.new_tensor(_WIDTHS)[:, None]).flatten(0, 1) / max(1.0, len(middle) / 4) ** 0.5
-    adam = torch.optim.Adam([z], betas=(0.8, 0.9), eps=torch.finfo(x.dtype).tiny)
-    for step in range(_DESCENT):
+    first, second, tiny = torch.zeros_like(z), torch.zeros_like(z), torch.finfo(x.dtype).tiny
+    for step in range(_DESCENT):  # `torch.optim` takes a second to import
         slopes = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:])).grads.reshape(z.shape) * width
-        adam.param_groups[0]["lr"], z.grad = 0.5 * (1 - step / _DESCENT), slopes.nan_to_num(0, 0, 0)
-        adam.step()
+        first, second = first.lerp(slopes.nan_to_num(0, 0, 0), 0.2), second.lerp(slopes.nan_to_num(0, 0, 0).square(), 0.1)
+        pace = (second / (1 - 0.9 ** (step + 1))).sqrt() * (1 - 0.8 ** (step + 1)) + tiny
+        z = z - 0.7 * (1 - step / _DESCENT) * first / pace
     lows = values_of(problem, chains.expand(len(z)), (middle + width * z).reshape(-1, *x.shape[1:])).energies[:, 0]
     own, places = (flat - middle) / width, torch.linspace(0, 1, 17).to(x)[1:-1, None, None]
     usual = energies - lows[:, None] < (energies - energies.min()).quantile(0.9)
