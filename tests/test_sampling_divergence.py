@@ -229,13 +229,18 @@ def test_a_mode_that_chains_miss_or_hardly_leave_is_seen():
         density = torch.distributions.MixtureSameFamily(torch.distributions.Categorical(shares), Independent(Normal(means, 1.0), 1))
         return ce.as_energy(lambda x: -density.log_prob(x), event_shape=(2,))
 
+    def raising(x: Tensor) -> Tensor:  # far from all chains
+        if (x.abs() > 15).any():
+            raise ValueError("too far")
+        return x.square().sum(1) / 2
+
     with pytest.warns(SamplingWarning, match="mode: None of 500 chains are in a mode of the density at 12, "):
         mixed(0.1).sample(500, seed=0)
     start = torch.zeros(500, 2).index_fill(0, torch.tensor([115, 391]), 12.0)
     with pytest.warns(SamplingWarning, match="mode: 2 of 500 chains are in a mode of the density at 12, "):
         mixed(0.1).sample(500, sampler=HMC(0.5), init=start, steps=100, seed=0)
-    for call in (lambda: mixed(0.1).sample(500, sampler="tempering", seed=0), lambda: mixed(1e-6).sample(500, seed=0)):
-        call()  # warnings are errors
+    for energy, options in ((mixed(0.1), {"sampler": "tempering"}), (mixed(1e-6), {}), (ce.as_energy(raising, event_shape=(2,)), {})):
+        energy.sample(500, seed=0, **options)  # warnings are errors
 
 
 def test_a_coordinate_that_rounding_holds_has_an_infinite_r_hat():

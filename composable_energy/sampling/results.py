@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 import torch
@@ -135,13 +136,12 @@ class Convergence(Observer):
             worst = torch.where(beyond, r_hat, 0.0)
             seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {chains.name(worst)} over {steps}, "
             return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
-        if (
-            trace is not None
-            and groups is None
-            and not chains.problem.call.latents
-            and (missed := find_mode(chains.problem, chains.state, self.halfway))
-        ):
-            return SamplingWarning("mode", missed, advise("r_hat", sampler))
+        if trace is not None and groups is None and not chains.problem.call.latents:
+            missed = ""
+            with suppress(Exception):  # the energy may raise at points where no chain was, and the draws count
+                missed = find_mode(chains.problem, chains.state, self.halfway)
+            if missed:
+                return SamplingWarning("mode", missed, advise("r_hat", sampler))
         draws = draws * (self.kept / (chains.step - self.middle))
         if self.kept and draws.min() * _ERROR**2 * chance(parts, numbers) < 1:
             name, worth = chains.name(-draws), draws.min().item()
