@@ -80,7 +80,7 @@ class _Subject:
             warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
             if self.instance.traits.check_init is not None:
                 options.pop("init", None)  # it may not suit, as where a sampler starts at a noise level
-            return sample(energy, shape, sampler=self.sampler, steps=steps, **{"seed": 0, **options})
+            return sample(energy, shape, steps=steps, **{"seed": 0, "sampler": self.sampler, **options})
 
     def target(self, event: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64) -> Gaussian:
         """Returns a unit Gaussian, on the points that the sampler draws; that on whole numbers has nearly the same moments."""
@@ -232,9 +232,9 @@ def _noise(subject: _Subject) -> None:
 
 
 def _chunks(subject: _Subject) -> None:
-    whole = subject.draw(subject.target(), (11, 2))
-    for size in (1, 4):
-        assert_close(subject.draw(subject.target(), (11, 2), batch_size=size), whole, f"batch_size {size} and all at once")
+    whole, *parts = (subject.draw(subject.target(), (11, 2), sampler=subject.tuned, batch_size=size) for size in (None, 1, 4))
+    for size, part in zip((1, 4), parts, strict=True):
+        assert_close(part, whole, f"batch_size {size} and all at once")
     if subject.rejects and subject.continuous:  # so that each chain decides for itself
         options = {"sampler": subject.tuned, "steps": 20 if subject.tuned.total_steps is None else None, "seed": 0}
         try:
@@ -247,7 +247,7 @@ def _chunks(subject: _Subject) -> None:
 def _resume(subject: _Subject) -> None:
     if subject.instance.total_steps is not None:
         raise SkipCheck("it has a fixed schedule")
-    (whole, _), (_, trace) = (sample(subject.target(), (5, 2), sampler=subject.sampler, steps=n, seed=0, trace=True) for n in (6, 2))
+    (whole, _), (_, trace) = (sample(subject.target(), (5, 2), sampler=subject.tuned, steps=n, seed=0, trace=True) for n in (6, 2))
     assert_close(sample(subject.target(), (5, 2), steps=4, resume=trace, trace=True)[0], whole, "stopped and resumed, and at once")
 
 

@@ -102,20 +102,19 @@ def foreign_loads(site: Path) -> list[str]:
 def errors_without_network(site: Path) -> list[str]:
     """Opens the pages in Chromium, with the network cut, and returns their errors.
 
-    A request to another host is an error as well. Of the pages of the API and of
-    decisions, which differ in text alone, one of those that load the same is opened.
+    A request to another host is an error as well. Of pages that load the same files,
+    which differ in text alone, one is opened.
 
     Raises:
         FileNotFoundError: There is no Chromium.
     """
-    errors, opened, pages = [], set[object](), _pages(site)
+    errors, opened, pages = [], set[frozenset[str]](), _pages(site)
     with _served(site) as address, Browser() as browser:
         for page in sorted(site.rglob("*.html")):
             place = page.relative_to(site).as_posix()
-            kind = place.split("/")[0], frozenset(pages[page.resolve()].loads)
-            if kind[0] in ("api", "decisions") and kind in opened:
+            if (loads := frozenset(pages[page.resolve()].loads)) in opened:
                 continue
-            opened.add(kind)
+            opened.add(loads)
             browser.requests.clear()
             browser.errors.clear()
             browser.open(f"{address}/{place}")
