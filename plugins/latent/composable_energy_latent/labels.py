@@ -83,8 +83,7 @@ def _labelled(name: str, target: Tensor, start: int) -> Column:
         raise LabelError(f"The labels of {name} go from {low} to {high}; they are whole numbers from 0 to {_MOST_LABELS - 1}.")
     labels = max(2, int(target.max()) + 1)
     counts = torch.bincount(target, minlength=labels).tolist()
-    rare = [label for label, count in enumerate(counts) if count < _FEWEST]
-    if rare:
+    if rare := [label for label, count in enumerate(counts) if count < _FEWEST]:
         which = f"{name}={rare[0]}" if labels > 2 else f"{name}" if rare[0] == 1 else f"a picture without {name}"
         raise LabelError(
             f"Of {len(target)} pictures {counts[rare[0]]} show {which}, too few to learn it (at least {_FEWEST}): draw more with `count`, "
@@ -94,8 +93,7 @@ def _labelled(name: str, target: Tensor, start: int) -> Column:
 
 
 def _continuous(name: str, target: Tensor, start: int) -> Column:
-    broken = int((~target.isfinite()).sum())
-    if broken:
+    if broken := int((~target.isfinite()).sum()):
         raise LabelError(f"{broken} of {len(target)} values of {name} are not finite; leave those pictures out, or return bool labels.")
     scale = target.float().std().item()
     if scale < 1e-6:
@@ -114,8 +112,7 @@ def _named(labels: object, names: Sequence[str] | None, count: int) -> dict[str,
         labels = dict(zip(names, columns.unbind(1), strict=True))
     if not isinstance(labels, Mapping) or not all(isinstance(value, Tensor) for value in labels.values()):
         raise LabelError(f"The labeller returned a {type(labels).__name__}; return a mapping of names to tensors with shape (B,).")
-    wrong = next((name for name, value in labels.items() if value.shape != (count,)), None)
-    if wrong is not None:
+    if (wrong := next((name for name, value in labels.items() if value.shape != (count,)), None)) is not None:
         raise LabelError(f"The labels of {wrong} have shape {tuple(labels[wrong].shape)} for {count} pictures; expected ({count},).")
     return dict(labels)
 

@@ -197,8 +197,7 @@ def test_a_seed_gives_the_same_heads():
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     state = torch.get_rng_state()
     first, again, other = (latents.fit_attributes(base(), labeller, on="w", count=300, steps=20, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first["bright"](z), again["bright"](z))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first["bright"](z), again["bright"](z))
     assert not torch.equal(first["bright"](z), other["bright"](z))
 
 
@@ -220,8 +219,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to():
 
 def test_a_tensor_of_labels_has_names(capsys):
     found = latents.fit_attributes(base(), lambda x: x[:, :2] > 0, names=("a", "b"), count=300, steps=10, progress=True)
-    assert list(found) == ["a", "b"]
-    assert "label" in (shown := capsys.readouterr().err) and "train" in shown
+    assert list(found) == ["a", "b"] and "label" in (shown := capsys.readouterr().err) and "train" in shown
     with pytest.raises(OptionError, match="no attribute 'c'; known are a, b"):
         found["c"]
 
