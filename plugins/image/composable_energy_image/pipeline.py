@@ -34,8 +34,8 @@ STAGES = ("autoencoder", "base", "heads", "reader", "decoder")
 """The stages, in order. The decoder comes last, because it learns from draws of the base, and from what a reader reads of pictures."""
 
 _CHUNK = 500
-_LEAST = dict.fromkeys(("noise", "decorrelation", "naming", "adversarial", "reading", "passes", "batch", "copies", "components"), 0.0)
-_LEAST["batch_size"] = 2.0  # as the statistics of codes need
+_AMOUNTS = ("noise", "decorrelation", "naming", "adversarial", "reading", "passes", "batch", "copies", "components")
+_LEAST = {"batch_size": 2, **dict.fromkeys(_AMOUNTS, 0)}  # of settings; the statistics of codes need two rows
 _SHORT = 32  # the longest side of pictures of which an autoencoder needs half of the steps
 _READER_NOISE = 0.02, 0.1  # of pictures that the reader learns from
 _LOG = logging.getLogger("composable_energy_training")
