@@ -63,7 +63,9 @@ def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[
                 found.setdefault(name, []).append(labels.detach())
     uneven = [name for name, chunks in found.items() if len(chunks) != len(parts)]
     if not found or uneven:
-        raise LabelError(f"The labeller gave {', '.join(uneven) or 'no attribute'} for some batches only; return all names each time.")
+        raise LabelError(
+            f"The labeller gave {', '.join(uneven) + ' for some batches only' if uneven else 'no attribute'}; return all names each time."
+        )
     return {name: torch.cat(chunks) for name, chunks in found.items()}
 
 
@@ -95,8 +97,7 @@ def _labelled(name: str, target: Tensor, start: int) -> Column:
 def _continuous(name: str, target: Tensor, start: int) -> Column:
     if broken := int((~target.isfinite()).sum()):
         raise LabelError(f"{broken} of {len(target)} values of {name} are not finite; leave those pictures out, or return bool labels.")
-    scale = target.float().std().item()
-    if scale < 1e-6:
+    if (scale := target.float().std().item()) < 1e-6:
         raise LabelError(f"All pictures have the same value of {name}, {target[0].item():g}, so nothing can be learnt.")
     return Column(name, target.float(), 0, start, target.float().mean().item(), scale)
 
@@ -111,7 +112,8 @@ def _named(labels: object, names: Sequence[str] | None, count: int) -> dict[str,
             )
         labels = dict(zip(names, columns.unbind(1), strict=True))
     if not isinstance(labels, Mapping) or not all(isinstance(value, Tensor) for value in labels.values()):
-        raise LabelError(f"The labeller returned a {type(labels).__name__}; return a mapping of names to tensors with shape (B,).")
+        kind = type(next(iter(labels.values()))).__name__ if isinstance(labels, Mapping) else type(labels).__name__
+        raise LabelError(f"The labeller returned {kind}; return a mapping of names to tensors of torch, with shape (B,), as `x > 0` is.")
     if (wrong := next((name for name, value in labels.items() if value.shape != (count,)), None)) is not None:
         raise LabelError(f"The labels of {wrong} have shape {tuple(labels[wrong].shape)} for {count} pictures; expected ({count},).")
     return dict(labels)
