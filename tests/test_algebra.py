@@ -96,6 +96,7 @@ test_what_has_no_meaning_is_refused = refusals(
     (lambda: BASE * torch.ones(2), TypeError, None),
     (lambda: BASE * True, TypeError, None),
     (lambda: BASE & torch.nn.Linear, LiftError, "the class Linear; make an instance"),
+    (lambda: BASE & torch.nn.ModuleList(), LiftError, "ModuleList, a module without `forward`"),
     *(
         (lambda w=w: BASE.sharpened(w), OptionError, "A weight must be")
         for w in (math.nan, math.inf, "two", torch.tensor(1j), torch.ones(2))

@@ -91,6 +91,9 @@ def test_latent_energies_are_decoded_at_the_end():
     refused(ShapeError, wrong, draw, (5, 3, 4, 4))
     refused(ShapeError, r"latent has points of shape \(4,\)", latent, (5, 3, 2, 2))
     refused(ShapeError, r"init must have the shape \(5, 4\)", draw, 5, init=torch.zeros(4, 4))
+    for decoder, got in ((torch.nn.LSTM(4, 2), "tuple"), (torch.nn.Flatten(0), r"shape \(\d+,\)")):
+        odd = ce.as_energy(quadratic, decoder=decoder, event_shape=(4,))
+        refused(ShapeError, f"gave {got} for points", odd.sample, 3, sampler=Langevin(0.1), steps=3, seed=0)
 
 
 def test_shapes_dtypes_and_starts_are_followed():

@@ -5,7 +5,7 @@ from functools import singledispatch
 from numbers import Real
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.factors import Factor
@@ -113,8 +113,8 @@ _BINARY: dict[str, Callable[[Energy, Energy], Energy]] = {
 
 
 def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False) -> Any:
-    """Returns the node of a binary operator; NotImplemented for another operand that is no class and cannot be lifted: Python raises."""
-    if not liftable(other) and not isinstance(other, type):
+    """Returns the node of a binary operator; NotImplemented for an operand that cannot be lifted and is no class or module."""
+    if not liftable(other) and not isinstance(other, type | nn.Module):
         return NotImplemented
     left, right = (as_energy(other), energy) if reflected else (energy, as_energy(other))
     if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside

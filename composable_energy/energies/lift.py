@@ -285,6 +285,7 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
         return obj
     if not liftable(obj):
         got = f"the class {obj.__name__}; make an instance of it" if isinstance(obj, type) else type(obj).__name__
+        got += ", a module without `forward`" if isinstance(obj, nn.Module) else ""
         raise LiftError(f"An energy is a callable (B, *) -> (B,), a module or a torch distribution, got {got}.{_advise(obj)}")
     cls: type[Any] = DistributionEnergy if isinstance(obj, Distribution) else CallableEnergy
     _, *known = inspect.signature(cls).parameters
@@ -295,7 +296,9 @@ def as_energy(obj: Any, *, variables: str | Mapping[str, Any] | None = None, **o
 
 def liftable(obj: object) -> bool:
     """Returns whether `as_energy` takes an object; not a distribution of another library, whose call is not its energy."""
-    return isinstance(obj, Distribution | nn.Module | FunctionType) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
+    if isinstance(obj, nn.Module):
+        return getattr(obj.forward, "__func__", None) is not nn.Module.forward  # as of a flow, or a list of modules
+    return isinstance(obj, Distribution | FunctionType) or (callable(obj) and not isinstance(obj, type) and not _advise(obj))
 
 
 def _advise(obj: object) -> str:

@@ -69,6 +69,12 @@ def decode(decoder: nn.Module, points: Tensor) -> Tensor:
         except RuntimeError:
             check_weights(type(decoder).__name__, decoder, points)
             raise
+        if not isinstance(first, Tensor) or len(first) != len(points[:_FIRST_DECODED]):
+            got = f"shape {tuple(first.shape)}" if isinstance(first, Tensor) else type(first).__name__
+            raise ShapeError(
+                f"The decoder {type(decoder).__name__} gave {got} for points of shape {tuple(points[:_FIRST_DECODED].shape)}; expected a "
+                "tensor with a decoded point for each. Wrap it in a module whose `forward` returns that alone."
+            )
         size = max(_FIRST_DECODED, (_DECODED_NUMBERS if points.is_cpu else _DECODED_ON_DEVICE) // max(1, first.shape[1:].numel()))
         rest = points[_FIRST_DECODED:]
         return torch.cat([first, *(decoder(some) for some in rest.split(size))]).detach() if len(rest) else first.detach()

@@ -115,6 +115,8 @@ class Names:
     def locate(self, leaf: Name) -> str | Path | Callable[..., ce.Energy]:
         """Returns the full name, the folder or the location of a name."""
         name = leaf.name
+        if name in self.members:
+            return f"{self.family}/{name}" if self.folder is None else self.folder / name
         folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
             if not is_directory(folder):
@@ -122,8 +124,6 @@ class Names:
             if not is_file(folder / ENERGY_FILE) and (inside := saved_in(folder)):
                 raise unknown_name(leaf, (), f"it holds several energies; write {name.rstrip('/')}/{inside[0]}, or --in {name}.")
             return folder
-        if name in self.members:
-            return f"{self.family}/{name}" if self.folder is None else self.folder / name
         if name in self.entries:
             return name
         entry, slash, member = name.partition("/")

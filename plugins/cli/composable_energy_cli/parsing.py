@@ -149,12 +149,20 @@ def unknown_name(leaf: Name, names: Iterable[str], reason: str = "") -> ParseErr
     if head in names and last.isdecimal():
         advice = f"; a division has spaces around it: `{head} / {last}`."
     elif near:
-        advice = f"; did you mean {' or '.join(f'`{name}`' for name in near)}?"
+        advice = f"; did you mean {' or '.join(f'`{quoted(name)}`' for name in near)}?"
     elif reason:
         advice = f": {reason}"
     else:
         advice = f"; there are {', '.join(names[:20])}{', ...' * (len(names) > 20)}." if names else "."
     return ParseError(f"Unknown name `{leaf.name}`{advice}", leaf.place)
+
+
+def quoted(name: str) -> str:
+    """Returns a name as an expression has it: in quotes, if it would not be read as one name."""
+    match = _TERM.fullmatch(name)
+    if match and match.lastgroup == "name" and name not in _ADVICE:
+        return name
+    return f'"{name}"' if "'" in name else f"'{name}'"
 
 
 class _Node(NamedTuple):
@@ -229,8 +237,7 @@ class _Parser:
         self._at = len(self._text) - len(self._text[self._at :].lstrip())
 
     def _unexpected(self, expected: str, expects_term: bool = False) -> ParseError:
-        match = _WORD.match(self._text, self._at)
-        if match is None:
+        if (match := _WORD.match(self._text, self._at)) is None:
             opened = [at for at in self._opened if self._text[at] == "("]
             advice = f"; the `(` at character {opened[-1] + 1} is not closed." if opened else "."
             return ParseError(f"Expected {expected}, found the end{advice}", SourceSpan(self._text, self._at, self._at))

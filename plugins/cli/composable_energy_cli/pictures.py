@@ -52,8 +52,7 @@ def read_points(path: Path, shapes: list[tuple[int, ...]], value_range: tuple[fl
         raise FileFormatError(f"There is no file {str(path)!r}.")
     if path.suffix.lower() in ARRAYS:
         return _read_array(path, shapes)
-    pictures = [shape for shape in shapes if is_picture(shape)]
-    if not pictures:
+    if not (pictures := [shape for shape in shapes if is_picture(shape)]):
         raise ShapeError(f"{path} is an image, and the energy takes points of shape {shapes[0]}; give them as an .npy file.")
     return _read_picture(path, pictures[0], value_range)
 

@@ -25,13 +25,11 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         header, *lines = capsys.readouterr().out.splitlines()
         assert run("energies", "--json") == 0
         report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-        assert report.keys() == {row.name for row in installed()}
-        assert run("energies", "toys") == 0
+        assert report.keys() == {row.name for row in installed()} and run("energies", "toys") == 0
         assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["toys", "ready"]
         assert run("energies", "tois") == 2
         assert "No plug-in offers the energy 'tois'. Did you mean 'toys'?" in capsys.readouterr().err
-    assert Toys.loaded == []
-    assert header.split() == ["energy", "state", "what", "it", "is"]
+    assert Toys.loaded == [] and header.split() == ["energy", "state", "what", "it", "is"]
     state = {line.split()[0]: line.split()[1] for line in lines if not line.startswith(" ")}  # members are indented
     found = [state[name] for name in ("toys", "faces", "igebm-mnist", "observed", "broken")]
     assert found == ["ready", "trained", "untrained", "needs", "failed"]
@@ -127,8 +125,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
     assert run("sample", "toys", "--steps", "3") == 0
     assert "sampling langevin" in screen.getvalue() and "3/3 steps" in screen.getvalue()
     screen.truncate(0)
-    assert run("sample", "toys", "--steps", "3", "--no-progress") == 0
-    assert "langevin" not in screen.getvalue()
+    assert run("sample", "toys", "--steps", "3", "--no-progress") == 0 and "langevin" not in screen.getvalue()
 
 
 @pytest.mark.slow
@@ -199,16 +196,14 @@ def test_a_command_whose_arguments_fail_breaks_no_other(command, capsys, kind):
     command(kind, *BROKEN[kind])
     listed = shown(["--help"], capsys)
     assert kind in listed and "draw from an expression" in listed and "noise" not in listed
-    assert "--steps" in shown(["sample", "--help"], capsys)
-    assert main([kind]) == 2
+    assert "--steps" in shown(["sample", "--help"], capsys) and main([kind]) == 2
     out, err = capsys.readouterr()
     assert f"error: The command '{kind}' cannot be used: building it raised " in err and not out
 
 
 def test_a_command_with_percent_signs_and_any_names_of_arguments_works(command, capsys):
     command("tight", "summary = '50 % (of all) tighter'")
-    assert "50 % (of all) tighter" in shown(["--help"], capsys)
-    assert main(["tight", "fast"]) == 0
+    assert "50 % (of all) tighter" in shown(["--help"], capsys) and main(["tight", "fast"]) == 0
     assert capsys.readouterr().out == "ran fast\n"
 
 
@@ -216,8 +211,7 @@ def test_a_command_with_the_name_of_an_own_one_has_that_of_its_distribution(comm
     command("thief", "summary = 'steals'", entry="sample")
     listed = shown(["--help"], capsys)
     assert "acme-thief:sample" in listed and "draw from an expression" in listed
-    assert main(["acme-thief:sample", "fast"]) == 0
-    assert capsys.readouterr().out == "ran fast\n"
+    assert main(["acme-thief:sample", "fast"]) == 0 and capsys.readouterr().out == "ran fast\n"
 
 
 def test_an_interrupt_while_a_plugin_is_imported_stops_the_command_and_names_the_plugin(site, capsys):

@@ -42,8 +42,7 @@ def test_same_seed_draws_the_same_and_the_sheet_reads_back():
         assert run("sample", "toys/bright", "--seed", "7", "--steps", "3", "-n", "5", "-o", name) == 0
     assert run("sample", "toys/bright", "--seed", "8", "--steps", "3", "-n", "5", "-o", "d.npz") == 0
     a, b, d = np.load("a.npy"), np.load("b.npy"), np.load("d.npz")["samples"]
-    assert a.shape == d.shape == (5, 3, 16, 16)
-    assert (a == b).all() and not (a == d).all()
+    assert a.shape == d.shape == (5, 3, 16, 16) and (a == b).all() and not (a == d).all()
     assert np.abs(read_points(Path("c.png"), [(3, 16, 16)], (0.0, 1.0)).numpy() - a).max() <= 0.5 / 255 + 1e-6
 
 
@@ -52,8 +51,7 @@ def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
     command = ["sample", "toys/bright", "--steps", "6", "-n", "3", "--checkpoint", "run.safetensors", "--option", "step_size=0.1"]
     command += ["--sampler", "langevin"]
     assert run(*command, "-o", "a.npy") == run(*command, "-o", "b.npy") == 0  # no seed: that of the file
-    assert (np.load("a.npy") == np.load("b.npy")).all()
-    assert run(*command, "--seed", "1", "-o", "c.npy") == 2
+    assert (np.load("a.npy") == np.load("b.npy")).all() and run(*command, "--seed", "1", "-o", "c.npy") == 2
     assert "belongs to another call (seed was" in capsys.readouterr().err and not Path("c.npy").exists()
 
 
@@ -77,8 +75,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
 
 def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[str]):
     assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--option", "step_size=.1", "--steps", "2", "-o", "x.npy") == 0
-    assert np.load("x.npy").shape == (16, 2)
-    assert run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
+    assert np.load("x.npy").shape == (16, 2) and run("sample", "plane", "--in", "toys", "-o", "x.png") == 2
     assert "Draws of shape (2,) are not images; write them to a file that ends in .npy or .npz." in capsys.readouterr().err
     assert run("sample", "plane", "--in", "toys", "--sampler", "langevin", "--step-size", ".1", "--steps", "1", "-n", "3") == 0
     assert np.load("samples.npy").shape == (3, 2)
@@ -148,8 +145,7 @@ def test_an_untrained_network_is_sampled_on_request_only(capsys: pytest.CaptureF
     with ce.register("energy", "untaught", Untaught):
         assert run(*command) == run(*command[:1], "bright | untaught", "--in", "toys") == 2
         message = "untaught is not trained: it is a network with random weights, and its draws mean nothing. Train one"
-        assert capsys.readouterr().err.count(message) == 2
-        assert run(*command, "--untrained") == 0
+        assert capsys.readouterr().err.count(message) == 2 and run(*command, "--untrained") == 0
         np.save("one.npy", np.zeros(2))
         assert run("explain", "untaught", "one.npy") == 0  # its energies are what they are
 
@@ -190,12 +186,13 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
     assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
     assert run("sample", "./nowhere") == 2
     assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
-    ce.get("energy", "toys/bright").save("many/one")
+    ce.get("energy", "toys/bright").save("many/~one")
     assert run("sample", "./many") == 2
-    assert "Unknown name `./many`: it holds several energies; write ./many/one, or --in ./many." in capsys.readouterr().err
+    assert "Unknown name `./many`: it holds several energies; write ./many/~one, or --in ./many." in capsys.readouterr().err
+    assert run("sample", "~one", "--in", "many") == 2 and "`one`; did you mean `'~one'`?" in capsys.readouterr().err
+    assert run("sample", "'~one'", "--in", "many", "--steps", "1") == 0
     Path("saved", "energy.safetensors").write_text("{")
-    assert run("sample", "./saved") == 2
-    assert capsys.readouterr().err.startswith("composable-energy: error: ")
+    assert run("sample", "./saved") == 2 and capsys.readouterr().err.startswith("composable-energy: error: ")
 
 
 def test_other_formats_and_ranges():

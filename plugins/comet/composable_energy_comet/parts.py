@@ -121,8 +121,7 @@ def recombine_parts(parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
         ShapeError: The parts belong to different sizes, or different numbers of pictures.
     """
     joint = join_parts(parts)
-    models = [part for part in joint.modules() if isinstance(part, ComponentEnergy)]
-    if not models:
+    if not (models := [part for part in joint.modules() if isinstance(part, ComponentEnergy)]):
         raise OptionError("None of the parts is a component of a model: sample their conjunction, `ce.all_of(*parts).sample(...)`.")
     if _is_component(joint):
         return decode_latents(models[0], _latents(joint, _count_pictures(parts)), seed)

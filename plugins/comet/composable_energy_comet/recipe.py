@@ -60,8 +60,7 @@ class CometRecipe(Recipe):
             OptionError: The folder holds another run, or a setting does not fit the pictures.
         """
         out = expanded(out)
-        stages = [name for name in self._stages if self.settings[name]["steps"]]
-        if not stages:
+        if not (stages := [name for name in self._stages if self.settings[name]["steps"]]):
             names = " and ".join(f"{name}.steps" for name in self._stages)
             raise OptionError(f"There is nothing to train: {names} are both 0.")
         for name in stages:

@@ -166,8 +166,7 @@ def test_components_with_like_scores_count_as_the_first():
     maps[0, 0, :2], maps[0, 1, 2:], maps[0, 2, :2, :2], maps[0, 3, 2:] = 1.0, 1.0, 1.5, 0.9
     assert merge_components(maps, None).unique().tolist() == [0, 1, 2]
     labels = merge_components(maps, 0.6)
-    assert labels.unique().tolist() == [0, 1]
-    assert labels[0, 0, 0] == 0 and labels[0, 3, 3] == 1
+    assert labels.unique().tolist() == [0, 1] and labels[0, 0, 0] == 0 and labels[0, 3, 3] == 1
 
 
 def test_looks_turn_away_from_what_earlier_ones_saw():

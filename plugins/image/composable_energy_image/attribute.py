@@ -49,11 +49,11 @@ class Attribute(Recipe):
         return out
 
     def _base(self) -> CodeEnergy:
-        name = self.settings["model"]["base"]
-        if name is None:
+        if (name := self.settings["model"]["base"]) is None:
             raise OptionError("No base is named: set model.base=RUN/base, where RUN is the folder of a run of base-and-attributes.")
-        energy = ce.load(name)
-        base = energy.bases[0].energy if energy.bases else energy
+        loaded = ce.load(name)
+        energy = loaded.get("base") if isinstance(loaded, dict) else loaded  # of a whole run
+        base = energy.bases[0].energy if energy is not None and energy.bases else energy
         if not isinstance(base, CodeEnergy):
             raise OptionError(f"model.base must be a base of base-and-attributes, or an attribute over one; {name} is neither.")
         return base

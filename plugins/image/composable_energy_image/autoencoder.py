@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composable_energy.errors import OptionError, ShapeError
+from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
 
 _WIDTHS = (16, 16, 32, 64, 96, 128)
@@ -60,12 +60,16 @@ class Autoencoder(nn.Module):
 
         Raises:
             ShapeError: The pictures have another shape.
+            DtypeError: They are bytes, an array of numpy, or have another dtype than the weights.
         """
         return self.standardize(self.encode_raw(images))
 
     def encode_raw(self, images: Tensor) -> Tensor:
         """Returns codes before standardization, with shape $(B, D)$; otherwise as `encode`."""
-        expected = (self.channels, self.size, self.size)
+        expected, kind = (self.channels, self.size, self.size), next(self.parameters()).dtype
+        if not isinstance(images, Tensor) or (images.dtype != kind and not torch.is_autocast_enabled(images.device.type)):
+            ways = f"write `images.to({kind})`, of bytes `images.float() / 255`."
+            raise DtypeError(f"The autoencoder takes a tensor of pictures in {kind}, got {getattr(images, 'dtype', type(images))}: {ways}")
         if images.shape[1:] != expected:
             raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")
         before, after = self.padding // 2, self.padding - self.padding // 2
@@ -73,6 +77,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Returns pictures without clamping to [0, 1], as training needs them."""
+        if codes.shape[1:] != (self.code,):
+            raise ShapeError(f"The autoencoder decodes codes of shape (B, {self.code}), got {tuple(codes.shape)}.")
         h = self.unfold(codes).unflatten(1, (-1, 4, 4)).contiguous(memory_format=torch.channels_last)  # a fifth faster on the CPU
         h = h + F.silu(self.at_4(h))
         h = F.silu(self.to_8(h))

@@ -94,8 +94,7 @@ class BaseAndAttributes(Recipe):
     def _run(self, pictures: Pictures, pipeline: AttributePipeline, out: Path) -> Path:
         data, model = self.settings["data"], self.settings["model"]
         train, test = pipeline.split(pictures)
-        labels = select_attributes(train, data["attributes"])
-        if not labels:
+        if not (labels := select_attributes(train, data["attributes"])):
             _LOG.warning("The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names a table of attributes.")
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)

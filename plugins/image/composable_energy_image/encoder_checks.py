@@ -141,8 +141,7 @@ def _gradient(encoder: nn.Module, x: Tensor) -> None:
 
 
 def _weights(encoder: nn.Module, x: Tensor) -> None:
-    learnable = {name: value for name, value in encoder.named_parameters() if value.requires_grad}
-    if not learnable:
+    if not (learnable := {name: value for name, value in encoder.named_parameters() if value.requires_grad}):
         return
     with torch.enable_grad():
         total = torch.stack([output.square().sum() for output in _outputs(encoder, x) if output.is_floating_point()]).sum()

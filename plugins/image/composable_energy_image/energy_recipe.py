@@ -98,8 +98,7 @@ class EnergyRecipe(Recipe):
         }
         if objective is training.NoiseContrastive:
             tables["objective"]["noise"] = _setting("noise", _NOISES)
-        start = own.get("start")
-        if start is not None:
+        if (start := own.get("start")) is not None:
             annotation = Union[start.annotation, tuple[float, float]]  # noqa: UP007  (a value)
             tables["objective"]["start"] = start.replace(annotation=annotation)
         if "options" in own:
@@ -200,8 +199,7 @@ class EnergyRecipe(Recipe):
             )
         settings = self.resolved_settings()
         objective, labels = settings["objective"], settings["model"].get("labels")
-        attribute = objective.get("condition") or objective.get("label")
-        if attribute is not None:
+        if (attribute := objective.get("condition") or objective.get("label")) is not None:
             names = pictures.variable(attribute).names
             if labels != len(names):
                 raise OptionError(f"{attribute} has {len(names)} values, model.labels is {labels}: set model.labels={len(names)}.")
@@ -277,8 +275,7 @@ def _sampler_options(table: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     options = {key: value for key, value in table.items() if value is not None}
     name = options.pop("sampler", "langevin")
     if "step" in options or "noise" in options:
-        both = {"step", "noise"} <= options.keys()
-        if not both or {"step_size", "temperature"} & options.keys():
+        if not {"step", "noise"} <= options.keys() or {"step_size", "temperature"} & options.keys():
             raise OptionError(f"Set either step and noise of a sampler, or step_size and temperature; got {', '.join(options)}.")
         step, noise = options.pop("step"), options.pop("noise")
         if not step > 0:

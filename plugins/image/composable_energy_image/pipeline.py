@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import composable_energy as ce
+from composable_energy.errors import OptionError
+from composable_energy.options import check_number
 from composable_energy.sampling import Noise
 from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction, PictureReader
 from composable_energy_image.attributes import AttributeReader, count_values
@@ -32,6 +34,8 @@ STAGES = ("autoencoder", "base", "heads", "reader", "decoder")
 """The stages, in order. The decoder comes last, because it learns from draws of the base, and from what a reader reads of pictures."""
 
 _CHUNK = 500
+_AMOUNTS = ("noise", "decorrelation", "naming", "adversarial", "reading", "passes", "batch", "copies", "components")
+_LEAST = {"batch_size": 2, **dict.fromkeys(_AMOUNTS, 0)}  # of settings; the statistics of codes need two rows
 _SHORT = 32  # the longest side of pictures of which an autoencoder needs half of the steps
 _READER_NOISE = 0.02, 0.1  # of pictures that the reader learns from
 _LOG = logging.getLogger("composable_energy_training")
@@ -50,7 +54,10 @@ class AttributePipeline:
 
     @classmethod
     def open(cls, settings: Mapping[str, Mapping[str, Any]], out: Path, progress: bool) -> AttributePipeline:
-        """Joins the processes of a run. The device is that of the settings, or that of this process."""
+        """Joins the processes of a run. The device is that of the settings, or that of this process; OptionError: one is out of range."""
+        for key, value in ((f"{table}.{name}", own[name]) for table, own in settings.items() for name in own.keys() & _LEAST.keys()):
+            if value != "auto":
+                check_number(key, value, least=_LEAST[key.partition(".")[2]])
         ranks, device = join(), settings["training"]["device"]
         return cls(settings, out / "stages", torch.device(device or ranks.device), ranks, progress and ranks.is_first)
 
@@ -60,13 +67,14 @@ class AttributePipeline:
 
     def split(self, pictures: Pictures) -> tuple[Pictures, Pictures]:
         """Returns the training pictures and the held-out pictures, without copies of training pictures."""
-        share = self.settings["data"]["held_out"]
-        if not share:
+        if not (share := self.settings["data"]["held_out"]):
             return pictures, pictures.take(slice(0))
-        test, train = pictures.split(share, self.settings["training"]["seed"])
+        try:
+            test, train = pictures.split(share, self.settings["training"]["seed"])
+        except OptionError as error:
+            raise OptionError(f"data.held_out: {error} Set it to 0 to hold out none.") from None
         learnt, held = ([hash(x.numpy().tobytes()) for some in self._chunks(part) for x in some.cpu()] for part in (train, test))
-        copies = torch.isin(torch.tensor(held), torch.tensor(learnt))
-        if copies.any():
+        if (copies := torch.isin(torch.tensor(held), torch.tensor(learnt))).any():
             _LOG.warning(f"{int(copies.sum())} of {len(test)} held-out pictures are copies of training pictures, and are left out.")
         return train, test.take(~copies)
 
@@ -108,7 +116,7 @@ class AttributePipeline:
         weights = {"weight": table["adversarial"], "reading": table["reading"]}
         objective = AdversarialReconstruction(variables, noise=table["noise"], **weights)
         enough = 2 * table["passes"] * len(pictures) // table["batch_size"]  # half of a batch are pictures
-        steps = min(table["steps"], max(table["steps"] // 2, enough))
+        steps = min(table["steps"], max(1, table["steps"] // 2, enough))
         self._fit("decoder", model, objective, pictures, steps=steps, betas=(0.5, 0.99), warm_up=min(50, steps // 10))
 
     @torch.no_grad()
@@ -176,8 +184,7 @@ class AttributePipeline:
         """
         began = time.process_time()
         rows = rows.repeat(len(codes) // len(rows)).to(codes.device)
-        mixture = fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])
-        if mixture is None:
+        if (mixture := fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])) is None:
             return None
         loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()
         sizes = {"components": len(mixture.log_weights), "frames": len(mixture.variances)}
@@ -219,7 +226,7 @@ class AttributePipeline:
             objective,
             Prepared(data, self._preparation()) if pictures else data,
             steps=options.pop("steps", table["steps"]),
-            batch_size=max(1, round(batch)),
+            batch_size=max(2, round(batch)),
             seed=training["seed"],
             store={"every": training["checkpoint_every"], "keep": 2},
             callbacks=[Monitor(gap=None, magnitude=None, acceptance=None)],  # these energies are of codes, and large

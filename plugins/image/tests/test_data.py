@@ -45,13 +45,14 @@ def some(count=10, channels=3, side=4, **labels):
 )
 def test_words_become_indices(words, values, names):
     found = some(len(words), it=words).labels["it"]
-    assert found.values.tolist() == values and found.names == names
-    assert found.binary == (names == ("no", "yes"))
+    assert found.values.tolist() == values and found.names == names and found.binary == (names == ("no", "yes"))
 
 
 test_bad_labels_are_refused = refusals(
     (lambda: some(2, it=[0.5, 1.0]), DtypeError, r"'it'.*float32.*long"),
     (lambda: some(2, it=[1, None]), DtypeError, r"'it'.*neither numbers nor words.*None"),
+    (lambda: some(2, it=["a", None]), DtypeError, r"'it'.*neither numbers nor words"),
+    (lambda: some(2, it={"a", "b"}), DtypeError, r"'it'.*neither numbers nor words"),
     (lambda: some(2, it=[0, -2]), OptionError, r"'it'.*got -2 for picture 1"),
     (lambda: Labels(torch.tensor([2]), ("no", "yes")), OptionError, r"0 to 1, or -1 where unknown, got 2 for picture 0"),
     (lambda: Labels(torch.tensor([0]), ("a", "a")), OptionError, "distinct"),
@@ -141,8 +142,7 @@ class TestPreparation:
         across, down = ((found * place).sum((1, 2)) / weight for place in (grid[None, :], grid[:, None]))
         assert torch.hypot(across, down).sub(24).abs().max() < 0.5
         angle = torch.atan2(down, across).rad2deg()
-        assert angle.abs().max() < largest + 0.5
-        assert abs(angle.mean()) < 5 * largest / math.sqrt(3 * count)
+        assert angle.abs().max() < largest + 0.5 and abs(angle.mean()) < 5 * largest / math.sqrt(3 * count)
         assert angle.var() == pytest.approx(largest**2 / 3, rel=0.15)
 
     def test_flips_half_of_the_rows(self):
@@ -172,8 +172,7 @@ class TestPreparation:
         assert (counts - count / 9).square().sum() / (count / 9) < 8 + 5 * 4  # chi-squared: mean 8, standard deviation 4
         both = Preparation(padding=padding, flip=True)(torch.rand(1, 1, side, side).expand(count, -1, -1, -1), self.noise(count))
         kinds = both.flatten(1).unique(dim=0, return_counts=True)[1]
-        assert len(kinds) == 18
-        assert (kinds - count / 18).square().sum() / (count / 18) < 17 + 5 * math.sqrt(34)
+        assert len(kinds) == 18 and (kinds - count / 18).square().sum() / (count / 18) < 17 + 5 * math.sqrt(34)
 
     def test_bad_options_and_images(self):
         wrong: list[dict[str, Any]] = [{"dequantize": "gauss"}, {"dequantize": 0.0}, {"dequantize": True}, {"padding": -1}]
@@ -258,8 +257,7 @@ class TestCache:
                 open_pictures(folder, cache=cache)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert list(cache.iterdir()) == []
-        assert np.array_equal(open_pictures(folder, cache=cache).pixels, pixels)
+        assert list(cache.iterdir()) == [] and np.array_equal(open_pictures(folder, cache=cache).pixels, pixels)
 
 
 @pytest.fixture(scope="module")

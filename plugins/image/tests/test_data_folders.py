@@ -28,6 +28,9 @@ class TestFolder:
         assert found.labels["class"].names == ("bird", "cat", "dog")
         assert found.variable("class").values.tolist() == [0, 1, 1, 2]
         assert repr(found) == f"4 pictures of (3, 5, 4) from an image folder at {tmp_path}, labels: class (bird, cat, dog)"
+        save(tmp_path / "run/samples.png", pixels[0, 0])
+        (tmp_path / "run/recipe.toml").touch()
+        assert np.array_equal(open_pictures(tmp_path).pixels, found.pixels)  # the sheets of a run are no data
         self.folder(tmp_path / "parts", ("train/cat/1.png", "Test/dog/1.png"))
         refused(FileFormatError, r"parts of a data set, .*and no classes", open_pictures, tmp_path / "parts")
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, FileFormatError, OptionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, FileFormatError, OptionError, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy.testing import check_energy
 from composable_energy_cli import main
@@ -48,6 +48,8 @@ class TestNetworks:
         codes = coder.encode(images)
         assert codes.shape == (2, 5) and coder(codes).shape == images.shape
         assert coder(100 * codes).min() >= 0 and coder(100 * codes).max() <= 1
+        refused(ShapeError, r"codes of shape \(B, 5\), got \(2, 3\)", coder, codes[:, :3])
+        refused(DtypeError, r"torch.uint8: write .*/ 255", coder.encode, images.byte())
 
     @pytest.mark.parametrize("options", [{"size": 15}, {"size": 272}, {"size": 0}, {"channels": 2}, {"code": 0}, {"details": -1}])
     def test_others_are_refused(self, options):
@@ -113,6 +115,13 @@ class TestAttributes:
     def test_a_name_of_each_picture_is_no_attribute(self):
         pictures = Pictures.from_tensors(torch.rand(5, 3, 16, 16), {"artist": ["Ann", "Bob", "Cy", "Ann", ""]})
         refused(OptionError, "'artist' has 3 values for 4 pictures", select_attributes, pictures, [])
+
+    def test_two_energies_of_one_name_are_refused_and_a_value_without_pictures_is_named(self, caplog):
+        labels = {"hair": Labels(torch.tensor([0, 1]), ("black", "red", "white")), "hair=red": Labels(torch.tensor([0, 1]), ("no", "yes"))}
+        pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), labels)
+        refused(OptionError, "'hair=red': rename", select_attributes, pictures, [])
+        select_attributes(pictures, ["hair"])
+        assert "has the value white of hair" in caplog.text
 
     def test_names_and_columns_are_those_of_the_values(self):
         labels = {"old": Labels(torch.tensor([0, 1]), ("no", "yes")), "sex": Labels(torch.tensor([0, 1]), ("female", "male"))}
@@ -181,8 +190,7 @@ def test_similarity_and_noise_are_those_of_scikit_image():
     # scikit-image 0.26: structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False), peak_signal_noise_ratio
     a, b = pictures()
     assert ssim(a, b).item() == pytest.approx(0.7228616161295007, rel=1e-9)
-    assert psnr(a, b).item() == pytest.approx(21.026221731713374, rel=1e-9)
-    assert ssim(a, a).item() == 1
+    assert psnr(a, b).item() == pytest.approx(21.026221731713374, rel=1e-9) and ssim(a, a).item() == 1
     assert psnr(a, a).item() == math.inf
 
 
@@ -305,8 +313,7 @@ class TestRecipes:
         z = torch.randn(50, 8)
         assert len((a & b & c).formula.variables) == 1
         torch.testing.assert_close((-a.evidence(z)).exp() + (-(~a).evidence(z)).exp(), torch.ones(50))
-        assert (-(a & b).evidence(z)).exp().max() < 0.05
-        assert (-(a | b | c).evidence(z)).exp().min() > 0.95
+        assert (-(a & b).evidence(z)).exp().max() < 0.05 and (-(a | b | c).evidence(z)).exp().min() > 0.95
         assert json.loads((out / "report.json").read_text())["held_out_accuracy"].keys() == {"a", "b", "c"}
 
     @pytest.mark.slow
@@ -344,9 +351,18 @@ class TestRecipes:
         assert not {x.tobytes() for x in test.pixels} & {x.tobytes() for x in train.pixels}
         assert f"{40 - len(train) - len(test)} of {40 - len(train)} held-out pictures are copies" in caplog.text
 
+    @pytest.mark.parametrize(
+        ("name", "value", "told"),
+        [("decoder.adversarial", -1.0, "at least 0"), ("autoencoder.batch_size", 1, "at least 2"), ("data.held_out", 1.0, "Set it to 0")],
+    )
+    def test_a_setting_out_of_range_is_refused(self, tmp_path, name, value, told):
+        recipe = base_and_attributes().with_changes({name: value})
+        refused(OptionError, f"{name}.*{told}", recipe.train, pictures_of(4), tmp_path / "out")
+
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))
         refused(OptionError, r"model\.base=RUN/base", attribute().run, data, tmp_path / "out")
         ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "bowl")
-        refused(OptionError, "is neither", attribute().with_changes({"model.base": str(tmp_path / "bowl")}).run, data, tmp_path / "out")
+        for base in (tmp_path / "bowl", tmp_path):  # a folder of energies, none of which is a base
+            refused(OptionError, "is neither", attribute().with_changes({"model.base": str(base)}).run, data, tmp_path / "out")
         assert not (tmp_path / "out").exists()

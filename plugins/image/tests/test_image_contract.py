@@ -282,8 +282,7 @@ def test_a_pickled_energy_can_be_trained_on():
     energy = trained("igebm-mnist", 1)
     state = torch.get_rng_state()
     again = pickle.loads(pickle.dumps(energy))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert len(normalized(again)) == len(normalized(energy))
+    assert torch.equal(torch.get_rng_state(), state) and len(normalized(again)) == len(normalized(energy))
     x = torch.rand(2, 1, 28, 28)
     for each in (energy, again):
         each.zero_grad()

@@ -59,8 +59,7 @@ def test_settings_are_those_of_the_papers(name: str):
     assert chains["clamp"] == (None if name.startswith("jem") else [0.0, 1.0])
     assert tuple(written["optimizer"][key] for key in OPTIMIZER) == optimizer
     assert (objective["l2"], run["batch_size"], objective["fresh"], objective["buffer"]) == (l2, batch_size, fresh, 10_000)
-    assert run["ema"] == (0.99 if name.startswith("improved") else None)
-    assert written["sampling"]["step"] == step
+    assert run["ema"] == (0.99 if name.startswith("improved") else None) and written["sampling"]["step"] == step
 
 
 def imagenet(folder: Path) -> None:
@@ -129,8 +128,7 @@ def test_two_steps_on_data_of_the_recipes_own_format(name: str, tmp_path: Path):
     assert all(trained.isfinite().all() for trained, _ in parameters)
     bound = energy.given(y=0) if energy.required_conditions else energy
     draws = bound.sample(2, seed=0, **({"levels": 2} if name == "denoising-small" else {"steps": 2}))
-    assert draws.shape[1:] == energy.event_shape and draws.isfinite().all()
-    assert (tmp_path / "out" / "log.csv").is_file()
+    assert draws.shape[1:] == energy.event_shape and draws.isfinite().all() and (tmp_path / "out" / "log.csv").is_file()
     assert (tmp_path / "out" / "samples" / "step-00000002.png").is_file()
 
 

@@ -358,8 +358,7 @@ def _follow(potential: _Potential, tolerance: float) -> tuple[Tensor, Tensor]:
             lambda z, rows, todo=todo: potential(z, rows=todo[rows]), potential.base.support, end[todo], tolerance=tolerance, rounds=_ROUNDS
         )
         end, evaluations, late = end.index_copy(0, todo, moved), evaluations.index_add(0, todo, counts), late.index_copy(0, todo, ~arrived)
-        broken = int((~moved.isfinite()).flatten(1).any(1).sum())
-        if broken:
+        if broken := int((~moved.isfinite()).flatten(1).any(1).sum()):
             raise EditError(f"{broken} of {len(end)} edits went to latent points that are not finite: lower the weight `asked`.")
         todo = todo[~potential.fulfilled(end)[todo]]
         if not len(todo):

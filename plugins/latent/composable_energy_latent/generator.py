@@ -158,7 +158,7 @@ def latent(
     options: dict[str, Any] = {"name": name}
     if isinstance(prior, int) and not isinstance(prior, bool):
         prior = (prior,)
-    if isinstance(prior, Sequence) and all(isinstance(length, int) for length in prior):
+    if isinstance(prior, Sequence) and all(isinstance(length, int) and length > 0 for length in prior):
         prior = Normal(torch.zeros(tuple(prior)), 1.0)
     if not isinstance(prior, Distribution | Energy):
         raise OptionError(f"A prior is the number of standard normal latents, their shape, a distribution or an energy, got {prior!r}.")

@@ -63,7 +63,9 @@ def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[
                 found.setdefault(name, []).append(labels.detach())
     uneven = [name for name, chunks in found.items() if len(chunks) != len(parts)]
     if not found or uneven:
-        raise LabelError(f"The labeller gave {', '.join(uneven) or 'no attribute'} for some batches only; return all names each time.")
+        raise LabelError(
+            f"The labeller gave {', '.join(uneven) + ' for some batches only' if uneven else 'no attribute'}; return all names each time."
+        )
     return {name: torch.cat(chunks) for name, chunks in found.items()}
 
 
@@ -83,8 +85,7 @@ def _labelled(name: str, target: Tensor, start: int) -> Column:
         raise LabelError(f"The labels of {name} go from {low} to {high}; they are whole numbers from 0 to {_MOST_LABELS - 1}.")
     labels = max(2, int(target.max()) + 1)
     counts = torch.bincount(target, minlength=labels).tolist()
-    rare = [label for label, count in enumerate(counts) if count < _FEWEST]
-    if rare:
+    if rare := [label for label, count in enumerate(counts) if count < _FEWEST]:
         which = f"{name}={rare[0]}" if labels > 2 else f"{name}" if rare[0] == 1 else f"a picture without {name}"
         raise LabelError(
             f"Of {len(target)} pictures {counts[rare[0]]} show {which}, too few to learn it (at least {_FEWEST}): draw more with `count`, "
@@ -94,11 +95,9 @@ def _labelled(name: str, target: Tensor, start: int) -> Column:
 
 
 def _continuous(name: str, target: Tensor, start: int) -> Column:
-    broken = int((~target.isfinite()).sum())
-    if broken:
+    if broken := int((~target.isfinite()).sum()):
         raise LabelError(f"{broken} of {len(target)} values of {name} are not finite; leave those pictures out, or return bool labels.")
-    scale = target.float().std().item()
-    if scale < 1e-6:
+    if (scale := target.float().std().item()) < 1e-6:
         raise LabelError(f"All pictures have the same value of {name}, {target[0].item():g}, so nothing can be learnt.")
     return Column(name, target.float(), 0, start, target.float().mean().item(), scale)
 
@@ -113,9 +112,9 @@ def _named(labels: object, names: Sequence[str] | None, count: int) -> dict[str,
             )
         labels = dict(zip(names, columns.unbind(1), strict=True))
     if not isinstance(labels, Mapping) or not all(isinstance(value, Tensor) for value in labels.values()):
-        raise LabelError(f"The labeller returned a {type(labels).__name__}; return a mapping of names to tensors with shape (B,).")
-    wrong = next((name for name, value in labels.items() if value.shape != (count,)), None)
-    if wrong is not None:
+        kind = type(next(iter(labels.values()))).__name__ if isinstance(labels, Mapping) else type(labels).__name__
+        raise LabelError(f"The labeller returned {kind}; return a mapping of names to tensors of torch, with shape (B,), as `x > 0` is.")
+    if (wrong := next((name for name, value in labels.items() if value.shape != (count,)), None)) is not None:
         raise LabelError(f"The labels of {wrong} have shape {tuple(labels[wrong].shape)} for {count} pictures; expected ({count},).")
     return dict(labels)
 

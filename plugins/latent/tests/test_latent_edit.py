@@ -45,8 +45,7 @@ def test_what_is_asked_changes_and_the_rest_stays(found):
         assert truth(after, 0).float().mean() > 0.97
         for i in (1, 2, 3):
             assert (truth(after, i) == truth(Z, i)).float().mean() > 0.95
-        assert ((after - Z) @ MIXING)[:, 5].abs().mean() < 0.1
-        assert set(edits.last.kept) == {"b", "c", "d", "tone"}
+        assert ((after - Z) @ MIXING)[:, 5].abs().mean() < 0.1 and set(edits.last.kept) == {"b", "c", "d", "tone"}
         assert min(edits.last.kept.values()) > 0.93 and edits.last.reached.mean() > 0.9
     assert torch.equal(edits.original, Z)
 
@@ -197,8 +196,7 @@ def test_a_seed_gives_the_same_heads():
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     state = torch.get_rng_state()
     first, again, other = (latents.fit_attributes(base(), labeller, on="w", count=300, steps=20, seed=seed) for seed in (0, 0, 1))
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(first["bright"](z), again["bright"](z))
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(first["bright"](z), again["bright"](z))
     assert not torch.equal(first["bright"](z), other["bright"](z))
 
 
@@ -220,8 +218,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to():
 
 def test_a_tensor_of_labels_has_names(capsys):
     found = latents.fit_attributes(base(), lambda x: x[:, :2] > 0, names=("a", "b"), count=300, steps=10, progress=True)
-    assert list(found) == ["a", "b"]
-    assert "label" in (shown := capsys.readouterr().err) and "train" in shown
+    assert list(found) == ["a", "b"] and "label" in (shown := capsys.readouterr().err) and "train" in shown
     with pytest.raises(OptionError, match="no attribute 'c'; known are a, b"):
         found["c"]
 
@@ -232,6 +229,8 @@ test_labels_that_teach_nothing_are_refused = refusals(
     (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
     (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
     (lambda x: x > 0, "give one name for each column"),
+    (lambda x: {"a": [True] * len(x)}, "returned list; return a mapping of names to tensors of torch"),
+    (lambda x: {}, "gave no attribute; return all names"),
     call=lambda labels: latents.fit_attributes(base(), labels, count=200, steps=1),
     error=latents.LabelError,
 )
@@ -253,8 +252,7 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
     assert max(errors(z @ a, moments(slope, offset))) < 4
     if d > 1:
         rest = z @ torch.linalg.svd(a[None])[2][1:].T
-        assert (rest.mean(0).abs() < 4.5 / len(z) ** 0.5).all()
-        assert ((rest.var(0) - 1).abs() < 4.5 * (2 / len(z)) ** 0.5).all()
+        assert (rest.mean(0).abs() < 4.5 / len(z) ** 0.5).all() and ((rest.var(0) - 1).abs() < 4.5 * (2 / len(z)) ** 0.5).all()
 
 
 @pytest.mark.slow

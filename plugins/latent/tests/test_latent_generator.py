@@ -118,7 +118,7 @@ test_wrong_arguments_are_refused = refusals(
     (lambda: PLAIN.decoder(torch.zeros(2, 5)), ShapeError, r"\(B, 4\), got \(2, 5\)"),
     (lambda: attribute(PLAIN, COLUMN, "a")(torch.zeros(2, 5)), ShapeError, r"\(B, 4\)"),
     (lambda: latent(Generator(nn.Linear(4, 3), (4,)), 3), GeneratorError, r"shape \(4\), the prior has \(3\)"),
-    (lambda: latent(nn.Linear(4, 3), "normal"), OptionError, "A prior is"),  # pyright: ignore[reportArgumentType]
+    *((lambda p=p: latent(nn.Linear(4, 3), p), OptionError, "A prior is") for p in ("normal", -1, (4, 0))),
     (lambda: attribute(PLAIN, COLUMN, "a", on="y"), OptionError, "on must be one of"),  # pyright: ignore[reportArgumentType]
     (lambda: attribute(ce.as_energy(Normal(torch.zeros(4), 1.0)), COLUMN, "a", on="x"), OptionError, "whose decoder is a Generator"),
     (lambda: continuous(PLAIN, COLUMN, "a", width=1e-4), OptionError, "width must be between"),

@@ -212,8 +212,7 @@ class SampleSheet(Callback):
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
         if trainer.step % self.every and trainer.step != trainer.steps:
             return
-        points = self._chains(trainer)
-        if points is None:
+        if (points := self._chains(trainer)) is None:
             energy = self._energy(trainer.averaged)
             shape = self.n if energy.decoder is not None or energy.event_shape is not None else (self.n, *trainer.context.event_shape)
             points = energy.sample(shape, **{"seed": trainer.seed, **self.options})

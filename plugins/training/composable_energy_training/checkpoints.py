@@ -154,8 +154,7 @@ class CheckpointStore:
         return sorted(int(match[1]) for path in self.folder.glob("step-*.safetensors") if (match := _NAME.fullmatch(path.name)))
 
     def _write(self, checkpoint: Checkpoint) -> Path | None:
-        path = self.path(checkpoint.step)
-        if path is None:
+        if (path := self.path(checkpoint.step)) is None:
             self._last = checkpoint
             return None
         try:

@@ -101,8 +101,7 @@ class Monitor(Callback):
         if self.action not in ("lower", "rollback", "stop", None):
             raise OptionError(f"action must be 'lower', 'rollback' or 'stop', or None to watch nothing, got {self.action!r}.")
         for name in ("gap", "magnitude", "loss", "diverged", "nonfinite"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value > 0):
+            if (value := getattr(self, name)) is not None and not (_is_number(value) and value > 0):
                 raise OptionError(f"{name} must be a positive number, or None to ignore it, got {value!r}.")
         if self.acceptance is not None and not (_is_number(self.acceptance) and 0 <= self.acceptance <= 1):
             raise OptionError(f"acceptance must be in [0, 1], or None to ignore it, got {self.acceptance!r}.")

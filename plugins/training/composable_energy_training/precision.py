@@ -81,8 +81,7 @@ def channels_last(model: nn.Module) -> Iterator[None]:
 
 def _cpu_flags() -> frozenset[str]:
     """Detects the instruction sets of this CPU: from the system on Linux, from torch (2.10 or later) elsewhere."""
-    file = Path("/proc/cpuinfo")
-    if file.is_file():
+    if (file := Path("/proc/cpuinfo")).is_file():
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         return frozenset(next((line.partition(":")[2] for line in lines if line.startswith("flags")), "").split())
     return frozenset(name for name, found in getattr(torch.cpu, "get_capabilities", dict)().items() if found is True)

@@ -107,8 +107,7 @@ class Recipe(ABC):
         """
         types = self.setting_types(changes)
         tables = {key for key, value in changes.items() if value == {} and any(name.startswith(f"{key}.") for name in types)}
-        unknown = next((key for key in changes if key not in types and key not in tables), None)
-        if unknown is not None:
+        if (unknown := next((key for key in changes if key not in types and key not in tables), None)) is not None:
             raise OptionError(f"The recipe {self.name!r} has no setting {unknown!r}.{_suggest(unknown, types)}")
         kept = {key: value for key, value in flatten(self.settings).items() if key in types or value == {}}
         changed = {key: value if key in tables else check_setting(key, value, types[key]) for key, value in changes.items()}
@@ -210,8 +209,7 @@ def _suggest(key: str, known: Mapping[str, Any]) -> str:
     table, _, last = key.rpartition(".")
     if same := [other for other in known if other.rpartition(".")[2] == last]:
         return f" Did you mean {' or '.join(map(repr, same))}?"
-    names = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]
-    if names:
+    if names := [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == table]:
         near = [f"{table}.{name}" for name in nearest_names(last, names)]
         return f" Did you mean {' or '.join(map(repr, near))}?" * bool(near) + listed(f"{table}.{name}" for name in names)
     tables = sorted({other.partition(".")[0] for other in known})

@@ -61,10 +61,8 @@ class _Layers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         plain = torch.is_grad_enabled() and not torch.compiler.is_compiling() and all(kind in _PLAIN for kind in types)
         replace = _REPLACEMENTS.get(func) if plain else None
-        if replace is not None:
-            result = replace(self, *args, **(kwargs or {}))
-            if result is not None:
-                return result
+        if replace is not None and (result := replace(self, *args, **(kwargs or {}))) is not None:
+            return result
         return func(*args, **(kwargs or {}))
 
     def depends(self, tensor: Tensor | None) -> bool:

@@ -76,8 +76,7 @@ class TrainStep:
             parts.append({**scalars, "loss": value.detach().float()})
         self.scaler.unscale_(self.optimizer)
         means = self._means(parts, self.settings.clip_(self.optimizer).to(self.device))
-        finite = math.isfinite(means["loss"]) and math.isfinite(means["gradient"])
-        if finite:
+        if finite := math.isfinite(means["loss"]) and math.isfinite(means["gradient"]):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             self.scaler.step(self.optimizer)

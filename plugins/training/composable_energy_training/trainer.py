@@ -249,8 +249,7 @@ class Trainer:
         if alert.action == "lower" and due:
             self._save()
         elif alert.action == "rollback":
-            checkpoint = self._store.roll_back()
-            if checkpoint is None:
+            if (checkpoint := self._store.roll_back()) is None:
                 raise TrainingDiverged(f"There is no checkpoint to roll back to from step {self.step}: removed?", step=self.step)
             self._restore(checkpoint)
         elif alert.action == "stop":

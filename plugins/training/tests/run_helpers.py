@@ -89,8 +89,7 @@ class Scripted(Objective):
     def loss(self, model, batch):
         self.count += 1
         value = sum(parameter.square().sum() for parameter in model.parameters()) + 0 * batch.noise.normal(batch.x).sum()
-        what = self.fail(batch.step, batch.noise.seed)
-        if what is not None:
+        if (what := self.fail(batch.step, batch.noise.seed)) is not None:
             if not isinstance(what, float):
                 raise what
             value = value * what

@@ -191,8 +191,7 @@ def test_preparation_is_keyed_by_rows():
     prepare = lambda images, noise: images + noise.uniform(images)[:, None]
     x = BatchLoader(Prepared(DATA, prepare), 8, range(4, 8), *BATCH).load(0, 2).x
     whole, raw = (BatchLoader(data, 8, range(8), *BATCH).load(0, 2).x for data in (Prepared(DATA, prepare), DATA))
-    assert torch.equal(whole[4:], x)
-    assert (whole - raw).min() > 0 and not torch.equal(whole[0] - raw[0], whole[1] - raw[1])
+    assert torch.equal(whole[4:], x) and (whole - raw).min() > 0 and not torch.equal(whole[0] - raw[0], whole[1] - raw[1])
     assert Noise(0, range(8), 2).child("data").uniform(raw).allclose((whole - raw)[:, 0], atol=1e-6)
 
 

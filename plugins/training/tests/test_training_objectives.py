@@ -354,8 +354,7 @@ def test_rows_without_numbers_add_nothing():
     known, lacking = objective.loss(model, batch_of(x[:20], v=v[:20])), v.clone()
     lacking[20:, 0] = math.nan
     some = objective.loss(model, batch_of(x, v=lacking))
-    assert torch.allclose(some.value, known.value / 2)
-    assert torch.allclose(some.scalars["error"], known.scalars["error"])
+    assert torch.allclose(some.value, known.value / 2) and torch.allclose(some.scalars["error"], known.scalars["error"])
     of_some, of_known = (torch.autograd.grad(loss.value, list(model.parameters())) for loss in (some, known))
     assert torch.allclose(torch.stack(of_some), torch.stack(of_known) / 2)
     none = objective.loss(model, batch_of(x, v=torch.full_like(v, math.nan)))

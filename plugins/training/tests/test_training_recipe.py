@@ -104,8 +104,7 @@ def test_a_file_may_extend_a_name_or_a_file(bowl, tmp_path):
     with ce.register("recipe", "bowl", lambda: bowl):
         recipe = training.open_recipe(tmp_path / "widest.toml")
         assert training.open_recipe("bowl").entry == recipe.entry == "bowl"
-    assert isinstance(recipe, Bowl)
-    assert (recipe.name, recipe.about, recipe.needs) == ("widest", "A wide bowl", "nothing")
+    assert isinstance(recipe, Bowl) and (recipe.name, recipe.about, recipe.needs) == ("widest", "A wide bowl", "nothing")
     assert flatten(recipe.settings) == {**flatten(bowl.settings), "model.width": 99}
 
 
@@ -229,8 +228,7 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
         run.fit()
     assert run.objective.formats == {True}  # channels last during the run
     for weight, (stride, pointer, values) in zip(weights, before, strict=True):
-        assert weight.stride() == stride and weight.data_ptr() == pointer
-        assert not torch.equal(weight, values)
+        assert weight.stride() == stride and weight.data_ptr() == pointer and not torch.equal(weight, values)
     assert torch.equal(shared, model[0].weight)
 
 

@@ -71,8 +71,7 @@ def to_arviz(
             stats["n_steps" if scalar == "leapfrogs" else scalar] = np.broadcast_to(row, (chains, draws))
     groups["sample_stats"] = xarray.Dataset({stat: (("chain", "draw"), values) for stat, values in stats.items()}, axes)
     if log_likelihood is not None:
-        found = trace.predict(log_likelihood)
-        if found.ndim != 3:
+        if (found := trace.predict(log_likelihood)).ndim != 3:
             raise ShapeError(f"log_likelihood returns shape (B, N) for N observations, got (B, {', '.join(map(str, found.shape[2:]))}).")
         groups["log_likelihood"] = xarray.Dataset({"y": (("chain", "draw", "observation"), found.transpose(0, 1).cpu().numpy())}, axes)
     tree = xarray.DataTree.from_dict(groups)

@@ -39,8 +39,7 @@ def read_npz(request: ReadRequest) -> PictureSource:
     path = request.path
     request.check("an archive of numpy", hint=_OTHER_PART)
     arrays = _read_archive(path)
-    images = arrays.pop("images", arrays.pop("imgs", None))
-    if images is None:
+    if (images := arrays.pop("images", arrays.pop("imgs", None))) is None:
         raise FileFormatError(f"{path} has no array 'images', only {', '.join(arrays) or 'none'}: give the pictures this name.")
     if "latents_classes" in arrays:
         arrays.pop("latents_values", None)  # the same factors
@@ -198,8 +197,7 @@ def read_idx(request: ReadRequest) -> PictureSource:
     """Reads IDX files, as of (Fashion-)MNIST, plain or gzipped; classes are digits. Tables of labels begin with picture numbers, from 0."""
     part, files, shapes = request.check("IDX files", _PARTS, own_labels=False), [], []
     for what, dimensions in (("images", 3), ("labels", 1)):
-        file = _find_idx_file(request.path, part, what, dimensions)
-        if file is None:
+        if (file := _find_idx_file(request.path, part, what, dimensions)) is None:
             raise FileFormatError(f"{request.path} lacks {_IDX[part]}-{what}-idx{dimensions}-ubyte, plain or with .gz: put it there.")
         files.append(file)
         shapes.append(_read_idx_shape(file, dimensions))

@@ -31,8 +31,7 @@ def read_folder(request: ReadRequest) -> PictureSource:
     """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels."""
     folder = request.path
     request.check("an image folder", hint=" (open that of another part by its own path)", own_labels=False)
-    names = [path.relative_to(folder).as_posix() for path in _list_files(request)]
-    if not names:
+    if not (names := [path.relative_to(folder).as_posix() for path in _list_files(request)]):
         raise FileFormatError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}, at any depth.")
     names.sort()
     tables = [request.labels] if request.labels else sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
@@ -70,8 +69,7 @@ def read_celeba(request: ReadRequest) -> PictureSource:
     check_match(path, rows, present, folder, request.strict)
     listed = _read_partition(partition, rows)[part] if partition.exists() else list(rows)
     existing = set(present)
-    names = [name for name in listed if name in existing]
-    if not names:
+    if not (names := [name for name in listed if name in existing]):
         raise FileFormatError(f"{folder} holds no picture of the part {part!r}.")
     values = torch.frombuffer(bytearray().join(rows[name] for name in names), dtype=torch.uint8).long().view(len(names), -1)
     labels = {name: Labels(values[:, column].contiguous(), BINARY) for column, name in enumerate(columns)}
@@ -146,7 +144,8 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
             if entry.name.startswith((".", "__")):
                 continue
             if _is_dir(entry):
-                yield from _files(Path(entry.path), seen)
+                if not exists(Path(entry.path) / "recipe.toml"):  # a run, whose sheets of samples are no data
+                    yield from _files(Path(entry.path), seen)
             elif entry.name.lower().endswith(ENDINGS):
                 yield Path(entry.path)
 
@@ -193,15 +192,14 @@ def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
 def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str], folder: Path, strict: bool) -> None:
     """Raises if a table does not match the files of a folder. Without `strict`, one matching name is enough."""
     files = set(present)
-    missing = [name for name in listed if name not in files]
-    if missing and (strict or len(missing) == len(listed)):
+    if (missing := [name for name in listed if name not in files]) and (strict or len(missing) == len(listed)):
         raise FileFormatError(
             f"{len(missing):,} of the {len(listed):,} pictures that {path} lists are not in {folder}: {join_names(missing)}. "
-            "File names are relative to that folder; add the pictures or delete the lines, or give strict=False to ignore such lines."
+            "Names are relative to that folder; add the pictures or delete the lines, or ignore these: strict=False (data.strict=false)."
         )
     extra = [name for name in present if name not in listed]
     if extra and strict:
         raise FileFormatError(
             f"{len(extra):,} of the {len(present):,} pictures in {folder} are not listed in {path}: {join_names(extra)}. "
-            "Add lines for them (an empty cell is unknown), or give strict=False to use them without labels."
+            "Add lines for them (an empty cell is unknown), or give strict=False (data.strict=false) to use them without labels."
         )

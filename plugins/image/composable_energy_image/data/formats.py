@@ -105,8 +105,7 @@ def _find_reader(path: Path, format: str | None) -> Callable[[ReadRequest], Pict
         raise FileFormatError(f"{path} does not exist: give the path of a folder of pictures, or of a .npy or .npz file.")
     if format is not None:
         return _FORMATS[format][1]
-    found = next((reader for matches, reader in _FORMATS.values() if matches(path)), None)
-    if found is not None:
+    if (found := next((reader for matches, reader in _FORMATS.values() if matches(path)), None)) is not None:
         return found
     if is_file(path):
         raise FileFormatError(f"{path} is neither .npy nor .npz: give the folder of the pictures; unpack archives first.")

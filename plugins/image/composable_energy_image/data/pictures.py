@@ -51,8 +51,7 @@ class Labels:
             raise DtypeError(f"Labels must be int64, got {self.values.dtype}; write `values.long()`.")
         if len(set(self.names)) < len(self.names):
             raise OptionError(f"Names of labels must be distinct, got {', '.join(self.names)}.")
-        wrong = (self.values < -1) | (self.values >= len(self.names))
-        if wrong.any():
+        if (wrong := (self.values < -1) | (self.values >= len(self.names))).any():
             row = int(wrong.nonzero()[0])
             raise OptionError(f"Labels are 0 to {len(self.names) - 1}, or -1 where unknown, got {int(self.values[row])} for picture {row}.")
 
@@ -84,8 +83,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, fractions as their multiples.
     """
     words = [_normalize(word) for word in words]
-    known = set(words) - {""}
-    if not known:
+    if not (known := set(words) - {""}):
         raise OptionError("all values are empty: fill the column, or leave it out.")
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
@@ -237,7 +235,7 @@ class Pictures:
         """
         if isinstance(index, slice):
             index = torch.tensor(range(len(self))[index], dtype=torch.int64)
-        index = torch.arange(len(self))[index.cpu()]  # resolves booleans and negative indices, and checks the range
+        index = torch.arange(len(self))[torch.as_tensor(index).cpu()]  # resolves booleans and negative indices, and checks the range
         labels = {name: some.take(index) for name, some in self.labels.items()}
         return Pictures(self._pixels, labels, self.origin, index if self._rows is None else self._rows[index])
 
@@ -303,9 +301,10 @@ def _check_shape(shape: tuple[int, ...]) -> None:
 def _to_labels(name: str, some: Tensor | np.ndarray | Sequence[Any] | Labels) -> Labels:
     if isinstance(some, Labels):
         return some
+    words = [] if isinstance(some, Tensor) else np.asarray(some, dtype=object)
     try:
-        if not isinstance(some, Tensor) and len(some) and isinstance(some[0], str):
-            return labels_from_words([str(word) for word in some])
+        if np.ndim(words) == 1 and len(words) and all(isinstance(word, str) for word in words):
+            return labels_from_words(list(words))
         return labels_from_numbers(_to_tensor(some))
     except (ShapeError, DtypeError, OptionError) as error:
         raise type(error)(f"Labels {name!r}: {error}") from None

@@ -115,8 +115,7 @@ def is_rendered(path: Path) -> bool:
 def read_rendered(request: ReadRequest) -> PictureSource:
     """Reads a rendered world. Labels with one class for each picture become attributes; numbers, and labels of several objects, do not."""
     folder = request.path
-    metadata = _read_metadata(folder)
-    if metadata is None:
+    if (metadata := _read_metadata(folder)) is None:
         raise FileFormatError(f"The folder {folder} has no {_METADATA}.")
     world = metadata["world"]
     description = f"a rendered world, {world}"
@@ -139,8 +138,7 @@ def read_rendered(request: ReadRequest) -> PictureSource:
 
 def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
     """Returns the number of finished pictures in a folder; None if there is no metadata."""
-    saved = _read_metadata(folder)
-    if saved is None:
+    if (saved := _read_metadata(folder)) is None:
         return None
     found, requested = ({**of["options"], **of, "options": None, "classes": None} for of in (saved, metadata))
     differences = [f"{name} {found[name]!r} instead of {value!r}" for name, value in requested.items() if found.get(name, value) != value]

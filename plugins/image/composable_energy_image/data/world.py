@@ -112,8 +112,7 @@ class World(ABC):
         found = {name: np.asarray(labels[name]) for name in self.fields}
         n = next((len(array) for array in found.values() if array.ndim), 0)
         for name, field in self.fields.items():
-            array = found[name]
-            if array.shape != (n, *field.shape):
+            if (array := found[name]).shape != (n, *field.shape):
                 wanted = ", ".join(map(str, ("N", *field.shape)))
                 raise ShapeError(f"The label {name!r} must have shape ({wanted}), N = {n}; got {array.shape}.")
             if not np.can_cast(array.dtype, field.dtype, "same_kind"):

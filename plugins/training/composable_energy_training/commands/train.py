@@ -14,6 +14,7 @@ from composable_energy.files import exists, expanded, is_directory, is_file
 from composable_energy.options import printable
 from composable_energy_cli import Command, json_text, saved_in, whole_number
 from composable_energy_cli.parser import each_once
+from composable_energy_cli.parsing import quoted
 
 _SETTINGS = {"labels": "data.labels", "limit": "data.limit", "seed": "training.seed", "device": "training.device"}
 
@@ -47,6 +48,8 @@ class Train(Command):
             raise FileFormatError(f"--data: there is no file or folder {str(data)!r}.")
         if exists(out) and not is_directory(out):
             raise OptionError(f"--out: {out} is a file; give a folder.")
+        if out.resolve() == data.resolve():
+            raise OptionError(f"--out: {out} is the folder of the pictures, which would then hold sheets of samples, too; give another.")
         from composable_energy_training import open_recipe
         from composable_energy_training.ranks import join, leave
         from composable_energy_training.toml import parse_value
@@ -123,10 +126,11 @@ def _sample_command(folder: Path) -> str:
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
     if names:
         one_of_each = {name.partition("=")[0]: name for name in names if name != "base"}  # values of one attribute exclude one another
-        return shlex.join(["composable-energy", "sample", " & ".join([*one_of_each.values()][:2] or names), "--in", place])
+        return shlex.join(["composable-energy", "sample", " & ".join(map(quoted, [*one_of_each.values()][:2] or names)), "--in", place])
     given = ce.load(folder).required_conditions - {"sigma"}
-    expression = f'"{place}"' if " " in place else place
-    return shlex.join(["composable-energy", "sample", expression, *(word for name in sorted(given) for word in ("--given", f"{name}=0"))])
+    return shlex.join(
+        ["composable-energy", "sample", quoted(place), *(word for name in sorted(given) for word in ("--given", f"{name}=0"))]
+    )
 
 
 def _parse_setting(text: str) -> tuple[str, str]:
