@@ -22,8 +22,7 @@ from composable_energy_mcmc.annealing.path import Gaussian, evaluate, geometric_
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 from composable_energy_mcmc.batch import select
 
-_PILOTS = 256
-_LEVELS_PER_PILOT_LEVEL, _MIN_LEVELS = 4, 16
+_PILOTS, _LEVELS_PER_PILOT_LEVEL, _MIN_LEVELS = 256, 4, 16
 _FIRST_STEP = 3  # the number of the pilots' first step, which selects its noise
 
 

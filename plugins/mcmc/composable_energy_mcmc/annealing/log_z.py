@@ -2,7 +2,7 @@ r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed i
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from composable_energy.errors import CalibrationError, ExpressionError, OptionEr
 from composable_energy.options import check_integer
 from composable_energy.registry import get
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
+from composable_energy.supports import join
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.path import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size
@@ -64,8 +65,8 @@ def estimate_log_z(
     energy: Any,
     *,
     base: Distribution | None = None,
-    draws: Tensor | None = None,
-    init: Tensor | None = None,
+    draws: Tensor | Mapping[str, Tensor] | None = None,
+    init: Tensor | Mapping[str, Tensor] | None = None,
     event_shape: Sequence[int] | None = None,
     particles: int = 1024,
     levels: int | None = None,
@@ -94,7 +95,7 @@ def estimate_log_z(
             the draws, else to the last points of a pilot run of the sampler.
         draws: Independent draws of the density, such as data or the last points of long chains, with shape $(n, *)$. Without `base`, the
             base is fitted to every other draw and the paths start at the rest.
-        init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points.
+        init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points. Named: a dict, as for `draws`.
         event_shape: The shape of one point, if neither the energy nor the options above have it.
         levels: The number of levels; None lets the pilot run choose.
         moves: The number of steps of the sampler at each level; None takes 1, and 4 sweeps of discrete points.
@@ -123,8 +124,9 @@ def estimate_log_z(
         Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
     """
     energy = as_energy(energy)
-    particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves, optional=True)
-    levels = None if levels is None else check_integer("levels", levels)
+    draws, init = (join(one, energy.variables) if isinstance(one, Mapping) else one for one in (draws, init))
+    particles = check_integer("particles", particles, least=16)
+    levels, moves = check_integer("levels", levels, optional=True), check_integer("moves", moves, optional=True)
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init is the start of a pilot run, which `base` and `draws` replace: leave it out.")
     if has_rows(energy):
