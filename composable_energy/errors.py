@@ -162,7 +162,7 @@ class SamplingWarning(UserWarning):
 
     Args:
         kind: `"start"`, `"diverged"`, `"errors"`, `"formula"`, `"acceptance"`, `"constant"`, `"stuck"`, `"drift"`, `"r_hat"`, `"ess"`,
-            `"bias"`, `"mode"`, `"branch"`, `"families"`, `"trips"`, `"weak"`, `"precise"` or `"unchecked"`.
+            `"bias"`, `"mode"`, `"branch"`, `"families"`, `"trips"`, `"weak"`, `"precise"`, `"tail"` or `"unchecked"`.
         seen: The observation, with figures.
         advice: What to do.
     """

@@ -94,7 +94,7 @@ def split(points: Tensor, variables: Variables) -> dict[str, Tensor]:
 def join(values: Mapping[str, Any], variables: Variables) -> Tensor:
     r"""Returns points with shape $(B, n)$ of variables with shapes $(B, \text{shape})$; raises if names, shapes or rows do not fit."""
     if values.keys() != variables.keys():
-        raise OptionError(f"The variables are {', '.join(variables)}; got {', '.join(map(str, values)) or 'none'}.")
+        raise OptionError(f"The variables are {', '.join(variables) or 'none'}; got {', '.join(map(str, values)) or 'none'}.")
     tensors = {name: torch.as_tensor(values[name]) for name in variables}
     rows = next(iter(tensors.values())).shape[:1]
     for name, tensor in tensors.items():

@@ -22,9 +22,7 @@ from composable_energy_mcmc.annealing.path import Gaussian, evaluate, geometric_
 from composable_energy_mcmc.annealing.schedule import Pilots, Schedule, find_schedule
 from composable_energy_mcmc.batch import select
 
-_PILOTS = 256
-_LEVELS_PER_PILOT_LEVEL = 4
-_MIN_LEVELS = 16
+_PILOTS, _LEVELS_PER_PILOT_LEVEL, _MIN_LEVELS = 256, 4, 16
 _FIRST_STEP = 3  # the number of the pilots' first step, which selects its noise
 
 
@@ -46,8 +44,7 @@ class Path:
         """Returns $E_0 - E$, with shape $(B,)$ in float64; raises SamplingDiverged where it is not a number or positive infinity."""
         energies = torch.cat([self.energies(some) for some in z.split(self.batch_size)])
         log_ratio = normal_energy(z).double() - energies.double()
-        bad = log_ratio.isnan() | (log_ratio == torch.inf)
-        if bad.any():
+        if (bad := log_ratio.isnan() | (log_ratio == torch.inf)).any():
             raise SamplingDiverged(
                 f"{int(bad.sum())} of {len(bad)} points on the path to {self.energy} have an energy that is not a number: check the energy "
                 "there, or give a `base` or `init` nearer to its density.",

@@ -2,7 +2,7 @@ r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed i
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -15,15 +15,15 @@ from composable_energy.errors import CalibrationError, ExpressionError, OptionEr
 from composable_energy.options import check_integer
 from composable_energy.registry import get
 from composable_energy.sampling import Noise, Sampler, SamplerLike, has_rows, integration, warn_of_spacing
+from composable_energy.supports import join
 from composable_energy_mcmc.annealing.ais import Path, tune_path
 from composable_energy_mcmc.annealing.path import Gaussian, fit_gaussian
 from composable_energy_mcmc.annealing.schedule import effective_sample_size
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
-_MIN_EFFECTIVE = 0.05
+_MIN_EFFECTIVE, _ENOUGH, _HEAVY = 0.05, 500, 0.5  # the tail of fewer weights is not known
 _MIN_DRAWS = 20
-_PILOT_CHAINS = 1024
-_PILOT_STEPS = 60
+_PILOT_CHAINS, _PILOT_STEPS = 1024, 60
 _RESAMPLES, _BISECTIONS, _MARGIN = 200, 60, 30.0  # of the bootstrap, and of Bennett's ratio
 _BASE_FACTOR = 1.2  # a base that is narrower than the density misses its tails, a wider one costs a few levels
 
@@ -34,7 +34,7 @@ class LogZ:
 
     Attributes:
         value: The estimate.
-        standard_error: Its standard error, by a bootstrap over paths. It does not include a mode that no path reached.
+        standard_error: Its standard error, by a bootstrap over paths. It does not include a mode that no path reached, nor a tail.
         lower: The estimate from forward paths alone, a lower bound in expectation.
         upper: The estimate from reverse paths alone, an upper bound in expectation; None without draws of the density.
         effective: The effective sample size of the forward weights, as a share of the paths.
@@ -65,8 +65,8 @@ def estimate_log_z(
     energy: Any,
     *,
     base: Distribution | None = None,
-    draws: Tensor | None = None,
-    init: Tensor | None = None,
+    draws: Tensor | Mapping[str, Tensor] | None = None,
+    init: Tensor | Mapping[str, Tensor] | None = None,
     event_shape: Sequence[int] | None = None,
     particles: int = 1024,
     levels: int | None = None,
@@ -95,7 +95,7 @@ def estimate_log_z(
             the draws, else to the last points of a pilot run of the sampler.
         draws: Independent draws of the density, such as data or the last points of long chains, with shape $(n, *)$. Without `base`, the
             base is fitted to every other draw and the paths start at the rest.
-        init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points.
+        init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points. Named: a dict, as for `draws`.
         event_shape: The shape of one point, if neither the energy nor the options above have it.
         levels: The number of levels; None lets the pilot run choose.
         moves: The number of steps of the sampler at each level; None takes 1, and 4 sweeps of discrete points.
@@ -124,8 +124,9 @@ def estimate_log_z(
         Annealed importance sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
     """
     energy = as_energy(energy)
-    particles, moves = check_integer("particles", particles, least=16), check_integer("moves", moves, optional=True)
-    levels = None if levels is None else check_integer("levels", levels)
+    draws, init = (join(one, energy.variables) if isinstance(one, Mapping) else one for one in (draws, init))
+    particles = check_integer("particles", particles, least=16)
+    levels, moves = check_integer("levels", levels, optional=True), check_integer("moves", moves, optional=True)
     if init is not None and (base is not None or draws is not None):
         raise OptionError("init is the start of a pilot run, which `base` and `draws` replace: leave it out.")
     if has_rows(energy):
@@ -161,25 +162,17 @@ def _estimate(energy: Energy, like: Tensor, path: Path, noise: Noise, ends: Tens
     schedule = tune_path(path, like, noise.child("pilot"), levels)
     particles, count = len(noise.chains), len(schedule.levels) - 1
     z = noise.child("base").normal(like.expand(particles, *like.shape).contiguous())
-    forward, reverse = path.log_weights(z, schedule, noise.child("forward")).cpu(), None
-    effective = effective_sample_size(forward) / particles
-    _check_effective(energy, effective, particles, count, ends is not None)
+    forward = path.log_weights(z, schedule, noise.child("forward")).cpu()
+    effective, lower, seed = effective_sample_size(forward) / particles, log_mean(forward).item(), noise.child("bootstrap").seed
+    _check_weights(energy, forward, effective, count, ends is not None)
     for warning in warn_of_spacing(forward, like.dtype, "log Z"):  # weights are as large as the energies
         warning.emit()
-    if ends is not None:
-        back = noise.child("reverse").for_chains(range(len(ends)))
-        reverse = path.log_weights(path.base.standardize(ends), schedule, back, reverse=True).cpu()
-    lower = log_mean(forward).item()
-    return LogZ(
-        value=lower if reverse is None else bennett_acceptance_ratio(forward, reverse).item(),
-        standard_error=bootstrap_error(forward, reverse, noise.child("bootstrap").seed),
-        lower=lower,
-        upper=None if reverse is None else -log_mean(reverse).item(),
-        effective=effective,
-        levels=count,
-        particles=particles,
-        draws=0 if reverse is None else len(reverse),
-    )
+    if ends is None:
+        return LogZ(lower, bootstrap_error(forward, None, seed), lower, None, effective, count, particles, draws=0)
+    back = noise.child("reverse").for_chains(range(len(ends)))
+    reverse = path.log_weights(path.base.standardize(ends), schedule, back, reverse=True).cpu()
+    value, error = bennett_acceptance_ratio(forward, reverse).item(), bootstrap_error(forward, reverse, seed)
+    return LogZ(value, error, lower, -log_mean(reverse).item(), effective, count, particles, draws=len(reverse))
 
 
 def _check_points(name: str, points: Tensor, like: Tensor) -> Tensor:
@@ -207,14 +200,19 @@ def _fit_base(points: Tensor) -> Gaussian:
     return fit_gaussian(points, _BASE_FACTOR, covariance=True)
 
 
-def _check_effective(energy: Energy, effective: float, paths: int, levels: int, back: bool) -> None:
+def _check_weights(energy: Energy, forward: Tensor, effective: float, levels: int, back: bool) -> None:
+    """Raises if few paths have most of the weight, and warns if the weights of paths in one direction alone have a heavy tail."""
     if not effective >= _MIN_EFFECTIVE:
         ways = "a base nearer to its density" + ("" if back else ", or `draws` or `init` from every mode, from which one is fitted")
         raise CalibrationError(
-            f"The effective sample size of {paths} paths over {levels} levels to {energy} is {effective:.1%} of their number, less than "
-            f"{_MIN_EFFECTIVE:.0%}: an estimate from them would be wrong by more than its standard error. Take more levels "
+            f"The effective sample size of {len(forward)} paths over {levels} levels to {energy} is {effective:.1%} of their number, less "
+            f"than {_MIN_EFFECTIVE:.0%}: an estimate from them would be wrong by more than its standard error. Take more levels "
             f"(levels={4 * levels}), more moves at each level, or {ways}."
         )
+    if not back and len(forward) >= _ENOUGH and (tail := tail_index(forward)) > _HEAVY:
+        seen = f"The weights of {len(forward)} paths to {energy} have a tail of index {tail:.2f}, above {_HEAVY} without a variance: log Z"
+        advice = "Give independent `draws` of it, such as E.sample(2000), from which paths lead back, or a `base` as wide as its tails."
+        SamplingWarning("tail", f"{seen} is likely too low, by more than its standard error.", advice).emit()
 
 
 def event_of_integral(
@@ -237,6 +235,17 @@ def event_of_integral(
 def log_mean(log_weights: Tensor) -> Tensor:
     """Returns the logarithm of the mean of weights along the last axis."""
     return torch.logsumexp(log_weights, -1) - math.log(log_weights.shape[-1])
+
+
+def tail_index(log_weights: Tensor) -> float:
+    """Returns the shape of a generalised Pareto distribution of the largest weights, as https://arxiv.org/abs/1507.02646 estimates it."""
+    weights = (log_weights.double() - log_weights.max()).exp().sort().values
+    count = int(min(len(weights) / 5, 3 * math.sqrt(len(weights))))
+    excess, grid = weights[-count:] - weights[-count - 1], torch.arange(30 + int(math.sqrt(count))) + 0.5
+    rates = 1 / excess[-1] + (1 - (len(grid) / grid).sqrt()) / (3 * excess[int(count / 4 + 0.5) - 1])
+    shapes = torch.log1p(-rates[:, None] * excess).mean(1)
+    shares = torch.softmax(count * ((-rates / shapes).log() - shapes), 0)
+    return torch.log1p(-(shares * rates).sum() * excess).mean().item()
 
 
 def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
@@ -264,9 +273,6 @@ def bennett_acceptance_ratio(forward: Tensor, reverse: Tensor) -> Tensor:
 def bootstrap_error(forward: Tensor, reverse: Tensor | None, seed: int) -> float:
     """Returns the standard error of the estimate from log weights of paths, by its standard deviation over resampled paths."""
     generator = torch.Generator().manual_seed(seed % 2**63)
-
-    def resample(weights: Tensor) -> Tensor:
-        return weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator, device="cpu")]
-
-    values = log_mean(resample(forward)) if reverse is None else bennett_acceptance_ratio(resample(forward), resample(reverse))
-    return values.std().item()
+    both = [weights for weights in (forward, reverse) if weights is not None]
+    drawn = [weights[torch.randint(len(weights), (_RESAMPLES, len(weights)), generator=generator, device="cpu")] for weights in both]
+    return (log_mean(*drawn) if reverse is None else bennett_acceptance_ratio(*drawn)).std().item()

@@ -101,9 +101,8 @@ def normal_energy(z: Tensor, log_volume: float = 0.0) -> Tensor:
 def fit_gaussian(points: Tensor, factor: float, *, covariance: bool = False) -> Gaussian:
     """Returns the Gaussian with the mean of some points and a multiple of their spread; a coordinate that does not vary counts as 1."""
     rows = points.reshape(len(points), -1).double()
-    mean, spread = rows.mean(0), rows.std(0)
+    mean, spread, axes = rows.mean(0), rows.std(0), rows.shape[1]
     scale = torch.where(spread > 0, spread, 1.0).view(points.shape[1:])
-    axes = len(mean)
     if covariance and 1 < axes <= _MAX_AXES and len(rows) >= _ROWS_PER_AXIS * axes:
         triangle, failed = torch.linalg.cholesky_ex(torch.cov(rows.T))
         scale = scale if failed else triangle

@@ -146,9 +146,7 @@ def _interpolate(positions: Sequence[float], values: Sequence[float], at: float)
 
 def effective_sample_size(log_weights: Tensor) -> float:
     r"""Returns $(\sum_i w_i)^2 / \sum_i w_i^2$ of weights with shape $(B,)$; 0 if all of them are 0."""
-    if log_weights.max() == -torch.inf:
-        return 0.0
-    return 1 / torch.softmax(log_weights, 0).square().sum().item()
+    return 0.0 if log_weights.max() == -torch.inf else 1 / torch.softmax(log_weights, 0).square().sum().item()
 
 
 def systematic_resample(log_weights: Tensor, offset: Tensor) -> Tensor:
