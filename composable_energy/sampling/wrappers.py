@@ -183,8 +183,7 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     inside = contains(energy.support, init)
     middle = coordinates.points(coordinates.inner(init))[0]
     u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
-    outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
-    if outside.any():
+    if (outside := ~(inside & u.isfinite().reshape(len(u), -1).all(1))).any():
         raise OptionError(
             f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; "
             f"the first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
@@ -204,8 +203,7 @@ def explain_border(energy: Energy, broken: State) -> str | None:
     finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
     if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
         return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
-    rows = finite & broken.energy.isfinite()
-    if not rows.any():
+    if not (rows := finite & broken.energy.isfinite()).any():
         return None
     return (
         f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "

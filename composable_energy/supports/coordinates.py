@@ -140,8 +140,7 @@ class Simplex(Coordinates):
         logit = u - self._offset(u)
         taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
         log_x = F.pad(left.cumsum(-1), [1, 0]) + F.pad(taken, [0, 1])
-        least = torch.finfo(u.dtype).smallest_normal  # a density may be infinite at 0
-        return log_x.exp().clamp_min(least), _total(log_x[..., :-1] + left)
+        return log_x.exp().clamp_min(torch.finfo(u.dtype).smallest_normal), _total(log_x[..., :-1] + left)  # a density may be infinite at 0
 
     def inverse(self, x: Tensor) -> Tensor:
         logit = x[..., :-1].log() - x.flip(-1).cumsum(-1).flip(-1)[..., 1:].log()
@@ -246,8 +245,7 @@ class Triangular(Coordinates):
     """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
 
     def __init__(self, event: Sequence[int], name: str) -> None:
-        size = event[-1]
-        if event[-2] != size:
+        if event[-2] != (size := event[-1]):
             raise ShapeError(f"The support {name} is for square matrices, got {tuple(event)}.")
         super().__init__(event, (*event[:-2], size * (size + 1) // 2))
         self.size, self.positive, self.squared = size, name != "lower_triangular", name.startswith("positive")

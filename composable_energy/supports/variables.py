@@ -95,7 +95,10 @@ def join(values: Mapping[str, Any], variables: Variables) -> Tensor:
     r"""Returns points with shape $(B, n)$ of variables with shapes $(B, \text{shape})$; raises if names, shapes or rows do not fit."""
     if values.keys() != variables.keys():
         raise OptionError(f"The variables are {', '.join(variables)}; got {', '.join(map(str, values)) or 'none'}.")
-    tensors = {name: torch.as_tensor(values[name]) for name in variables}
+    try:
+        tensors = {name: torch.as_tensor(values[name]) for name in variables}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"The variables {', '.join(variables)} are tensors, with a row for each point: {error}.") from None
     rows = next(iter(tensors.values())).shape[:1]
     for name, tensor in tensors.items():
         if not tensor.ndim or tensor.shape != (*rows, *variables[name]):

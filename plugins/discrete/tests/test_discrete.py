@@ -207,6 +207,20 @@ def test_the_sampler_suits_the_points():
     assert (counts.sample(CHAINS, seed=0) == 1).double().mean() == pytest.approx(1 - math.exp(-1), abs=0.05)
 
 
+def test_chains_that_no_change_of_one_number_moves_warn_if_other_states_are_likely():
+    """Numbers with an even sum, alone and beside another. Chains of a density with one state, of each row of conditions, are right."""
+    even = ce.as_energy(lambda x: torch.where(x.sum(1) % 2 == 0, 0.1 * x[:, 0], torch.inf), event_shape=(20,), support=constraints.boolean)
+    with pytest.warns(ce.SamplingWarning, match="constant: All 16 chains did not move in the last 20 steps.*`tempering`; or write"):
+        even.sample(16, sampler="gibbs", steps=40, init=torch.zeros(16, 20), seed=0)
+    with pytest.warns(ce.SamplingWarning, match="constant: All 16 chains"):
+        (even.over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x")).sample(
+            16, steps=40, init={"z": torch.zeros(16, 20), "x": torch.zeros(16)}, seed=0
+        )
+    near = ce.as_energy(lambda x, y: 99 * (x - y).abs().sum(1) + y.sum(1), event_shape=(20,), support=constraints.boolean)
+    rows = torch.arange(60).view(3, 20) % 7 % 2
+    assert torch.equal(near.given(y=rows).sample(3, sampler="gibbs", steps=40, seed=0), rows.float())
+
+
 @pytest.mark.parametrize("most", [64, 0])
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")
 def test_labels_and_means_of_a_mixture_are_drawn_together(most):
