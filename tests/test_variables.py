@@ -151,7 +151,7 @@ def test_given_fixes_variables():
     torch.testing.assert_close(fixed({"theta": THETA}), MODEL({"theta": THETA, "mu": torch.full((2,), 0.5), "tau": torch.full((2,), 2.0)}))
     assert str(fixed).endswith(".given(mu=0.5, tau=2)")
     assert fixed.sample(5, seed=0, **FAST).keys() == {"theta"}
-    shifted = lift(lambda a, b: a - b, {"a": (), "b": ()}).given(b=2.0**24 + 1)
+    shifted = lift(lambda a, self: a - self, {"a": (), "self": ()}).given(self=2.0**24 + 1)
     assert shifted({"a": torch.tensor([2.0**24], dtype=torch.float64)}).item() == -1
     conditional = ce.as_energy(far, variables={"theta": (3,)}).given(scale=4.0) & PRIOR
     torch.testing.assert_close(conditional.given(mu=0.0)({"theta": THETA}), far(THETA, 4.0) - Normal(0.0, 2.0).log_prob(torch.tensor(0.0)))
@@ -301,6 +301,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: PRIOR.given(mu=1.0), OptionError, "evaluate it there"),
     (lambda: MODEL({"mu": MU}), OptionError, "variables are theta, mu, tau; got mu"),
     (lambda: MODEL({**POINT, "mu": torch.zeros(3)}), ShapeError, "variable mu"),
+    (lambda: MODEL({**POINT, "mu": None}), OptionError, "variables theta, mu, tau are tensors, with a row for each"),
     (lambda: MODEL({**POINT, "theta": MU}), ShapeError, "variable theta"),
     (lambda: PRIOR.sample(3, init={"nu": MU}), OptionError, "variables are mu; got nu"),
     (lambda: BASE({"x": MU}), DtypeError, "takes a tensor of points"),

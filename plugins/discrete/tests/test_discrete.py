@@ -71,6 +71,7 @@ EXPRESSIONS = {
     "potts": Potts((2, 2), 3, 0.7, torch.tensor([0.3, 0.0, -0.2])),
     "machine": BoltzmannMachine(3, 2),
     "joint machine": BoltzmannMachine(3, 2).joint(),
+    "ratio": A - 0.5 * B - Ising(3, 0.2),
     "counts": COUNTS,
     "counts and function": COUNTS & ce.as_energy(lambda x: (x[:, 0] - x[:, 1]).square(), event_shape=(2,)),
     "categories": CATEGORIES,
