@@ -51,8 +51,7 @@ def ended(processes: Iterable[BaseProcess]) -> list[int | None]:
     processes, until = list(processes), time.monotonic() + LIMIT
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
-    late = [process.name for process in processes if process.exitcode is None]
-    if late:
+    if late := [process.name for process in processes if process.exitcode is None]:
         _stop(processes, f"{', '.join(late)} did not end within {LIMIT:.0f} s")
     return [process.exitcode for process in processes]
 

@@ -128,8 +128,7 @@ class Cliff(ce.Energy):
 
 @pytest.mark.filterwarnings("ignore:.*some chains have stopped")
 def test_chains_that_diverge_end_at_the_same_step_and_the_others_go_on():
-    call = {**CALL, "sampler": Langevin(0.05), "steps": 60, "on_divergence": "keep"}
-    (wanted, record), (found, trace) = both(Cliff(), (20, 3), **call)
+    (wanted, record), (found, trace) = both(Cliff(), (20, 3), **{**CALL, "sampler": Langevin(0.05), "steps": 60, "on_divergence": "keep"})
     assert 0 < trace.diverged.sum() < 20
     torch.testing.assert_close(found, wanted)
     assert torch.equal(trace.diverged_at, record.diverged_at)

@@ -295,8 +295,7 @@ def test_copies_pickles_and_files_are_the_same_energy_in_any_dtype(distribution)
 @BOTH
 def test_a_mixture_has_the_gradient_of_the_other_branch_outside_the_support(distribution):
     energy = ce.as_energy(distribution)
-    outside = torch.full((2, *energy.event_shape), -3.0, dtype=inside_points(distribution).dtype)
-    if not (energy(outside) == math.inf).all():
+    if not (energy(outside := torch.full((2, *energy.event_shape), -3.0, dtype=inside_points(distribution).dtype)) == math.inf).all():
         return
     wide = ce.as_energy(td.Normal(torch.zeros(energy.event_shape, dtype=outside.dtype), 3.0))
     energies, gradients = (energy | wide).with_gradient(outside)

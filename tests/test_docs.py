@@ -111,8 +111,7 @@ def test_the_command_line_takes_what_pages_show(line, monkeypatch):
     assert all(get("command", name) for name in names("command"))  # which imports those of plug-ins
     for command in Command.__subclasses__():
         monkeypatch.setattr(command, "run", lambda command, arguments: 0)
-    words = shlex.split(line, comments=True)
-    if words == ["--version"]:
+    if (words := shlex.split(line, comments=True)) == ["--version"]:
         with pytest.raises(SystemExit) as stop:
             main(words)
         assert stop.value.code == 0

@@ -224,8 +224,7 @@ def random_formula(rng: random.Random, depth: int) -> events.Formula:
 
 def any_formula(rng: random.Random, depth: int) -> events.Formula:
     if depth == 0 or rng.random() < 0.12:
-        head = rng.choice([*HEADS, LINE])
-        if isinstance(head, events.Continuous):
+        if isinstance(head := rng.choice([*HEADS, LINE]), events.Continuous):
             return events.Formula.atom(head, events.Interval(*sorted(rng.sample(BOUNDS, 2))))
         return events.Formula.atom(head, rng.sample(range(head.labels), rng.randint(1, head.labels - 1)))
     if rng.random() < 0.2:
@@ -264,8 +263,7 @@ def test_second_derivatives_stay_finite():
     rng = random.Random(5)
     for _ in range(100):
         formula, x = random_formula(rng, 3), extremes(rng)
-        first = torch.autograd.grad(formula.energy(x).sum(), x, create_graph=True)[0]
-        if first.requires_grad:
+        if (first := torch.autograd.grad(formula.energy(x).sum(), x, create_graph=True)[0]).requires_grad:
             assert torch.autograd.grad(first[:, :16].sum(), x, allow_unused=True, materialize_grads=True)[0].isfinite().all()
 
 

@@ -341,8 +341,7 @@ def test_conditions_come_as_rows(base):
     labels = torch.arange(5)
     torch.testing.assert_close(LABELLED.given(y=2)(X), (X - 2).square().sum(1))
     torch.testing.assert_close(LABELLED.given(y=labels)(X), (X - labels[:, None]).square().sum(1))
-    part = LABELLED.given(y=labels)(X[1:3], chains=slice(1, 3))
-    torch.testing.assert_close(part, (X[1:3] - labels[1:3, None]).square().sum(1))
+    torch.testing.assert_close(LABELLED.given(y=labels)(X[1:3], chains=slice(1, 3)), (X[1:3] - labels[1:3, None]).square().sum(1))
     assert LABELLED.explain(X, y=2).energy.shape == (5,)
     torch.testing.assert_close((OPTIONAL & base).given(label=2)(X), OPTIONAL.given(label=2)(X) + base(X))  # one term takes it
     other = ce.as_energy(lambda x, sigma: sigma + x.sum(1))

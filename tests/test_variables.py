@@ -77,11 +77,11 @@ def test_a_term_may_occur_twice(energy):
 
 def test_supports_are_those_of_the_variables():
     assert GROUPS({**POINT, "tau": torch.tensor([-1.0, 2.0])}).isinf().tolist() == [True, False]
-    flat = ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (2, 2)}) & ce.as_energy(Dirichlet(torch.ones(3)), variables="share")
+    flat = ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (2, 2)}) & ce.as_energy(Dirichlet(torch.ones(2, 3)), variables="share")
     draws = flat.sample(50, seed=0, **FAST)
-    assert {name: tuple(values.shape) for name, values in draws.items()} == {"rate": (50, 2, 2), "share": (50, 3)}
+    assert {name: tuple(values.shape) for name, values in draws.items()} == {"rate": (50, 2, 2), "share": (50, 2, 3)}
     assert (draws["rate"] > 0).all()
-    torch.testing.assert_close(draws["share"].sum(1), torch.ones(50))
+    torch.testing.assert_close(draws["share"].sum(2), torch.ones(50, 2))
     ends = constraints.interval(torch.zeros(2), torch.tensor([1.0, 5.0]))
     boxed = ce.as_energy(lambda b: 0 * b.sum(1), variables={"b": ((2,), ends)}) & ce.as_energy(Normal(0.0, 1.0), variables="a")
     high = boxed.sample(200, seed=0)["b"].amax(0)
@@ -151,7 +151,7 @@ def test_given_fixes_variables():
     torch.testing.assert_close(fixed({"theta": THETA}), MODEL({"theta": THETA, "mu": torch.full((2,), 0.5), "tau": torch.full((2,), 2.0)}))
     assert str(fixed).endswith(".given(mu=0.5, tau=2)")
     assert fixed.sample(5, seed=0, **FAST).keys() == {"theta"}
-    shifted = lift(lambda a, b: a - b, {"a": (), "b": ()}).given(b=2.0**24 + 1)
+    shifted = lift(lambda a, self: a - self, {"a": (), "self": ()}).given(self=2.0**24 + 1)
     assert shifted({"a": torch.tensor([2.0**24], dtype=torch.float64)}).item() == -1
     conditional = ce.as_energy(far, variables={"theta": (3,)}).given(scale=4.0) & PRIOR
     torch.testing.assert_close(conditional.given(mu=0.0)({"theta": THETA}), far(THETA, 4.0) - Normal(0.0, 2.0).log_prob(torch.tensor(0.0)))
@@ -195,8 +195,7 @@ def test_noise_levels_and_scores_reach_the_variables():
     plain = (noisy & clean).sample(200, **options)
     refused(ExpressionError, "name each of its terms", (noisy & clean).over, "x")
     torch.testing.assert_close((noisy.over("x") & clean.over("x")).sample(200, **options)["x"], plain)
-    score = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,))
-    both = score.over("a") & ce.as_energy(Normal(torch.zeros(1), 1.0), variables="b")
+    both = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,)).over("a") & ce.as_energy(Normal(torch.zeros(1), 1.0), variables="b")
     draws = both.sample(1000, sampler="langevin", step_size=0.1, steps=200, seed=0)
     assert draws["a"].mean().item() == pytest.approx(3, abs=0.15)
     assert draws["b"].mean().item() == pytest.approx(0, abs=0.15)
@@ -280,7 +279,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: lift(groups, {**SHAPES, "nu": ()}), OptionError, "takes mu, tau, theta, not nu"),
     *((lambda wrong=wrong: lift(groups, wrong), OptionError, "maps names") for wrong in ("mu", {})),
     *((lambda shape=shape: lift(far, {"theta": shape}), OptionError, "theta is a shape") for shape in (3, (0,))),
-    (lambda: lift(far, {"theta": ((2, 2), constraints.simplex)}), OptionError, "may be one row"),
+    (lambda: lift(far, {"theta": ((2, 2), constraints.corr_cholesky)}), OptionError, "joins its rows"),
     (lambda: lift(far, {"theta": constraints.simplex}), OptionError, r"simplex, is of rows, and it has no shape"),
     (lambda: lift(far, {"theta": constraints.independent(constraints.positive, 1)}), OptionError, "give both"),
     (lambda: lift(far, {"theta 1": (3,)}), OptionError, "identifier"),
@@ -302,6 +301,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: PRIOR.given(mu=1.0), OptionError, "evaluate it there"),
     (lambda: MODEL({"mu": MU}), OptionError, "variables are theta, mu, tau; got mu"),
     (lambda: MODEL({**POINT, "mu": torch.zeros(3)}), ShapeError, "variable mu"),
+    (lambda: MODEL({**POINT, "mu": None}), OptionError, "variables theta, mu, tau are tensors, with a row for each"),
     (lambda: MODEL({**POINT, "theta": MU}), ShapeError, "variable theta"),
     (lambda: PRIOR.sample(3, init={"nu": MU}), OptionError, "variables are mu; got nu"),
     (lambda: BASE({"x": MU}), DtypeError, "takes a tensor of points"),

@@ -205,8 +205,7 @@ class Branch(NamedTuple):
 
 def known_branches(energy: Energy) -> tuple[Branch, ...]:
     """Returns the branches of a mixture with known shares, those of mixtures inside it included; none for any other energy."""
-    found = _find_branches(energy)
-    if len(found) < 2:
+    if len(found := _find_branches(energy)) < 2:
         return ()
     shares, errors = _softmax([log for *_, log in found])[0], [log.standard_error for *_, log in found]
     others = sum((share * error) ** 2 for share, error in zip(shares, errors, strict=True))

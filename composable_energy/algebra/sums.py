@@ -234,8 +234,7 @@ def _group(powers: Iterable[Power]) -> list[list[Power]]:
 class Difference(Node):
     r"""The quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
 
-    Common bases cancel. Where both energies are infinite, the difference is infinite. The support is the intersection, as the ratio has no
-    value where $p_B$ is 0.
+    Common bases cancel. Where both energies are infinite, so is the difference. The support is the intersection: no ratio if $p_B$ is 0.
     """
 
     sums = True

@@ -46,6 +46,8 @@ _ADVICE = {
     "broken": "Check the energy and its gradient there, and the options of the sampler.",
     "narrow": "The energy is much narrower there than where the step was chosen: take a smaller {step}, or start elsewhere with `init=`, "
     "such as the points that `descent` finds.",
+    "trapped": "No change that the sampler makes may lead to other states: start chains at many (`init=`){tempering}; or write the energy "
+    "as one of numbers that may change one by one.",
     "drift": "Take more `steps` and a longer `burn_in`, or start nearer to the density with `init=`.",
     "r_hat": "Take more `steps` and a longer `burn_in`; if no chain leaves its mode, start in all modes (`init=`){tempering}.",
     "ess": "Means and quantiles are imprecise: take more `steps` or more chains{chees}.",
@@ -57,16 +59,16 @@ _ADVICE = {
 
 def advise(name: str, sampler: "Sampler") -> str:
     """Returns what to do about a kind of warning; it names no sampler that is in use."""
-    step, own = getattr(sampler, "step_size", None), type(sampler).__name__.lower()
-    others = [f"`{name}`" for name in ("chees", "tempering") if name != own]
+    step, own = getattr(sampler, "step_size", None), type(sampler).__name__.lower().removeprefix("discrete")
+    others = [f"`{name}`" for name in ("chees", "tempering")["continuous" not in sampler.traits.states :] if name != own]
     tunes = hasattr(sampler, "tuning_steps")
     return _ADVICE[name].format(
         step=f"`step_size` than {step:.3g}" if isinstance(step, float) else "step",
         tune=", or leave it out so that it is tuned" if tunes else "",
         tuning=", or more `tuning_steps`" if tunes else "",
-        chees=", or `chees`, which mixes faster" if own != "chees" else "",
-        tempering=" or use `tempering`" if own != "tempering" else "",
-        both=f", or use {', '.join(others)}",
+        chees=", or `chees`, which mixes faster" if "`chees`" in others else "",
+        tempering=" or use `tempering`" if "`tempering`" in others else "",
+        both=f", or use {', '.join(others)}" if others else "",
     )
 
 
@@ -218,7 +220,7 @@ def warn_of_bias(sampler: "Sampler", excess: float) -> SamplingWarning:
 def warn_of_still_chains(sampler: "Sampler", ids: Sequence[int], count: int, steps: int) -> SamplingWarning:
     """Returns the warning about chains that did not move."""
     seen = f"{_who(ids, count)} did not move in the last {steps} steps, so their points are where they started, and no draws."
-    advice = advise("narrow" if sampler.traits.values else "broken", sampler)
+    advice = advise(("narrow" if "continuous" in sampler.traits.states else "trapped") if sampler.traits.values else "broken", sampler)
     return SamplingWarning("constant" if len(ids) == count else "stuck", seen, advice)
 
 
@@ -268,7 +270,6 @@ def _shorter_step(trace: "Trace") -> str:
 
 def _who(ids: Tensor | Sequence[int], count: int) -> str:
     """Returns which chains of all: their number, and the first ids."""
-    some = [int(i) for i in ids]
-    if len(some) == count:
+    if len(some := [int(i) for i in ids]) == count:
         return f"All {count} chains"
     return f"{len(some)} (chains {', '.join(map(str, some[:5]))}{', ...' if len(some) > 5 else ''}) of {count} chains"

@@ -301,7 +301,7 @@ class Energy(nn.Module, ABC):
     def __truediv__(self, temperature: object) -> Energy:
         return _algebra().scale(self, temperature, inverse=True)
 
-    def given(self, **conditions: Any) -> Energy:
+    def given(self, /, **conditions: Any) -> Energy:
         """Returns the energy with conditions bound, such as `given(y=3)`, or at values of named variables, over the others.
 
         Args:

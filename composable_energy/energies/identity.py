@@ -71,8 +71,7 @@ class Part(NamedTuple):
 
 def token_of(module: nn.Module) -> str:
     """Returns the token of a module; a module without one gets a new one."""
-    attributes = vars(module)
-    if TOKEN not in attributes:
+    if TOKEN not in (attributes := vars(module)):
         part = attributes.get(PART)
         attributes.setdefault(TOKEN, (None if part is None else part.origin.token) or _BIRTH.get() or uuid.uuid4().hex)
     return attributes[TOKEN]

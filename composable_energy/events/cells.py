@@ -89,8 +89,7 @@ class LabelCells:
         rest = () in chosen
         listed = [label for group in self.groups for label in group if (group in chosen) != rest]  # with the rest: those to exclude
         rows = [rows_for("y", label.values if isinstance(label, ChainValues) else label, reading, chains) for label in listed]
-        columns = [row.long().unsqueeze(1) for row in rows]
-        if len(columns) == 1 and not rest:
+        if len(columns := [row.long().unsqueeze(1) for row in rows]) == 1 and not rest:
             return reading.gather(1, columns[0]).squeeze(1)
         wanted = torch.full_like(reading, rest, dtype=torch.bool)
         for column in columns:

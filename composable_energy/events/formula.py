@@ -346,8 +346,7 @@ class DiagramBuilder:
             width = max(len(self._children[node]) for node in (a, b) if self._levels[node] == level)
             sides = [self._children[node] if self._levels[node] == level else (node,) * width for node in (a, b)]
             pairs = list(zip(*sides, strict=True))
-            results = [look_up(*pair) for pair in pairs]
-            if None in results:
+            if None in (results := [look_up(*pair) for pair in pairs]):
                 stack += [(a, b), *(pair for pair, result in zip(pairs, results, strict=True) if result is None)]
             else:
                 self._memo[absorbing, min(a, b), max(a, b)] = self.node(level, cast(tuple[int, ...], tuple(results)))

@@ -155,11 +155,9 @@ class Categorical(Variable):
 
     def read(self, output: object, x: Tensor) -> Tensor:
         """Returns log probabilities, with shape (B, labels)."""
-        logits = self.source.check_output(output, x)[:, self.columns or slice(None)]
-        if logits.shape[1] == 0:
+        if (logits := self.source.check_output(output, x)[:, self.columns or slice(None)]).shape[1] == 0:
             raise ShapeError(f"{self.source} returned {tuple(self.source.check_output(output, x).shape)}, with no columns {self.columns}.")
-        single = logits.shape[1] == 1
-        log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1) if single else log_softmax(logits, 1)
+        log_probs = torch.cat([logsigmoid(-logits), logsigmoid(logits)], 1) if logits.shape[1] == 1 else log_softmax(logits, 1)
         if self.labels is not None and log_probs.shape[1] != self.labels:
             raise ShapeError(f"{self.source} returned logits of {log_probs.shape[1]} labels; expected {self.labels}.")
         return log_probs

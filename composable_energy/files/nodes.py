@@ -59,8 +59,7 @@ def write_expression(energy: Energy) -> tuple[dict[str, Any], dict[str, Tensor]]
     groups: dict[int, int] = {}  # the lowest number of the nodes with which a module or tensor shares others, directly or not
     for index, modules in writer.held.items():
         parts = {id(part) for module in modules for part in (*module.modules(), *module.parameters(), *module.buffers())}
-        joined = {groups[part] for part in parts & groups.keys()}
-        if len(joined) > 1:
+        if len(joined := {groups[part] for part in parts & groups.keys()}) > 1:
             groups = {part: min(joined) if group in joined else group for part, group in groups.items()}
         groups |= dict.fromkeys(parts, min(joined, default=index))
     for index, modules in writer.held.items():

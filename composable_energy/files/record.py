@@ -194,8 +194,7 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
             raise ValueError("it is a zip archive, too")
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        record = json.loads(metadata[_KEY], object_pairs_hook=_unique)
-        if record.pop("digest") != digest_of(tensors, record):
+        if (record := json.loads(metadata[_KEY], object_pairs_hook=_unique)).pop("digest") != digest_of(tensors, record):
             raise ValueError("it has changed since it was written")
         number, writer, header = record["version"], str(record["written_by"])[:100], dict(record["header"])
     except Exception as error:  # various errors of various damages

@@ -104,8 +104,7 @@ def members_of(name: str, /) -> tuple[str, ...]:
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
     entry = _entry(name)
-    factory = load("energy", entry)
-    if not _is_family(factory):
+    if not _is_family(factory := load("energy", entry)):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
     return _members(entry, _family(entry, factory, {}))
 

@@ -131,8 +131,7 @@ def kind_of(name: str) -> Kind:
     """Returns a kind of plug-in by name, or raises `OptionError` if no package declares it."""
     if name in KINDS:
         return KINDS[name]
-    known = [*KINDS, *names("kind")]
-    if name not in known:
+    if name not in (known := [*KINDS, *names("kind")]):
         raise OptionError(f"Unknown kind of plug-in {name!r}; use one of {', '.join(known)}.{nearest(name, known)}")
     return Kind("builder", (load("kind", find("kind", name)),))
 
@@ -152,8 +151,7 @@ def find(kind: str, name: str) -> PluginRecord:
 
 
 def _resolve(kind: str, name: str) -> PluginRecord:
-    declared = _declared(kind, name)
-    if not declared:  # it may have been installed since the scan
+    if not (declared := _declared(kind, name)):  # it may have been installed since the scan
         _known().entries.clear()
         _known().resolved.clear()
         declared = _declared(kind, name)
@@ -176,8 +174,7 @@ def load(kind: str, entry: PluginRecord) -> Any:
     """Returns the object of an entry, imported at the first call and checked; a failure is raised again without another import."""
     if entry.distribution is None:
         return registered[kind, entry.name]
-    loaded = _known().loaded
-    if entry not in loaded:
+    if entry not in (loaded := _known().loaded):
         loaded[entry] = _import(kind, entry)
     if isinstance(loaded[entry], PluginLoadError):
         raise PluginLoadError(str(loaded[entry])) from loaded[entry].__cause__
@@ -236,8 +233,7 @@ def _known() -> _Known:
 
 
 def _entries(kind: str) -> list[PluginRecord]:
-    entries = _known().entries
-    if kind not in entries:
+    if kind not in (entries := _known().entries):
         entries[kind] = scan(group_of(kind))
     return entries[kind]
 
@@ -304,8 +300,7 @@ def build(kind: Kind, entry: PluginRecord, builder: Callable[..., Any], options:
 
 def check_built(kind: Kind, entry: PluginRecord, built: Any) -> Any:
     """Returns what an entry built, or raises `PluginLoadError` if it is no instance of the first class of its kind."""
-    required = kind.load_classes()[0]
-    if not issubclass(type(built), required):
+    if not issubclass(type(built), (required := kind.load_classes()[0])):
         article = "an" if required.__name__[0] in "AEIOU" else "a"
         raise plugin_error(entry, f"it should return {article} {required.__name__}, but returned an object of type {type(built).__name__}")
     return built

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ _SLOPE_TOLERANCE = 0.1  # relative; finite differences in float32 are off by a f
 _WIDTHS, _DESCENT = (2.0, 4.0, 8.0, 16.0), 60  # standard deviations and steps of a search for modes
 _MOST_CHAINS, _MOST_COORDINATES = 2048, 50
 _BARRIER, _RISE, _ENDS = 5.0, 4.0, 8  # the least barrier, the highest minimum above the lowest chain, and the chains to which lines lead
+_STATES, _TRIED, _LIKELY = 512, 8, 0.05  # states beside a chain of each kind, chains, and the odds of such states that count
 _COARSE = 1 / 8  # the distance of neighbouring numbers: rounded energies change a density by half of it, up and down
 
 
@@ -69,8 +70,7 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
     close = rounding * (sizes.amax(2) + 1 / x.amax().clamp_min(1)) + min(64 * eps, rounding) * sizes.amax((0, 2))
     for name, old, new, tolerance in (("energy", before.energies, now.energies, near), ("gradient", slopes, new_slopes, close[..., None])):
         unknown = old.isnan() if name == "gradient" else old.isnan() & new.isnan()
-        same = torch.where(old.isfinite() & new.isfinite(), (new - old).abs() <= tolerance, (old == new) | unknown)
-        if same.all():
+        if (same := torch.where(old.isfinite() & new.isfinite(), (new - old).abs() <= tolerance, (old == new) | unknown)).all():
             continue
         row, level, *_ = place = tuple((~same).nonzero()[0].tolist())
         bound = bound_conditions(problem.sampler, problem.energy, level)
@@ -113,8 +113,7 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
     raise ExpressionError(
         f"The energy of a point by {problem.plain} depends on the other points of its batch, or on its place. Of one point beside others "
         f"and beside copies of itself: {found}. Data as long as the batch are broadcast along it, as in `x[:, 0] - y`: give them an axis "
-        "of their own, `(x - y).square().sum(1)`. A mean over the batch, a softmax over `dim=0` and BatchNorm in training mode depend on "
-        "the others."
+        "of their own, `(x - y).square().sum(1)`. Means over the batch, softmax over `dim=0` and BatchNorm in training mode need others."
     )
 
 
@@ -205,6 +204,28 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
     seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."
     advice = "Take dtype=torch.float64, with parameters in it, or leave a constant as large as the energies out of the function."
     return [SamplingWarning("rounding", seen, advice)]
+
+
+def finds_states(problem: Problem, x: Tensor) -> bool:
+    """Returns whether states are likely beside those of chains that never moved: then no change that the sampler makes leads there.
+
+    Up to 8 chains are compared with the others, and with states where some sites have other values, or two exchange theirs.
+    """
+    sites, generator = problem.plain.sites, torch.Generator().manual_seed(0)
+    index, counts = sites.index(x).cpu(), sites.counts.cpu()
+    numbers, chosen, many = (torch.rand(_STATES, some, generator=generator, device="cpu") for some in (len(counts), len(counts), 1))
+    redrawn, pairs = (numbers * counts).long(), numbers.argsort(1)[:, :2]
+    for chain in range(0, len(x), -(-len(x) // _TRIED)):
+        here = index[chain].expand_as(redrawn)
+        swapped = here.scatter(1, pairs, here.gather(1, pairs.flip(1)))
+        states = torch.cat([torch.where(chosen < many**2, redrawn, here), swapped.minimum(counts - 1), index[:_STATES]]).unique(dim=0)
+        states = torch.cat([index[chain, None], states[(states != index[chain]).any(1)]]).to(x.device)
+        points = sites.place(x[chain].expand(len(states), *x.shape[1:]), states)
+        with suppress(Exception):  # the energy may raise at states where no chain was, and the draws count
+            energies = values_of(problem, torch.full((len(states),), chain, device="cpu"), points).energies[:, 0].double()
+            if (energies[0] - energies[1:]).exp().sum() > _LIKELY:
+                return True
+    return False
 
 
 def find_mode(problem: Problem, state: State, before: Tensor) -> str:

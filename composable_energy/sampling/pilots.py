@@ -80,8 +80,7 @@ def tune_sampler(problem: Problem) -> Problem:
         return problem
     arrived = arrived.to(x.dtype)
     energies = values_of(problem, rows, arrived).energies[:, 0]
-    finite = energies.isfinite() & arrived.reshape(len(arrived), -1).isfinite().all(1)
-    if not finite.any():
+    if not (finite := energies.isfinite() & arrived.reshape(len(arrived), -1).isfinite().all(1)).any():
         return problem
     # Draws of the density should not count as starts in a tail, nor should few pilots that are still in a tail raise the level. So it is
     # above the energies of nearly all pilots, by their distance from the median.
@@ -150,8 +149,7 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
         if points.coordinates is not None:
             good = contains(energy.support, x)
             u = points.coordinates.inverse(x[good]) if good.any() else x[:0]
-        u = u[u.reshape(len(u), -1).isfinite().all(1)]
-        if not len(u):
+        if not len(u := u[u.reshape(len(u), -1).isfinite().all(1)]):
             return None
         found.append(u[torch.arange(len(x), device=u.device) % len(u)])  # another point stands for one that is rounded to the boundary
         shares.append(share)

@@ -25,7 +25,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning, SupportWarning, warn_caller
 from composable_energy.events import Categorical, Formula, conjoin
 from composable_energy.sampling.chains import Chains, Diverged, Observer, compare_pieces
-from composable_energy.sampling.checks import find_mode
+from composable_energy.sampling.checks import find_mode, finds_states
 from composable_energy.sampling.observers import TraceRecorder
 from composable_energy.sampling.problem import Problem
 from composable_energy.sampling.sampler import bound_conditions
@@ -73,11 +73,14 @@ class Convergence(Observer):
         piece = max(self.every, half // self.pieces - half // self.pieces % self.every)
         self.middle = last - min(self.pieces * piece, half)
         self.start = self.halfway = chains.state.x
+        self.rests = self.sites = chains.energy.sites  # until a discrete number of a chain moves
         self.judge = self.judge and piece >= _LEAST_STEPS and chains.sampler.stationary
 
     def on_step(self, chains: Chains, info: object) -> None:
         if (after := chains.step - self.middle) == 0:
-            self.halfway = chains.state.x
+            self.halfway, self.rests = chains.state.x, self.sites
+        if self.rests and not torch.equal(*(self.rests.index(x) for x in (self.halfway, chains.state.x))):
+            self.rests = None
         if after <= 0 or after % self.every or not self.judge:
             return
         self.seen.append(chains.numbers())
@@ -104,9 +107,12 @@ class Convergence(Observer):
         if not (each := moved >= _LEAST_MOVES):  # all chains together
             before, moved = self.start, chains.step - self.first
         still = (before == x).reshape(len(x), -1).all(1).cpu()
-        if chains.energy.sites is not None:  # such points come back: of those, only chains above all others stand still
+        if self.rests and finds_states(chains.problem, x):
+            still |= True
+        elif self.sites:  # such points come back: of those, only chains above all others stand still
             energies = chains.state.energy.cpu()
-            still &= energies > (energies.min() if still.all() else energies[~still].max())
+            above = energies > (energies.min() if still.all() else energies[~still].max())
+            still &= above & (not chains.problem.own_conditions)
         if (each or (still.all() and len(still) * moved >= _LEAST_MOVES)) and (still & active).sum() > _STILL * len(still):
             return warn_of_still_chains(sampler, (still & active).nonzero().flatten().tolist(), len(still), moved)
         if not (self.judge and chains.step == chains.last_step and active.all()):
@@ -131,8 +137,7 @@ class Convergence(Observer):
         parts, numbers = pieces.shape[2] * len(pieces), len(r_hat)
         usual = _R_HAT if self.kept else _SLOW if sampler.traits.values else _RELAXED
         usual = max(usual, largest_r_hat(_R_HAT, pieces.shape[1], parts, numbers)) if (r_hat > usual).any() else usual
-        beyond = (least > _R_HAT) & (r_hat > usual) | (r_hat > _RELAXED)
-        if beyond.any():
+        if (beyond := (least > _R_HAT) & (r_hat > usual) | (r_hat > _RELAXED)).any():
             worst = torch.where(beyond, r_hat, 0.0)
             seen = f"The chains do not agree: R-hat is {worst.max():.2f} for {chains.name(worst)} over {steps}, "
             return SamplingWarning("r_hat", seen + "so each still depends on where it started.", advise("r_hat", sampler))
@@ -210,8 +215,7 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
 def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
     """Reports formulas that hardly any code of the base fulfils, and far fewer than if their statements were independent."""
     # The mean probability of a formula over noisy codes is the same at all levels; at the highest one they are nearly normal.
-    highest = bound_conditions(problem.sampler, problem.whole, 2)
-    if "sigma" not in highest:
+    if "sigma" not in (highest := bound_conditions(problem.sampler, problem.whole, 2)):
         return
     like, noise = drawn.new_empty(_STARTS, *drawn.shape[1:]), problem.noise_of(range(_STARTS)).child("rare")
     z = noise.normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
@@ -335,8 +339,7 @@ def _find_term(problem: Problem, points: Tensor, diverged: Tensor) -> str:
         except Exception:  # as of a term of other points or conditions; the node above it is named
             continue
         for name, numbers in (("energy", values[:, None]), ("gradient", grads.flatten(1))):
-            bad = ~numbers.isfinite().all(1)
-            if bad.any():
+            if (bad := ~numbers.isfinite().all(1)).any():
                 kind = "NaN" if numbers.isnan().any() else "infinite"
                 found, todo = f"the {name} of {term} is {kind} at {int(bad.sum())} of {len(chains)}: ", list(reversed(term.terms))
                 break

@@ -78,8 +78,7 @@ class Traits:
             scalar `leapfrogs` instead.
         stationary: Whether the chains have a stationary density, if there is no last step.
         minimizes: Whether it looks for low energies, not draws. Then unconstrained coordinates of a support do not change the energy.
-        from_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived. Then `approach` has to take chains with
-            the same start apart.
+        from_pilots: Whether chains without `init` start where the pilot chains of `tune` arrived; then `approach` must part equal starts.
         refused: Names of options that users may expect, with the reason why they do not exist.
         binds: Conditions of an energy that the sampler binds itself, such as `sigma`: for each a function (sampler, energy) that returns
             its values at the last step, at another step, where energies are compared, too, and at the first step.

@@ -81,7 +81,7 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
 
 def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> None:
     """Raises if the energy has no density, or no value where the sampler needs one."""
-    traits, name = sampler.traits, f"The sampler {type(sampler).__name__.lower()}"
+    traits, name, found = sampler.traits, f"The sampler {type(sampler).__name__.lower()}", "continuous"
     if energy.unsatisfiable:
         raise ContradictionError(f"No point fulfils {energy}: its probability is 0 for any output of the networks, so it has no density.")
     if energy.support is empty:
@@ -112,7 +112,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     if missing := energy.required_conditions - traits.binds.keys() - {CHAINS}:
         ways = [f"`.at({one})` or the annealed sampler" if one == "sigma" else f"`.given({one}=...)`" for one in sorted(missing)]
         raise ExpressionError(f"{energy} depends on {', '.join(sorted(missing))}, which is not bound: bind with {' and '.join(ways)}.")
-    if energy.grounded or allow_improper:
+    if energy.grounded or allow_improper or found == "discrete":  # a sum over finitely many states
         return
     culprit = energy
     while (term := next((term for term in culprit.terms if not term.grounded), None)) is not None:

@@ -21,10 +21,7 @@ from composable_energy.supports import Coordinates, Identity, contains, format_s
 
 _PROGRAM = (ComposableEnergyError, TypeError, NameError, AttributeError, ImportError, NotImplementedError)
 _MOST_SEARCHES = 20_000  # exceptions of parts of batches in a call, which take tens of seconds
-_ROUNDING = (
-    "A decomposition that fails by rounding, such as cholesky, works in dtype=torch.float64, and with jitter, a small number on the "
-    "diagonal."
-)
+_ROUNDING = "A decomposition that fails by rounding, such as cholesky, works in torch.float64, and with jitter: add to its diagonal."
 _FAR = 0.5  # in coordinates: a density there is off by a factor of about e^.5
 _BEYOND = 1.1  # times as far: in a power-law tail, as much mass is cut off beyond the rounding as lies between
 
@@ -181,10 +178,8 @@ def coordinates_of_start(energy: Energy, coordinates: Coordinates | None, init: 
     if coordinates is None:
         return init
     inside = contains(energy.support, init)
-    middle = coordinates.points(coordinates.inner(init))[0]
-    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, middle))
-    outside = ~(inside & u.isfinite().reshape(len(u), -1).all(1))
-    if outside.any():
+    u = coordinates.inverse(torch.where(unsqueeze_to(inside, init), init, coordinates.points(coordinates.inner(init))[0]))
+    if (outside := ~(inside & u.isfinite().reshape(len(u), -1).all(1))).any():
         raise OptionError(
             f"{int(outside.sum())} of {len(init)} given points are not inside the support of {energy}, {format_support(energy.support)}; "
             f"the first is number {int(outside.nonzero()[0])}. Move them inside, also from its boundary, or leave them out."
@@ -204,8 +199,7 @@ def explain_border(energy: Energy, broken: State) -> str | None:
     finite = broken.x.isfinite().reshape(len(broken.x), -1).all(1)
     if any((near_border(energy, broken.x, dtype) & finite).any() for dtype in (broken.x.dtype, torch.float32)):
         return "they are as close to the border of the support as numbers of their dtype can be: sample in float64, with parameters in it"
-    rows = finite & broken.energy.isfinite()
-    if not rows.any():
+    if not (rows := finite & broken.energy.isfinite()).any():
         return None
     return (
         f"at {int(rows.sum())} of the points the energy is finite and its gradient is not. The gradient of `torch.where(c, f(x), g(x))` is "

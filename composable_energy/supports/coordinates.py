@@ -2,8 +2,7 @@ r"""Unconstrained coordinates $u$ of supports: maps $x = T(u)$ from $\mathbb{R}^
 
 If $x = T(u)$ has the density $e^{-E(x)}$ on the support, then $u$ has the density $e^{-E(T(u)) + v(u)}$, where
 $v = \log \lvert \det dT/du \rvert$ for a bijection. On a sphere, $T(u) = u / \lVert u \rVert$ drops the radius, and $e^v$ contains a
-density of it; on a circle it drops the number of turns. There $e^v$ has the integral 1 over the dropped coordinate, so the integral of the
-density stays the same.
+density of it; on a circle it drops the number of turns. There $e^v$ has the integral 1 over what is dropped, as the density needs.
 
 Torch clips its simplex at the rounding of 1, which in float32 is a fifth of the mass of a Dirichlet(.1). Its intervals cannot be open at
 one end of some coordinates, and it has no bijection for triangular and positive definite matrices. Other supports use `biject_to`.
@@ -140,8 +139,7 @@ class Simplex(Coordinates):
         logit = u - self._offset(u)
         taken, left = F.logsigmoid(logit), F.logsigmoid(-logit)
         log_x = F.pad(left.cumsum(-1), [1, 0]) + F.pad(taken, [0, 1])
-        least = torch.finfo(u.dtype).smallest_normal  # a density may be infinite at 0
-        return log_x.exp().clamp_min(least), _total(log_x[..., :-1] + left)
+        return log_x.exp().clamp_min(torch.finfo(u.dtype).smallest_normal), _total(log_x[..., :-1] + left)  # a density may be infinite at 0
 
     def inverse(self, x: Tensor) -> Tensor:
         logit = x[..., :-1].log() - x.flip(-1).cumsum(-1).flip(-1)[..., 1:].log()
@@ -246,8 +244,7 @@ class Triangular(Coordinates):
     """Entries of a triangular matrix $L$ row by row, with logarithms on a positive diagonal; $L L^T$ for a positive definite matrix."""
 
     def __init__(self, event: Sequence[int], name: str) -> None:
-        size = event[-1]
-        if event[-2] != size:
+        if event[-2] != (size := event[-1]):
             raise ShapeError(f"The support {name} is for square matrices, got {tuple(event)}.")
         super().__init__(event, (*event[:-2], size * (size + 1) // 2))
         self.size, self.positive, self.squared = size, name != "lower_triangular", name.startswith("positive")

@@ -36,8 +36,7 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
             raise OptionError(f"The name of a variable is an identifier of Python, got {name!r}.")
         if not isinstance(shape, Sequence) or not all(type(size) is int and size > 0 for size in shape):
             raise OptionError(
-                f"The variable {name} is a shape such as () or (8,), a support such as constraints.positive, or a pair of both, got "
-                f"{variable!r}."
+                f"The variable {name} is a shape such as (8,), a support such as constraints.positive, or a pair of both, got {variable!r}."
             )
         if isinstance(support, Constraint) and not shape and support.event_dim:
             raise OptionError(
@@ -51,11 +50,14 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
 
 
 def flatten_support(name: str, support: Support, shape: torch.Size) -> Support:
-    """Returns the support of the numbers of a variable in a row; raises `OptionError` where it needs rows or matrices."""
-    if len(shape) > 1 and ends_of(support) is None and (is_joined(support) or getattr(support, "event_dim", 0)):
+    """Returns the support of the numbers of a variable in a row; raises `OptionError` where it needs matrices."""
+    joined = len(shape) > 1 and ends_of(support) is None and (2 if is_joined(support) else getattr(support, "event_dim", 0))
+    if joined == 1:
+        return constraints.cat([support] * (rows := shape[:-1].numel()), dim=-1, lengths=[shape[-1]] * rows)
+    if joined:
         raise OptionError(
-            f"The variable {name} has shape {tuple(shape)} and the support {format_support(support)}, which joins its numbers: a variable "
-            "may be one row, such as a simplex of shape (n,). Of a matrix name the free numbers, and build it in the function."
+            f"The variable {name} has shape {tuple(shape)} and the support {format_support(support)}, which joins its rows: name the free "
+            "numbers of a matrix, and build it in the function. Supports of rows, such as a simplex, are those of each row."
         )
     return support if getattr(support, "event_dim", 0) else map_support(support, lambda x: x.expand(shape).flatten() if x.ndim else x)
 
@@ -95,7 +97,10 @@ def join(values: Mapping[str, Any], variables: Variables) -> Tensor:
     r"""Returns points with shape $(B, n)$ of variables with shapes $(B, \text{shape})$; raises if names, shapes or rows do not fit."""
     if values.keys() != variables.keys():
         raise OptionError(f"The variables are {', '.join(variables) or 'none'}; got {', '.join(map(str, values)) or 'none'}.")
-    tensors = {name: torch.as_tensor(values[name]) for name in variables}
+    try:
+        tensors = {name: torch.as_tensor(values[name]) for name in variables}
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(f"The variables {', '.join(variables)} are tensors, with a row for each point: {error}.") from None
     rows = next(iter(tensors.values())).shape[:1]
     for name, tensor in tensors.items():
         if not tensor.ndim or tensor.shape != (*rows, *variables[name]):

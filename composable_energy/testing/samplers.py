@@ -225,8 +225,7 @@ def measure_deviations(white: Tensor) -> tuple[dict[str, float], float]:
 
 
 def _noise(subject: _Subject) -> None:
-    start = torch.ones(64, 2, dtype=torch.float64)
-    (first, _), (second, _) = (subject.step(subject.seen, start, step) for step in (1, 2))
+    (first, _), (second, _) = (subject.step(subject.seen, torch.ones(64, 2, dtype=torch.float64), step) for step in (1, 2))
     assert not torch.equal(first.x, second.x), "two steps get the same noise: use the noise of the step, `noise`"
     assert len(first.x.unique(dim=0)) > 2, "all chains get the same noise: draw some for each row"
 

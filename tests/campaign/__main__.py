@@ -45,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"seed {seed}", flush=True)
     children = []
     for i in range(options.processes or (1 if options.trials else os.cpu_count() or 1)):
-        child = os.fork()
-        if child == 0:
+        if (child := os.fork()) == 0:
             code = 1
             try:
                 run(options, seed + i, i)

@@ -86,8 +86,7 @@ class Faults:
 def begin(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, int]:
     """Runs a function in a forked child; returns its id and the pipe that its text comes through."""
     here, there = os.pipe()
-    child = os.fork()
-    if child == 0:
+    if (child := os.fork()) == 0:
         code, text = 1, ""
         try:
             os.close(here)

@@ -105,8 +105,7 @@ def run_area(
     while not is_over():
         folder = Path(tempfile.mkdtemp(prefix="campaign-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
         here, there = os.pipe()
-        child = os.fork()
-        if child == 0:
+        if (child := os.fork()) == 0:
             os.close(here)
             _serve(area, seed, counts.trials, there, folder)
         os.close(there)
@@ -128,8 +127,7 @@ def _listen(pipe: int, counts: Counts, limit: float, is_over: Callable[[], bool]
     buffer, last, written = b"", time.monotonic(), time.monotonic()
     while not is_over():
         ready, _, _ = select.select([pipe], [], [], 0.2)
-        data = os.read(pipe, 65536) if ready else None
-        if data:
+        if data := os.read(pipe, 65536) if ready else None:
             *lines, buffer = (buffer + data).split(b"\n")
             last = time.monotonic() if lines else last
             for line in lines:

@@ -108,8 +108,7 @@ EVENT = ce.ClassifierEnergy(lambda x: torch.cat([x - 9.0, 0 * x], 1), 0, FAR, la
 
 @pytest.mark.full
 def test_a_resumed_call_and_its_trace_judge_chains_as_the_first_call_does():
-    options = {"sampler": "hmc", "step_size": 0.5, "seed": 13, "trace": 1}
-    _, trace = FAR.sample(200, steps=100, **options)
+    _, trace = FAR.sample(200, steps=100, sampler="hmc", step_size=0.5, seed=13, trace=1)
     points, resumed = FAR.sample(200, steps=100, resume=trace, trace=1)  # no chain leaves its branch, and warnings are errors
     assert errors((points > 5).squeeze(1), 0.8) < 4.5
     assert not {"r_hat", "branch"} & {warning.kind for warning in [*trace.warnings(), *resumed.warnings()]}

@@ -281,8 +281,7 @@ class TestDecodedFormulas:
             ce.ClassifierEnergy(logits, which, base, labels=3, name=name)
             for name, which in (("left", [0, 1]), ("between", 1), ("right", [1, 2]))
         )
-        energy = left & right if together else between
-        _, trace = energy.sample(64, sampler="annealed", sigma_min=0.05, sigma_max=4.0, seed=0, trace=True)
+        _, trace = (left & right if together else between).sample(64, sampler="annealed", sigma_min=0.05, sigma_max=4.0, seed=0, trace=True)
         assert ("rare" in kinds(trace)) is together
         assert not together or "About 0.002 of what the base draws fulfils the formula, by its classifiers; 0.2 by" in text(trace, "rare")
 

@@ -71,6 +71,7 @@ EXPRESSIONS = {
     "potts": Potts((2, 2), 3, 0.7, torch.tensor([0.3, 0.0, -0.2])),
     "machine": BoltzmannMachine(3, 2),
     "joint machine": BoltzmannMachine(3, 2).joint(),
+    "ratio": A - 0.5 * B - Ising(3, 0.2),
     "counts": COUNTS,
     "counts and function": COUNTS & ce.as_energy(lambda x: (x[:, 0] - x[:, 1]).square(), event_shape=(2,)),
     "categories": CATEGORIES,
@@ -205,6 +206,20 @@ def test_the_sampler_suits_the_points():
     refused(OptionError, "at most 8 are enumerated", Ising(4).sample, 2, sampler="enumeration", most=8)
     counts = ce.as_energy(lambda x: x[:, 0], event_shape=(1,), support=COUNT).on(ce.positive)  # many starts have density 0
     assert (counts.sample(CHAINS, seed=0) == 1).double().mean() == pytest.approx(1 - math.exp(-1), abs=0.05)
+
+
+def test_chains_that_no_change_of_one_number_moves_warn_if_other_states_are_likely():
+    """Numbers with an even sum, alone and beside another. Chains of a density with one state, of each row of conditions, are right."""
+    even = ce.as_energy(lambda x: torch.where(x.sum(1) % 2 == 0, 0.1 * x[:, 0], torch.inf), event_shape=(20,), support=constraints.boolean)
+    with pytest.warns(ce.SamplingWarning, match="constant: All 16 chains did not move in the last 20 steps.*`tempering`; or write"):
+        even.sample(16, sampler="gibbs", steps=40, init=torch.zeros(16, 20), seed=0)
+    with pytest.warns(ce.SamplingWarning, match="constant: All 16 chains"):
+        (even.over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x")).sample(
+            16, steps=40, init={"z": torch.zeros(16, 20), "x": torch.zeros(16)}, seed=0
+        )
+    near = ce.as_energy(lambda x, y: 99 * (x - y).abs().sum(1) + y.sum(1), event_shape=(20,), support=constraints.boolean)
+    rows = torch.arange(60).view(3, 20) % 7 % 2
+    assert torch.equal(near.given(y=rows).sample(3, sampler="gibbs", steps=40, seed=0), rows.float())
 
 
 @pytest.mark.parametrize("most", [64, 0])

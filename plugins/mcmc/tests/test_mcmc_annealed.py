@@ -114,8 +114,7 @@ def test_a_gradient_that_is_too_long_is_cut_and_others_stay_as_they_are():
     sampler = Annealed(levels=5, max_gradient=1.5)
     free, cut = (one.init(ce.as_energy(steep), x, Noise(0, range(3))) for one in (Annealed(levels=5), sampler))
     assert torch.equal(cut.grad[1:], free.grad[1:]) and torch.equal(cut.energy, free.energy)
-    length = cut.grad[0].norm() * sampler.level(1)
-    torch.testing.assert_close(length, torch.tensor(1.5 * 2, dtype=F64))  # four coordinates
+    torch.testing.assert_close(cut.grad[0].norm() * sampler.level(1), torch.tensor(1.5 * 2, dtype=F64))  # four coordinates
     torch.testing.assert_close(cut.grad[0] / cut.grad[0].norm(), free.grad[0] / free.grad[0].norm())
 
 
