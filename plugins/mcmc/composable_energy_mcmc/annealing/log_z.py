@@ -241,7 +241,7 @@ def tail_index(log_weights: Tensor) -> float:
     """Returns the shape of a generalised Pareto distribution of the largest weights, as https://arxiv.org/abs/1507.02646 estimates it."""
     weights = (log_weights.double() - log_weights.max()).exp().sort().values
     count = int(min(len(weights) / 5, 3 * math.sqrt(len(weights))))
-    excess, grid = weights[-count:] - weights[-count - 1], torch.arange(30 + int(math.sqrt(count))) + 0.5
+    excess, grid = weights[-count:] - weights[-count - 1], torch.arange(0.5, 30 + int(math.sqrt(count)), device=weights.device)
     rates = 1 / excess[-1] + (1 - (len(grid) / grid).sqrt()) / (3 * excess[int(count / 4 + 0.5) - 1])
     shapes = torch.log1p(-rates[:, None] * excess).mean(1)
     shares = torch.softmax(count * ((-rates / shapes).log() - shapes), 0)
