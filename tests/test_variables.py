@@ -137,11 +137,12 @@ def test_modes_keep_their_shares():
     for energy in (prior, prior & ce.as_energy(lambda y: y.square().sum(1) / 2, variables={"y": (4,)})):
         draws, trace = energy.sample(1000, seed=0, trace=True)
         assert (draws["x"] > 20).float().mean().item() == pytest.approx(0.2, abs=0.06)
-        assert draws["y"].std().item() == pytest.approx(1 if energy is prior else math.sqrt(0.5), abs=0.06)
-        assert trace.exact
-    either = ce.any_of(*(ce.as_energy(Normal(place, 0.5), variables="x") for place in (0.0, 40.0)), weights=[4, 1])
-    draws, trace = either.sample(1000, seed=0, trace=True)
-    assert (draws["x"] > 20).float().mean().item() == pytest.approx(0.2, abs=0.04)
+        assert trace.exact and draws["y"].std().item() == pytest.approx(1 if energy is prior else math.sqrt(0.5), abs=0.06)
+    ends = [ce.as_energy(Normal(place, 0.5), variables="x") for place in (0.0, 40.0)]
+    inside = ce.any_of(*(ce.as_energy(Normal(place, 0.5)) for place in (0.0, 40.0)), weights=[4, 1]).over("x")
+    for either, share in ((ends[0] | ends[1], 0.5), (inside, 0.2), (ce.any_of(*ends, weights=[4, 1]), 0.2)):
+        draws, trace = either.sample(1000, seed=0, trace=True)
+        assert trace.exact and (draws["x"] > 20).float().mean().item() == pytest.approx(share, abs=0.05)
     torch.testing.assert_close(trace.branch_shares, torch.tensor([0.8, 0.2]), atol=0.04, rtol=0)
 
 
@@ -149,8 +150,7 @@ def test_given_fixes_variables():
     fixed = MODEL.given(tau=2.0, mu=torch.tensor(0.5))
     assert list(fixed.variables) == ["theta"]
     torch.testing.assert_close(fixed({"theta": THETA}), MODEL({"theta": THETA, "mu": torch.full((2,), 0.5), "tau": torch.full((2,), 2.0)}))
-    assert str(fixed).endswith(".given(mu=0.5, tau=2)")
-    assert fixed.sample(5, seed=0, **FAST).keys() == {"theta"}
+    assert str(fixed).endswith(".given(mu=0.5, tau=2)") and fixed.sample(5, seed=0, **FAST).keys() == {"theta"}
     shifted = lift(lambda a, self: a - self, {"a": (), "self": ()}).given(self=2.0**24 + 1)
     assert shifted({"a": torch.tensor([2.0**24], dtype=torch.float64)}).item() == -1
     conditional = ce.as_energy(far, variables={"theta": (3,)}).given(scale=4.0) & PRIOR
@@ -225,8 +225,8 @@ def test_starts_and_traces_have_names(tmp_path):
     assert [row.name for row in trace.summary().rows] == ["energy", "theta[0]", "theta[1]", "theta[2]", "mu", "tau"]
     posterior = trace.to_dict()["posterior"]
     assert {name: values.shape for name, values in posterior.items()} == {"theta": (16, 20, 3), "mu": (16, 20), "tau": (16, 20)}
-    new = trace.predict(lambda mu, tau, theta: mu[:, None] + theta)
-    assert new.shape == (20, 16, 3)
+    new = trace.predict(lambda mu, theta: mu[:, None] + theta)
+    refused(OptionError, "also takes nu", trace.predict, lambda mu, nu: mu + nu)
     torch.testing.assert_close(new[-1], draws["mu"][:, None] + draws["theta"])
     more, whole = MODEL.sample(16, resume=trace, steps=5), MODEL.sample(16, seed=1, init=first, **FAST | {"steps": 25})
     torch.testing.assert_close(more, whole, rtol=0, atol=0)
@@ -239,8 +239,7 @@ def test_starts_and_traces_have_names(tmp_path):
 def test_arviz_gets_the_axes_of_each_variable():
     _, trace = MODEL.sample(8, seed=0, trace=1, **FAST)
     tree = trace.to_arviz(dims={"theta": ["school"]}, coords={"school": ["a", "b", "c"]})
-    assert tree["posterior"]["theta"].dims == ("chain", "draw", "school")
-    assert tree["posterior"]["mu"].dims == ("chain", "draw")
+    assert tree["posterior"]["theta"].dims == ("chain", "draw", "school") and tree["posterior"]["mu"].dims == ("chain", "draw")
     assert trace.to_arviz()["posterior"]["theta"].dims == ("chain", "draw", "theta_dim_0")
     for wrong in ({"dims": {"theta": []}}, {"dims": {"nu": ["school"]}}, {"dims": {"theta": ["school"]}, "coords": {"school": [1]}}):
         refused(ShapeError, "`dims` names each axis of theta", trace.to_arviz, **wrong)

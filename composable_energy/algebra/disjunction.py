@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from composable_energy.algebra.factors import Factor
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, flatten, join_events, to_common_space
 from composable_energy.algebra.sums import Conjunction, Relative, Weighted, merge_factors
@@ -226,6 +227,8 @@ def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, Estimate]]:
     """Returns branches, each with its shift and the logarithm of the integral of its part of the mixture; none if one is not known."""
     if isinstance(energy, Relative | Decoded):  # the same density
         return _find_branches(energy.terms[0])
+    if isinstance(energy, Factor) and energy.log_normalizer is not None:  # over the whole point
+        return [(energy.around(part), shift, log) for part, shift, log in _find_branches(energy.terms[0])]
     if not isinstance(energy, Disjunction) or energy.formula is not None or energy.unsatisfiable:
         return ()
     found: list[tuple[Energy, float, Estimate]] = []
@@ -262,9 +265,8 @@ def _unknown_factors(branch: Energy) -> Counter[Energy]:
 
 def _evidence_factors(energy: Energy, found: dict[Energy, Counter[Energy]]) -> Counter[Energy]:
     """Returns the factors of $e^{-evidence}$ that are no probabilities, with their numbers; `found` has those of parts."""
-    if energy.formula is not None or energy.evidence_normalized:
-        return Counter()
-    if not energy.evidence_has_value and has_levels(energy):  # log densities that are carried along noise levels are normalised
+    # Log densities that are carried along noise levels are normalised.
+    if energy.formula is not None or energy.evidence_normalized or (not energy.evidence_has_value and has_levels(energy)):
         return Counter()
     if energy not in found:
         own = Counter([energy])
@@ -272,9 +274,7 @@ def _evidence_factors(energy: Energy, found: dict[Energy, Counter[Energy]]) -> C
             case Negation() if energy.mode != "power":
                 own = Counter[Energy]()
             case Conjunction():
-                own = Counter[Energy]()
-                for term in energy.concepts:
-                    own.update(_evidence_factors(term, found))
+                own = sum((_evidence_factors(term, found) for term in energy.concepts), Counter[Energy]())
             case Conditioned() | Weighted():
                 own = own if _evidence_factors(energy.terms[0], found) else Counter()
         found[energy] = own

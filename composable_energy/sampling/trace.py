@@ -10,6 +10,7 @@ from torch import Tensor
 
 from composable_energy.algebra import Shares
 from composable_energy.diagnostics.summary import Summary, summarize
+from composable_energy.energies.conditions import parameters_of
 from composable_energy.errors import OptionError, SamplingWarning, ShapeError
 from composable_energy.lazy import LazyMethod
 from composable_energy.sampling.noise import Kind
@@ -142,29 +143,31 @@ class Trace:
         first, kept = self.steps - len(self.energies) + 1, self.kept_steps
         rows = [step - first for step in kept]
         past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= torch.tensor(kept, dtype=torch.int64, device="cpu"))
-        stats = {"lp": -self.energies[rows].T, "diverging": past}
-        if self.acceptance is not None:
-            stats["acceptance_rate"] = self.acceptance[rows].T
-        attributes = {name: getattr(self, name) for name in ("seed", "noise", "first_chain", "steps")}
+        acceptance = {} if self.acceptance is None else {"acceptance_rate": self.acceptance[rows].T}
+        stats = {"lp": -self.energies[rows].T, "diverging": past, **acceptance}
         return {
             "posterior": {name: _array(values.transpose(0, 1)) for name, values in self._recorded().items()},
             "sample_stats": {name: _array(value) for name, value in stats.items()},
-            "attrs": {**attributes, "sampler": repr(self.sampler)},
+            "attrs": {"sampler": repr(self.sampler)} | {name: getattr(self, name) for name in ("seed", "noise", "first_chain", "steps")},
         }
 
     def predict(self, function: Callable[..., Tensor]) -> Tensor:
         """Returns what a function computes of the recorded points, such as draws of new data, with shape (draws, $m$, *).
 
         Args:
-            function: Its arguments are the named variables, by name, each with shape $(B, *)$; or else the points.
+            function: Its arguments are named variables, those that it takes by name, each with shape $(B, *)$; or else the points.
 
         Raises:
-            OptionError: No points were recorded.
+            OptionError: No points were recorded, or the function takes others than the variables.
             ShapeError: The function returns no tensor with a row for each point.
         """
         if not (recorded := {name: values.flatten(0, 1) for name, values in self._recorded().items()}):
             raise OptionError("No points were recorded: draw with `trace=1`, or `trace=k` for every k-th step.")
-        found, rows = function(**recorded) if self.variables else function(recorded["x"]), len(next(iter(recorded.values())))
+        taken, rows = parameters_of(function, 0), len(next(iter(recorded.values())))
+        if self.variables and (missing := sorted(taken.required - recorded.keys())):
+            raise OptionError(f"`predict` has the variables {', '.join(recorded)}, and its function also takes {', '.join(missing)}.")
+        own = {name: values for name, values in recorded.items() if taken.open or name in taken.names}
+        found = function(**own) if self.variables else function(recorded["x"])
         if not isinstance(found, Tensor) or found.shape[:1] != (rows,):
             got = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise ShapeError(f"`predict` takes a function that returns one tensor with a row for each point, ({rows}, *), got {got}.")

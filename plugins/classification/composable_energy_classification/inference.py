@@ -56,9 +56,9 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
 
     Args:
         energy: An energy that depends on the conditions.
-        x: Points of shape $(B, *)$; for a latent energy also decoded points, if its decoder can encode.
-        over: The candidates of each condition: numbers, or the rows of a tensor. Several conditions are combined in all ways. Points of
-            a continuous concept are the condition `c` of `GaussianHead()`, labels the condition `y` of a classifier without a label.
+        x: Points of shape $(B, *)$, without the variables in `over`; for a latent energy also decoded points, if its decoder can encode.
+        over: The candidates of each condition or named variable: numbers, or the rows of a tensor. Several are combined in all ways. Points
+            of a continuous concept are the condition `c` of `GaussianHead()`, labels the condition `y` of a classifier without a label.
         joint: Whether all points have the same condition; their energies are then added.
 
     Raises:
@@ -66,11 +66,11 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         ContradictionError: No point fulfils the energy for any candidate. A candidate that no point fulfils has probability 0.
         ExpressionError: The energy has no value.
     """
-    names = sorted(energy.conditions)
+    names = sorted({*energy.conditions, *energy.variables})
     if not isinstance(over, Mapping) or any(isinstance(values, str | Mapping) for values in over.values()):
         raise OptionError(f"`over` maps conditions to lists of candidates, as in over={{{(names or ['y'])[0]!r}: [...]}}, got {over!r}.")
     check_flag("joint", joint)
-    if over.keys() - energy.conditions or not over:
+    if over.keys() - names or not over:
         raise OptionError(f"{energy} depends on {names}; got candidates of {sorted(map(str, over))}.")
     try:
         candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
@@ -80,16 +80,16 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError("Inference needs at least one candidate for each condition.")
     if not energy.has_value:
         raise ExpressionError(f"`infer` needs values of an energy, and {energy} has none: it has only a gradient.")
-    x = encode_points(energy, x)
+    fixed = {name: value for name, value in candidates[0].items() if name in energy.variables}
+    x = encode_points(energy.given(**fixed) if fixed else energy, x)
     found: list[Tensor | None] = []
     with torch.no_grad(), evaluating():  # a network that depends on no candidate is evaluated once
         for candidate in candidates:
             try:
-                found.append(energy.given(**{name: _as_row(value) for name, value in candidate.items()})(x))
+                found.append(energy.given(**{name: value if name in fixed else _as_row(value) for name, value in candidate.items()})(x))
             except ContradictionError:  # no point fulfils it
                 found.append(None)
-    like = next((energies for energies in found if energies is not None), None)
-    if like is None:
+    if (like := next((energies for energies in found if energies is not None), None)) is None:
         raise ContradictionError(f"No point fulfils {energy} for any candidate: each has probability 0.")
     energies = torch.stack([torch.full_like(like, torch.inf) if one is None else one for one in found], 1)
     return Inference(tuple(candidates), torch.log_softmax(-(energies.sum(0, keepdim=True) if joint else energies), 1))

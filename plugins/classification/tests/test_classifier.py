@@ -61,6 +61,8 @@ def test_a_condition_is_inferred_as_by_infer():
     classifier = classification.Classifier(energy, classes=[0, 2, 5])
     torch.testing.assert_close(classifier.probabilities(x), energy.infer(x, over={"y": [0, 2, 5]}).probabilities)
     assert classifier.labels == (0, 2, 5) and classification.Classifier(energy, classes=4).labels == (0, 1, 2, 3)
+    named = ce.as_energy(lambda z, k: (z - k).square(), variables={"z": (), "k": ()}).infer({"z": torch.ones(1)}, over={"k": [1, 3]})
+    torch.testing.assert_close(named.probabilities, torch.tensor([[0.0, -4.0]]).softmax(1))
     values = torch.tensor([[0.0], [2.0]])  # points of a continuous condition
     energy = ce.as_energy(lambda x, c: (x - c).square().sum(1) / 2)
     found = classification.Classifier(energy, over="c", classes=values)(torch.tensor([[0.0], [1.0]]))
@@ -297,8 +299,7 @@ def test_calibration_mends_normalisers_and_lowers_the_error():
     first = classification.Classifier(ce.as_energy(lambda x, y: x[:, 0].square() / 2 / (1 + 8 * y.to(x))), classes=2)
     mended = first.calibrated(x[:2000], y[:2000], offsets=True)
     before, after = (classification.calibration_error(found.probabilities(x[2000:]), y[2000:]) for found in (first, mended))
-    assert after < 0.03 < before
-    assert mended.offsets[0] - mended.offsets[1] == pytest.approx(math.log(27), abs=0.5)
+    assert after < 0.03 < before and mended.offsets[0] - mended.offsets[1] == pytest.approx(math.log(27), abs=0.5)
     assert first.offsets is None and mended.calibrated(x[:2000], y[:2000]).temperature == pytest.approx(mended.temperature, rel=1e-3)
     refused(OptionError, "first, then `abstaining`", first.abstaining(x).calibrated, x, y, offsets=True)
 

@@ -55,7 +55,7 @@ class _Continuous(Energy):
         """Returns points with these continuous numbers, and discrete ones after a sweep."""
         return Gibbs().step(self.whole, Gibbs().init(self.whole, self.points(v), noise), noise)[0].x
 
-    def forward(self, v: Tensor) -> Tensor:
+    def forward(self, v: Tensor, chains: Tensor | None = None) -> Tensor:  # which have discrete numbers of their own, see `has_rows`
         return self.whole(self.points(v))
 
 
@@ -79,7 +79,7 @@ class _Summed(_Continuous):
         """Returns points with these continuous numbers, and exact draws of the discrete ones given them."""
         return self.points(v)[torch.arange(len(v), device=v.device), choose_values(-self.energies(v), noise.uniform(v)).long()]
 
-    def forward(self, v: Tensor) -> Tensor:
+    def forward(self, v: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return -torch.logsumexp(-self.energies(v), 1)
 
 
