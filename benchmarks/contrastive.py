@@ -56,7 +56,7 @@ def careful(run: str) -> bool:
 def objective(run: str) -> ContrastiveDivergence | ImprovedContrastiveDivergence:
     options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
     if run == "improved":  # fresh starts as in its paper, with a milder augmentation
-        return ImprovedContrastiveDivergence(steps=K, options=options, buffer=10_000, fresh=0.001, augment=AUGMENTATION)
+        return ImprovedContrastiveDivergence(steps=K, options=options, buffer=10_000, fresh=0.001, augment=AUGMENTATION, l2=1.0)
     return ContrastiveDivergence(steps=K, sampler="langevin", options=options, buffer=10_000, fresh=0.05, l2=float(careful(run)))
 
 

@@ -53,7 +53,7 @@ class ContrastiveDivergence(Objective):
         buffer: Slots of the replay buffer, over all processes; at least the batch size.
         fresh: The probability that a row gets a new start instead of its chain.
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise); without persistence also `"data"`, as in Hinton (2002).
-        l2: $\alpha$.
+        l2: $\alpha$. With 1, as in Du & Mordatch (2019), energies are near 0, and the density is much flatter than that of the data.
         condition: An attribute of the data, classes or numbers, that becomes the condition `y` of the energy, for data and chains alike. A
             chain of the buffer continues under the value of the row that draws it.
         augment: A function of (points, noise) that is applied to chains of the buffer when they are drawn.
@@ -74,7 +74,7 @@ class ContrastiveDivergence(Objective):
         buffer: int = 10_000,
         fresh: float = 0.05,
         start: Start | Literal["data"] = "uniform",
-        l2: float = 1.0,
+        l2: float = 0.01,
         condition: str | None = None,
         augment: Callable[[Tensor, Noise], Tensor] | None = None,
         persistent: bool = True,
@@ -248,7 +248,7 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         buffer: int = 10_000,
         fresh: float = 0.001,
         start: Start = "uniform",
-        l2: float = 1.0,
+        l2: float = 0.01,
         condition: str | None = None,
         augment: Callable[[Tensor, Noise], Tensor] | None = None,
         kl: float = 1.0,

@@ -35,8 +35,8 @@ class Optimizer:
             has instructions for it and float32 elsewhere. Weights stay in their dtype. A resumed run keeps its precision.
     """
 
-    rate: float = 3e-4
-    betas: tuple[float, float] = (0.0, 0.999)
+    rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warm_up: int = 0
     decay: float = 0.0

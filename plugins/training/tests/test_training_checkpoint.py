@@ -118,7 +118,7 @@ test_other_models_and_settings_are_reported = refusals(
     (network().requires_grad_(False), {}, r"frozen\.0\.weight is new"),
     (None, {"seed": 1}, "seed was 0, is 1"),
     (None, {"batch_size": 4}, "batch_size was 8, is 4"),
-    (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.0003, is 1\.0"),
+    (None, {"optimizer": Optimizer(rate=1.0, ema=0.9)}, r"optimizer\.rate was 0\.001, is 1\.0"),
     (None, {"optimizer": Optimizer()}, "ema was 0.9"),
     (None, {"steps": 3}, "24 steps were taken, 3"),
     call=lambda whole, model, options: trainer(whole, model, **options).fit(),

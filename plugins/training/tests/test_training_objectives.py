@@ -224,7 +224,7 @@ def test_the_chains_of_the_improved_objective_are_those_of_langevin():
 def test_the_terms_of_the_last_step_reach_the_parameters_through_the_points_alone():
     x, model, held = data(6, 2), Net(), Net()
     held.requires_grad_(False)
-    loss, moved, kick, nearest, _ = improved_once(model, x, kl=0.7, entropy=0.4)
+    loss, moved, kick, nearest, _ = improved_once(model, x, kl=0.7, entropy=0.4, l2=1.0)
     last = last_step_by_hand(model, moved, kick)
     far, here, there = (last - nearest).norm(dim=1).log().mean(), model(x), model(last.detach())
     expected = (here - there).mean() + (here.square() + there.square()).mean() + 0.7 * held(last).mean() - 0.4 * far
