@@ -88,13 +88,11 @@ test_what_has_no_meaning_is_refused = refusals(
     (lambda: ce.negate(BASE, weight=-1.0), OptionError, "positive, got -1"),
     (lambda: ~LEAVES["density"], ExpressionError, "near"),
     (lambda: ce.any_of(BASE, Q, weights=[1.0]), OptionError, "2 terms takes 2 weights"),
-    (lambda: ce.any_of(BASE, Q, weights=[1.0, -1.0]), OptionError, "positive"),
-    (lambda: ce.any_of(BASE, Q, weights=[1, math.inf]), OptionError, "positive and finite"),
+    *((lambda w=w: ce.any_of(BASE, Q, weights=[1.0, w]), OptionError, "positive and finite") for w in (-1.0, math.inf)),
     (lambda: ce.any_of(BASE, Q, weights=[1.0, parameter(2.0)]), OptionError, r"for a learnable weight write `w \* A`"),
     (lambda: ce.any_of(BASE, Q, seed=0), OptionError, "calibrate=True; got seed"),
     (lambda: BASE / 0, OptionError, "not be zero"),
-    (lambda: BASE * torch.ones(2), TypeError, None),
-    (lambda: BASE * True, TypeError, None),
+    *((lambda other=other: BASE & other, LiftError, "An energy is") for other in (1, "ring", None, [U])),
     (lambda: BASE & torch.nn.Linear, LiftError, "the class Linear; make an instance"),
     (lambda: BASE & torch.nn.ModuleList(), LiftError, "ModuleList, a module without `forward`"),
     *(
@@ -104,8 +102,9 @@ test_what_has_no_meaning_is_refused = refusals(
     *((write, OperatorError, "An energy has no truth value: write `A & B`") for write in (lambda: U and V, lambda: not U)),
     *(
         (write, OperatorError, r"`A & B`.*`A - B`.*`~A`.*`2 \* A`")
-        for write in (lambda: U + V, lambda: 3 + U, lambda: -U, lambda: sum([U, V]), lambda: U**2)
+        for write in (lambda: U + V, lambda: 3 + U, lambda: -U, lambda: sum([U, V]), lambda: U**2, lambda: 1 - U, lambda: U - 1)
     ),
+    *((lambda w=w: U * w, OperatorError, "a number or a 0-d tensor") for w in (U, True, None, "two", 2j, torch.ones(2), np.ones(2))),
 )
 
 

@@ -284,11 +284,12 @@ class Energy(nn.Module, ABC):
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
         raise OperatorError(
-            f"{self} takes no `+`, unary `-` or `**`. Adding energies is `A & B`, or `composable_energy.all_of(*terms)` for `sum(terms)`; "
-            "subtracting is `A - B`; the opposite is `~A`; a power of the density is `2 * A`. A constant changes no density: leave it out."
+            f"{self} cannot be combined like this. The product of densities is `A & B`, or `composable_energy.all_of(*terms)` for "
+            "`sum(terms)`; their ratio is `A - B`; the opposite is `~A`; a power of a density is `2 * A`, with a number or a 0-d tensor. "
+            "A constant changes no density: leave it out."
         )
 
-    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = _refuse_arithmetic
+    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = __rpow__ = __rtruediv__ = __floordiv__ = __mod__ = __matmul__ = _refuse_arithmetic
 
     def __bool__(self) -> NoReturn:
         raise OperatorError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")
