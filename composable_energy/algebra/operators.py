@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import singledispatch
+from inspect import signature
 from numbers import Number, Real
 from typing import Any
 
@@ -65,7 +66,7 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
         **options: Those of `Negation`: `weight`, for `contrast` an `offset`, for `level` the `quantile`, `temperature` and `level`.
 
     Raises:
-        OptionError: The mode is unknown, or a number is out of range.
+        OptionError: The mode or an option is unknown, or a number is out of range.
         ExpressionError: The energy has no complement in this mode.
 
     Example:
@@ -73,6 +74,8 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
         ring & negate(bar, mode='level', quantile=0.99)
     """
     energy = as_energy(energy)
+    if unknown := options.keys() - signature(Negation).parameters.keys():
+        raise OptionError(f"negate takes {', '.join(list(signature(Negation).parameters)[1:])}, got {', '.join(sorted(unknown))}.")
     if mode is not None or options:
         return Negation(energy, mode, **options)
     existing = energy.opposite if isinstance(energy, Node) else None
