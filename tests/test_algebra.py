@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import composable_energy as ce
-from composable_energy.errors import CalibrationError, ExpressionError, LiftError, OperatorError, OptionError
+from composable_energy.errors import CalibrationError, ExpressionError, LiftError, OperatorError, OptionError, ShapeError
 from composable_energy.sampling import energy_and_gradient
 from composable_energy_cli.parsing import parse
 from tests.factories import DTYPE, LEAVES, Affine, Tilt, normal, points, quadratic
@@ -72,12 +72,10 @@ def test_an_expression_has_the_value_of_its_formula(name):
 
 
 def test_what_operators_return():
-    assert [b.energy for b in (A | B).bases] == [BASE]
+    assert [b.energy for b in (A | B).bases] == [BASE] and (U ^ quadratic).terms and (quadratic ^ U).terms
     assert (~RING).config()["mode"] == "level" and ~ce.negate(A, "contrast", offset=1.0) is A
-    assert ce.all_of(BASE) is BASE and ce.any_of(BASE) is BASE
-    assert (U ^ V).equals((U & ~V) | (~U & V))
+    assert ce.all_of(BASE) is BASE and ce.any_of(BASE) is BASE and (U ^ V).equals((U & ~V) | (~U & V))
     assert parse("a | b ^ ~a & b").build({"a": RED, "b": EVENT, "c": BASE}).equals(RED | (EVENT ^ (~RED & EVENT)))
-    assert (U ^ quadratic).terms and (quadratic ^ U).terms
     refused(ExpressionError, r"write `\^`", parse, "a xor b")
 
 
@@ -86,15 +84,18 @@ test_what_has_no_meaning_is_refused = refusals(
     (lambda: ce.negate(BASE, "maybe"), OptionError, r"mode must be one of .* got 'maybe'"),
     (lambda: ce.negate(A, "complement"), ExpressionError, "not an event"),
     (lambda: ce.negate(BASE, weight=-1.0), OptionError, "positive, got -1"),
+    (lambda: ce.negate(BASE, offset=1.0), OptionError, "the mode 'contrast', and the mode is 'level'"),
+    (lambda: ce.negate(BASE, quantil=0.9), OptionError, "negate takes mode, weight.* got quantil"),
+    *((lambda z=z: U.log_prob(X, log_z=z), ShapeError, "log_z is one number") for z in (torch.ones(len(X), 1), torch.ones(1))),
+    *((lambda s=s: ce.as_energy(quadratic, event_shape=s), OptionError, "event_shape is") for s in (2, "2", (2.0,), (-1,))),
+    (lambda: ce.as_energy(quadratic, modules=nn.Sequential(nn.Linear(2, 1))), OptionError, "modules is a list"),
     (lambda: ~LEAVES["density"], ExpressionError, "near"),
     (lambda: ce.any_of(BASE, Q, weights=[1.0]), OptionError, "2 terms takes 2 weights"),
-    (lambda: ce.any_of(BASE, Q, weights=[1.0, -1.0]), OptionError, "positive"),
-    (lambda: ce.any_of(BASE, Q, weights=[1, math.inf]), OptionError, "positive and finite"),
+    *((lambda w=w: ce.any_of(BASE, Q, weights=[1.0, w]), OptionError, "positive and finite") for w in (-1.0, math.inf)),
     (lambda: ce.any_of(BASE, Q, weights=[1.0, parameter(2.0)]), OptionError, r"for a learnable weight write `w \* A`"),
     (lambda: ce.any_of(BASE, Q, seed=0), OptionError, "calibrate=True; got seed"),
     (lambda: BASE / 0, OptionError, "not be zero"),
-    (lambda: BASE * torch.ones(2), TypeError, None),
-    (lambda: BASE * True, TypeError, None),
+    *((lambda other=other: BASE & other, LiftError, "An energy is") for other in (1, "ring", None, [U])),
     (lambda: BASE & torch.nn.Linear, LiftError, "the class Linear; make an instance"),
     (lambda: BASE & torch.nn.ModuleList(), LiftError, "ModuleList, a module without `forward`"),
     *(
@@ -104,8 +105,9 @@ test_what_has_no_meaning_is_refused = refusals(
     *((write, OperatorError, "An energy has no truth value: write `A & B`") for write in (lambda: U and V, lambda: not U)),
     *(
         (write, OperatorError, r"`A & B`.*`A - B`.*`~A`.*`2 \* A`")
-        for write in (lambda: U + V, lambda: 3 + U, lambda: -U, lambda: sum([U, V]), lambda: U**2)
+        for write in (lambda: U + V, lambda: 3 + U, lambda: -U, lambda: sum([U, V]), lambda: U**2, lambda: 1 - U, lambda: U - 1)
     ),
+    *((lambda w=w: U * w, OperatorError, "a number or a 0-d tensor") for w in (U, True, None, "two", 2j, torch.ones(2), np.ones(2))),
 )
 
 
@@ -144,15 +146,14 @@ def test_a_complement_is_remembered_so_that_a_parity_of_many_events_stays_small(
     parity = events[0]
     for event in events[1:]:
         parity = (parity & ~event) | (~parity & event)
-    signs = [1 - 2 * (-event.evidence(X)).exp() for event in events]
-    torch.testing.assert_close((-parity.evidence(X)).exp(), (1 - torch.stack(signs).prod(0)) / 2)
+    signs = torch.stack([1 - 2 * (-event.evidence(X)).exp() for event in events])
+    torch.testing.assert_close((-parity.evidence(X)).exp(), (1 - signs.prod(0)) / 2)
     assert ~~parity is parity
 
 
 def test_a_copy_does_not_share_the_remembered_complement():
     tree = RED.sharpened(parameter(2.0)) & EVENT
-    complement = ~tree
-    copied = copy.deepcopy(tree)
+    complement, copied = ~tree, copy.deepcopy(tree)
     with torch.no_grad():
         next(p for p in copied.parameters() if p.ndim == 0).fill_(5.0)
     assert not torch.allclose((~copied)(X), complement(X)) and ~complement is tree

@@ -101,6 +101,7 @@ test_options = refusals(
     ({"base": Uniform(torch.zeros(2), 1.0)}, errors.OptionError, "got Uniform"),
     ({"base": Normal(torch.zeros(3), 1.0)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
     ({"base": Normal(torch.zeros(2), 1.0), "event_shape": (3,)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
+    ({"event_shape": 2}, errors.ShapeError, r"event_shape is the shape of one point, such as \(2,\), got 2"),
     ({"draws": torch.randn(100, 3)}, errors.ShapeError, r"got \(3,\) and \(2,\)"),
     ({"draws": torch.randn(5, 2)}, errors.OptionError, "at least"),
     ({"draws": torch.full((100, 2), torch.nan)}, errors.OptionError, "not finite"),

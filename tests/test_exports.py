@@ -153,12 +153,10 @@ def test_what_a_plugin_says_is_shown_in_a_table_and_nothing_is_built():
     ):
         table = ce.installed()
     assert (table["mine"].summary, table["mine"].state) == ("A network of <b>toys</b>", "trained, needs size")
-    assert (table["made"].trained, table["made"].needs) == (True, ())
-    assert (table["bowl"].state, table["bowl"].summary) == ("", "")
+    assert (table["made"].trained, table["made"].needs, table["bowl"].state, table["bowl"].summary) == (True, (), "", "")
     assert table["toys"].members == Toys().members() and Toys.loaded == before
-    assert len(str(table).splitlines()) == len(table) + 1 and repr(table) == str(table)
-    with pytest.raises(PluginNotFound, match="Did you mean 'faces'"):
-        table["face"]
+    assert len(str(table).splitlines()) == len(table) + 1 and repr(table) == str(table) and "toys" in table and "toy" not in table
+    refused(PluginNotFound, "Did you mean 'faces'", table.__getitem__, "face")
     refused(OptionError, "which has all kinds; got 'sampler'", ce.installed, "sampler")
     assert "No energies are installed" in str(ce.registry.EnergyTable([]))
 
@@ -191,6 +189,7 @@ test_another_name_is_answered_with_the_right_one = refusals(
         (lambda name=name: draw(**{name: 3}), OptionError, rf"has no option {name}; .* Did you mean {right}\?")
         for name, right in (("lr", "step_size"), ("num_steps", "steps"), ("num_chains", "shape"), ("x0", "init"), ("Seed", "seed"))
     ],
+    (lambda: ce.as_energy(lambda x, radius: x[:, 0]).sample((3, 1), radius=2), OptionError, r"condition of energy: write `.given\(radius"),
     (lambda: getattr(ce.samplers, "NUTS"), AttributeError, "Did you mean 'ChEES'"),  # noqa: B009
     (lambda: getattr(ce, "any"), AttributeError, "has no attribute 'any'. Did you mean .*'any_of'"),  # noqa: B009
     (lambda: ce.get("recipe", "IGEBM_MNIST"), PluginNotFound, "Did you mean 'igebm-mnist'"),

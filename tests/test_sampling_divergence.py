@@ -300,10 +300,10 @@ class TestSummary:
         sampler, start = HMC(0.5, leapfrogs=6, acceptance=0.9), torch.full((8, 2), 1e3, dtype=F64)
         trace = run(gaussian(0.5, 1.0), (8, 2), sampler, 600, init=start, trace=1)
         assert abs(trace.summary().rows[1].sd) > 10 and abs(trace.summary(200).rows[1].sd - 0.5) < 0.05
-        assert kinds(trace, burn_in=200) == set()
-        assert trace.summary(200).facts["draws"].startswith("400 of each chain")
+        assert kinds(trace, burn_in=200) == set() and trace.summary(200).facts["draws"].startswith("400 of each chain")
         for wrong in (trace, run(gaussian(1.0), (8, 1), MALA(1.0), 20)):
             refused(OptionError, "burn_in=600 leaves nothing", wrong.summary, 600)
+            refused(OptionError, "burn_in must be a whole number of at least 0", wrong.summary, -1)
 
     def test_chains_that_diverged_are_left_out(self):
         hole = ce.as_energy(lambda x: torch.where(x[:, 0] > 2, torch.nan, x.square().sum(1) / 2))

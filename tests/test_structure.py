@@ -361,6 +361,7 @@ test_wrong_conditions_are_errors = refusals(
     (lambda base: SCALED.at(2.0).at(3.0), errors.ExpressionError, r"takes no sigma\. It is already bound"),
     (lambda base: SCALED.at(2.0)(X, sigma=3.0), errors.ExpressionError, r"takes no sigma\. It is already bound"),
     (lambda base: LABELLED.infer(X, over={"z": [0.0]}), errors.OptionError, r"got candidates of \['z'\]"),
+    (lambda base: base.infer(X, over={"z": [0.0]}), errors.OptionError, r"depends on no condition; got candidates of \['z'\]"),
     (lambda base: LABELLED.infer(X, over={"y": []}), errors.OptionError, "at least one candidate"),
     (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), errors.OptionError, "Candidates must be lists"),
     fixture="base",

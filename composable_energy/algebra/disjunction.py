@@ -127,8 +127,7 @@ class Disjunction(Node):
     @property
     def shares(self) -> Shares:
         """How the shares of the branches are determined; see `SHARES`."""
-        branches = tuple(dict.fromkeys(self.satisfiable_terms))
-        if self.formula is not None or len(branches) == 1:
+        if self.formula is not None or len(branches := tuple(dict.fromkeys(self.satisfiable_terms))) == 1:
             return "exact"
         if self.weighted:
             return "chosen" if self.log_z is None else "calibrated"

@@ -100,6 +100,8 @@ class Negation(Node):
         self.level_error = None if level_error is None else check_number("level_error", level_error, least=0)
         if self.mode != "level" and (quantile, temperature, level, level_error) != (_QUANTILE, _TEMPERATURE, None, None):
             raise OptionError(f"quantile, temperature and level are options of the mode 'level', and the mode is {self.mode!r}.")
+        if self.mode != "contrast" and self.offset:
+            raise OptionError(f"offset is an option of the mode 'contrast', and the mode is {self.mode!r}.")
         self.bases = operand.bases
         self._signed |= self.mode == "power"
         self._complement = None

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import singledispatch
-from numbers import Real
+from inspect import signature
+from numbers import Number, Real
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from composable_energy.algebra.disjunction import Disjunction
 from composable_energy.algebra.factors import Factor
@@ -14,7 +15,7 @@ from composable_energy.algebra.node import Node, Weight, as_float
 from composable_energy.algebra.sums import Conjunction, Difference, Weighted
 from composable_energy.algebra.transformed import Conditioned, PulledBack
 from composable_energy.energies.energy import Energy
-from composable_energy.energies.lift import as_energy, liftable
+from composable_energy.energies.lift import as_energy
 from composable_energy.errors import OptionError
 from composable_energy.options import check_flag
 from composable_energy.registry import get
@@ -65,7 +66,7 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
         **options: Those of `Negation`: `weight`, for `contrast` an `offset`, for `level` the `quantile`, `temperature` and `level`.
 
     Raises:
-        OptionError: The mode is unknown, or a number is out of range.
+        OptionError: The mode or an option is unknown, or a number is out of range.
         ExpressionError: The energy has no complement in this mode.
 
     Example:
@@ -73,6 +74,8 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
         ring & negate(bar, mode='level', quantile=0.99)
     """
     energy = as_energy(energy)
+    if unknown := options.keys() - signature(Negation).parameters.keys():
+        raise OptionError(f"negate takes {', '.join(list(signature(Negation).parameters)[1:])}, got {', '.join(sorted(unknown))}.")
     if mode is not None or options:
         return Negation(energy, mode, **options)
     existing = energy.opposite if isinstance(energy, Node) else None
@@ -113,9 +116,9 @@ _BINARY: dict[str, Callable[[Energy, Energy], Energy]] = {
 
 
 def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False) -> Any:
-    """Returns the node of a binary operator; NotImplemented for an operand that cannot be lifted and is no class or module."""
-    if not liftable(other) and not isinstance(other, type | nn.Module):
-        return NotImplemented
+    """Returns the node of a binary operator."""
+    if sign == "-" and isinstance(other, Number | Tensor):
+        energy._refuse_arithmetic()
     left, right = (as_energy(other), energy) if reflected else (energy, as_energy(other))
     if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside
         return left.around(operate(left.terms[0], sign, right.terms[0]))
@@ -123,10 +126,10 @@ def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False
 
 
 def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
-    """Returns `w * A`, or `A / T` with `inverse`, for a number or a 0-d tensor; NotImplemented for anything else."""
+    """Returns `w * A`, or `A / T` with `inverse`, for a number or a 0-d tensor."""
     tensor = isinstance(weight, Tensor)
     if isinstance(weight, bool) or not (weight.ndim == 0 if tensor else isinstance(weight, Real)):
-        return NotImplemented
+        energy._refuse_arithmetic()
     if inverse and as_float(weight) == 0:
         raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
     if energy.variables and (terms := _terms_of_each(energy)):

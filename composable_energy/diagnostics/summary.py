@@ -20,7 +20,7 @@ from torch import Tensor
 from composable_energy.algebra import SHARES
 from composable_energy.diagnostics.warnings import LEAST_DRAWS, Draws, Row, find_warnings
 from composable_energy.errors import OptionError, SamplingWarning
-from composable_energy.options import import_extra, text_table
+from composable_energy.options import check_integer, import_extra, text_table
 
 if TYPE_CHECKING:
     from composable_energy.sampling.trace import Trace
@@ -81,6 +81,7 @@ def summarize(trace: "Trace", burn_in: int | None) -> Summary:
 
 def select_draws(trace: "Trace", burn_in: int | None) -> Draws:
     """Returns the kept points; else the steps after the burn-in, or the later half of them; of a fixed schedule the last step alone."""
+    burn_in = check_integer("burn_in", burn_in, 0, optional=True)
     before, stationary = trace.steps - len(trace.energies), trace.sampler.stationary  # steps of earlier calls
     kept = trace.points is not None and (stationary or trace.point_steps[-1:] == [trace.steps])
     if not stationary:

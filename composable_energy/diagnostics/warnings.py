@@ -106,8 +106,7 @@ def find_warnings(trace: "Trace", draws: Draws, rows: Sequence[Row], unchecked: 
             found += _r_hat(trace, draws, rows)
             worths = [(min(row.ess_bulk, row.ess_tail), row.name) for row in rows if row.ess_bulk == row.ess_bulk]
             least, name = min(worths, default=(math.inf, ""))
-            required = min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])
-            if least < required:
+            if least < (required := min(_ESS, _ESS_OF_A_CHAIN * draws.energies.shape[1])):
                 seen = f"{draws.energies.numel()} draws of {name} are worth {least:.0f} independent ones, fewer than {required}."
                 found.append(SamplingWarning("ess", seen, advise("ess", trace.sampler)))
         found += [SamplingWarning("unchecked", "R-hat and the effective sample size are not known.", unchecked)] if unchecked else []

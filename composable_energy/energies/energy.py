@@ -21,7 +21,7 @@ from composable_energy.energies.checks import as_points, check_energies, check_p
 from composable_energy.energies.conditions import check_conditions, check_names, method_parameters
 from composable_energy.energies.evaluation import THREAD, evaluate, note_detached, value_and_gradient
 from composable_energy.energies.identity import Origin, same, token_of
-from composable_energy.errors import CalibrationError, ExpressionError, OperatorError
+from composable_energy.errors import CalibrationError, ExpressionError, OperatorError, OptionError, ShapeError
 from composable_energy.lazy import LazyMethod
 from composable_energy.options import Recommendation, check_instance, check_number
 from composable_energy.supports import Support, Variables, check_support, map_support
@@ -129,7 +129,10 @@ class Energy(nn.Module, ABC):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "event_shape" and value is not None:
-            value = torch.Size(value)
+            try:
+                torch.empty(value := torch.Size(value), device="meta")  # raises for negative numbers
+            except (TypeError, RuntimeError):
+                raise OptionError(f"event_shape is the shape of one point, such as (2,), got {value!r}.", ["event_shape"]) from None
         elif name == "support" and value is not None:
             value = check_support(value)  # pyright: ignore[reportArgumentType]
         elif name == "name":
@@ -188,6 +191,7 @@ class Energy(nn.Module, ABC):
 
         Raises:
             CalibrationError: $\log Z$ is not known.
+            ShapeError: `log_z` is a tensor of other shape than `()` or $(B,)$.
         """
         check_value(self, "`log_prob`")
         if (known := self.log_normalizer if log_z is None else log_z) is None:
@@ -195,7 +199,10 @@ class Energy(nn.Module, ABC):
                 f"log Z of {self} is not known, so its energies are log densities up to a constant only. Estimate it: "
                 "`E.log_prob(x, log_z=composable_energy.log_z(E))`; for a mixture `composable_energy.calibrate(E).log_prob(x)`."
             )
-        return -self(x, **conditions) - (known if isinstance(known, Tensor) else float(known))
+        energies, known = self(x, **conditions), known if isinstance(known, Tensor) else float(known)
+        if isinstance(known, Tensor) and known.shape not in ((), energies.shape):
+            raise ShapeError(f"log_z is one number, or one for each of {len(x)} points, got shape {tuple(known.shape)}.")
+        return -energies - known
 
     def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
         r"""Returns the score $\nabla_x \log p(x) = -\nabla E(x)$, with shape $(B, *)$; with `create_graph` it can be differentiated."""
@@ -284,11 +291,11 @@ class Energy(nn.Module, ABC):
 
     def _refuse_arithmetic(self, other: object = None) -> NoReturn:
         raise OperatorError(
-            f"{self} takes no `+`, unary `-` or `**`. Adding energies is `A & B`, or `composable_energy.all_of(*terms)` for `sum(terms)`; "
-            "subtracting is `A - B`; the opposite is `~A`; a power of the density is `2 * A`. A constant changes no density: leave it out."
+            f"{self} cannot be combined like this. Write `A & B` for the product of densities, `composable_energy.all_of(*terms)` for that "
+            "of many, `A - B` for a ratio, `~A` for the opposite, `2 * A`, with a number or a 0-d tensor, for a power; leave out constants."
         )
 
-    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = _refuse_arithmetic
+    __add__ = __radd__ = __neg__ = __pos__ = __pow__ = __rpow__ = __rtruediv__ = __floordiv__ = __mod__ = __matmul__ = _refuse_arithmetic
 
     def __bool__(self) -> NoReturn:
         raise OperatorError("An energy has no truth value: write `A & B`, `A | B` and `~A`, not `A and B`, `A or B` and `not A`.")

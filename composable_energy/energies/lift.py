@@ -54,10 +54,10 @@ class DistributionEnergy(Energy):
         self.name = check_instance("name", name, str) or type(distribution).__name__
         _check(distribution)
         shape = self.event_shape = distribution.batch_shape + distribution.event_shape
-        if event_shape is not None and torch.Size(event_shape) != shape:
+        if event_shape not in (None, shape, list(shape)):
             raise ShapeError(
                 f"A point of {self.name} has shape {tuple(shape)}, its batch shape followed by its event shape; got the "
-                f"event_shape {tuple(event_shape)}. Leave it out, or `expand` the distribution."
+                f"event_shape {event_shape}. Leave it out, or `expand` the distribution."
             )
         self.decoder = decoder
         self.has_gradient = not isinstance(getattr(distribution, "base_dist", distribution), Categorical)
@@ -215,9 +215,9 @@ class CallableEnergy(Energy):
         variables: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        for module in modules:
+        for module in modules if isinstance(modules, Sequence | nn.ModuleList) else (None,):
             if not isinstance(module, nn.Module):
-                raise OptionError(f"modules takes modules that the function is called with, got {type(module).__name__}.")
+                raise OptionError(f"modules is a list of modules that the function is called with, got {modules!r:.100}.")
         self.function = function
         self.arguments = nn.ModuleList(modules) if modules else ()
         if modules:

@@ -103,8 +103,7 @@ class ClassifierEnergy(HeadEnergy):
         self.register_buffer("each", each, persistent=False)
         self._variable = Categorical(Source(logits), base, self.columns, labels=labels)
         self.labels = self._variable.labels
-        values = self.label if self.each is None else [ChainValues(self.each)]
-        if values is None:
+        if (values := self.label if self.each is None else [ChainValues(self.each)]) is None:
             self._head, self._own = self._variable.source, frozenset({"y"})
             self.no_complement = "bind one label first, with `.given(y=3)` or `ClassifierEnergy(logits, 3)`"
         else:

@@ -303,8 +303,7 @@ def _restore(module: nn.Module, tensors: Mapping[str, Tensor], origin: Origin) -
             )
         if here.dtype != tensor.dtype and not {here.dtype, tensor.dtype} <= _FLOATING:
             raise ValueError(f"the tensor {path} of {label} has {here.dtype}, and the file has {tensor.dtype}")
-    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
+    if len(dtypes := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) == 1:
         module.to(dtype=dtypes.pop())
     own = module.state_dict(keep_vars=True)
     for path, tensor in tensors.items():

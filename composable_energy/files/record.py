@@ -65,8 +65,7 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG((status := os.fstat(descriptor)).st_mode):
                 reason = "it is no regular file"
             elif largest is not None and status.st_size > largest:
                 reason = f"it has {status.st_size} bytes, and {largest} at most are read"

@@ -191,11 +191,13 @@ class EnergyTable(tuple[EnergyInfo, ...]):
     def __getitem__(self, key: Any) -> Any:
         if not isinstance(key, str):
             return super().__getitem__(key)
-        for row in self:
-            if row.name == key:
-                return row
-        known = [row.name for row in self]
-        raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
+        if (row := next((row for row in self if row.name == key), None)) is None:
+            known = [row.name for row in self]
+            raise PluginNotFound(f"No plug-in offers the energy {key!r}.{nearest(key, known) or listed(known)}")
+        return row
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or any(row.name == key for row in self)
 
     def __str__(self) -> str:
         if not self:

@@ -155,8 +155,7 @@ def _resolve(kind: str, name: str) -> PluginRecord:
         _known().entries.clear()
         _known().resolved.clear()
         declared = _declared(kind, name)
-    found = [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]
-    if winner := _winner(found):
+    if winner := _winner(found := [entry for entry in declared if _is_selected(entry) and not entry.awaits_extra]):
         return winner
     if found:
         forms = " or ".join(repr(entry.qualified) for entry in found)

@@ -174,8 +174,7 @@ def check_detached(uses: Sequence[Use], alone: bool) -> None:
         values = found @ torch.arange(found.shape[2]).cos().to(found)
         known = values.isfinite().all(0)
         before, after = ((values[i] - values[i + 1]).abs() > 100 * eps * (1 + values[i].abs()) for i in (0, 2))
-        changed = known & before & after  # a step at the point itself is between them
-        cut, finite = 2 * int(changed.sum()) > int(known.sum()), values[:, known]
+        cut, finite = 2 * int((known & before & after).sum()) > int(known.sum()), values[:, known]  # a step at the point is between them
         if cut or (alone and finite.numel() and finite.amax() - finite.amin() > 100 * eps * (1 + finite.abs().amax())):
             owner = getattr(of, "__self__", of)
             name = getattr(owner, "__name__", type(owner).__name__) if network else of

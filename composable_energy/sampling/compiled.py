@@ -64,8 +64,7 @@ class CompiledStep:
         """Returns the next state and info, as `Sampler.step` up to rounding."""
         if not self.ahead or self.ahead[0][0] is not state or self.ahead[0][1] != noise.step:
             self.functions = _functions_of(self.problem, state.x) if self.functions is None else self.functions
-            take = self._steps(energy, state, noise)
-            if isinstance(take, str):
+            if isinstance(take := self._steps(energy, state, noise), str):
                 return self._single(energy, state, noise, take)
             self.ahead = take(state, noise)
         return self.ahead.pop(0)[2]
@@ -242,8 +241,7 @@ class _CompiledGradient(EnergyWrapper):
             expected = gradient(self.energy, *values)  # first: what it raises at some points says nothing about compilation
             traced = partial(gradient, _Traced(twin(self.energy)))
             _made(self.functions, key, lambda: _compile(traced, values, expected))
-        function = self.functions[key]
-        if isinstance(function, str):
+        if isinstance(function := self.functions[key], str):
             self.refusal = function
             return gradient(self.energy, *values)
         return _run(function, values)

@@ -230,8 +230,7 @@ def philox_numbers(draw: Draw, seed: int, step: int, chains: Tensor, stream: int
     if draw == "uniform":
         return _to_unit(philox(key_of(seed), (torch.zeros_like(chains), step, chains, stream))[0]).clamp_min_(2.0**-33)
     size, numbers = event.numel(), []
-    quads = torch.arange(max(1, -(-size // 4)), device=chains.device)
-    words = philox(key_of(seed), (quads, step, chains[:, None], stream))
+    words = philox(key_of(seed), (torch.arange(max(1, -(-size // 4)), device=chains.device), step, chains[:, None], stream))
     if draw == "uniforms":
         units = torch.stack([_to_unit(word) for word in words], -1).clamp_min_(2.0**-33)
         return units.flatten(-2)[..., :size].reshape(len(chains), *event).contiguous()

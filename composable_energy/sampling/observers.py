@@ -300,8 +300,7 @@ class CheckpointFile(Observer):
         for i, values in enumerate((self.reference[0], now)):
             tensors |= {f"reference.{i}.{name}": getattr(values, name) for name in _VALUES}
         for field in fields(chains.state):
-            value = getattr(chains.state, field.name)
-            if isinstance(value, Tensor):
+            if isinstance(value := getattr(chains.state, field.name), Tensor):
                 tensors[f"state.{field.name}"] = value
             elif isinstance(value, _PLAIN):
                 state[field.name] = value

@@ -267,8 +267,7 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
         law = factor.terms[0]
         if len(factor.names) > 1 and not law.variables:
             return None
-        drawn = _draw_distribution(law, replace(points, event=law.event_shape), count, seed + number * _ROUNDS * _DRAWS)
-        if drawn is None:
+        if (drawn := _draw_distribution(law, replace(points, event=law.event_shape), count, seed + number * _ROUNDS * _DRAWS)) is None:
             return None
         parts |= split(drawn.reshape(count, -1), {name: energy.variables[name] for name in factor.names})
     return join(parts, energy.variables) if parts.keys() == energy.variables.keys() else None

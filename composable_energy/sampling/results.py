@@ -248,8 +248,7 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
         some = points[: min(_READ, problem.batch_size)]
         bound = problem.conditions_at(some, torch.arange(len(some), device="cpu"))
         heads = [head for formula in formulas for head in formula.variables if isinstance(head, Categorical)]
-        wrong = next((head for head in heads if len(some) >= _READABLE and head.has_probabilities(some, bound)), None)
-        if wrong is not None:
+        if (wrong := next((head for head in heads if len(some) >= _READABLE and head.has_probabilities(some, bound)), None)) is not None:
             seen = f"A classifier takes logits, and {wrong.source} gives numbers from 0 to 1 at all draws, as probabilities are."
             trace.observed += (SamplingWarning("probabilities", seen, advise("probabilities", trace.sampler)),)
     if isinstance(whole, Disjunction):

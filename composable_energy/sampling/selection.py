@@ -70,10 +70,11 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
             raise OptionError(f"{name} refuses {option}: {kind.traits.refused[option]}", [option]) from error
         for option in filter(lambda option: option not in accepted, options):
             near = nearest_names(option, [*accepted, *arguments], 1)
-            seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}."
-            raise OptionError(seen + (f" Did you mean {near[0]}?" if near else ""), [option, *accepted, *near]) from error
-        missing = [option for option, required in accepted.items() if required and option not in options]
-        if missing and instance is None:
+            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = f" It is a condition of {energy}: write `.given({option}=...)`." if option in energy.conditions else hint
+            seen = f"{name} has no option {option}; it takes {', '.join(accepted) or 'no options'}.{hint}"
+            raise OptionError(seen, [option, *accepted, *near]) from error
+        if instance is None and (missing := [option for option, required in accepted.items() if required and option not in options]):
             raise OptionError(f"{name} needs {', '.join(missing)}: say `{missing[0]}=...`.", missing) from error
         given = ", ".join(f"{option}={value!r}" for option, value in options.items()) or "no options"
         raise OptionError(f"The sampler {name} does not accept {given}: {type(error).__name__}: {error}") from error

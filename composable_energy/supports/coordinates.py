@@ -355,8 +355,7 @@ def interior(support: Support, x: Tensor) -> Tensor:
 def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     r"""Returns energies that are $\infty$ with zero gradient outside a support, where the function gets a point inside instead."""
     inside = contains(support, x.detach())
-    energies = function(torch.where(unsqueeze_to(inside, x), x, interior(support, x)))
-    if energies.shape != inside.shape:  # the caller reports it
+    if (energies := function(torch.where(unsqueeze_to(inside, x), x, interior(support, x)))).shape != inside.shape:  # the caller reports it
         return energies
     broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
     return torch.where(inside, energies, torch.inf).masked_fill(broken, torch.nan)

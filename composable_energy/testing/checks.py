@@ -121,8 +121,7 @@ def parametrize_with_checks(checks: Sequence[Check], *, expected_failures: Mappi
 
 
 def _check_names(checks: Sequence[Check], expected_failures: Mapping[str, str] | None) -> Mapping[str, str]:
-    expected = expected_failures or {}
-    if unknown := expected.keys() - {check.name for check in checks}:
+    if unknown := (expected := expected_failures or {}).keys() - {check.name for check in checks}:
         raise OptionError(f"expected_failures names {', '.join(sorted(unknown))}; the checks are {', '.join(map(str, checks))}.")
     return expected
 

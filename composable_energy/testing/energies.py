@@ -224,8 +224,7 @@ def _laws(a: Energy, b: Energy, c: Energy, x: Tensor) -> Iterator[tuple[str, Ene
     yield "A - B is the difference", a - b, at_a - at_b
     if a.no_complement is not None or not a.evidence_has_value:
         return
-    level = a.evidence(x).detach().median().item()  # that of an absolute energy itself needs draws
-    if math.isfinite(level):
+    if math.isfinite(level := a.evidence(x).detach().median().item()):  # that of an absolute energy itself needs draws
         expected = softplus((level - a.evidence(x)) / 0.5)
         yield "~A by its level is a softplus", negate(a, level=level, temperature=0.5, mode="level").evidence(x), expected
     if a.bases:

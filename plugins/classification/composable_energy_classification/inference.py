@@ -71,7 +71,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
         raise OptionError(f"`over` maps conditions to lists of candidates, as in over={{{(names or ['y'])[0]!r}: [...]}}, got {over!r}.")
     check_flag("joint", joint)
     if over.keys() - names or not over:
-        raise OptionError(f"{energy} depends on {names}; got candidates of {sorted(map(str, over))}.")
+        raise OptionError(f"{energy} depends on {names or 'no condition'}; got candidates of {sorted(map(str, over))}.")
     try:
         candidates = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
     except TypeError as error:  # a single number

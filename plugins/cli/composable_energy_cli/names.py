@@ -26,7 +26,7 @@ def add_expression(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "expression",
         metavar="EXPR",
-        help="such as 'male & ~smiling', of names, & | ~ >>, weights (2 * smiling, smiling / 2), parentheses; quote a location inside: "
+        help="such as 'male & ~smiling', of names, ~ & ^ | >>, weights (2 * smiling, smiling / 2), parentheses; quote a location inside: "
         "\"'hf:owner/name@v1' & male\"",
     )
     parser.add_argument(

@@ -180,8 +180,7 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
     Raises:
         ExpressionError: The energies have no gradient.
     """
-    mixed = _mixed(energy)
-    if mixed is None:
+    if (mixed := _mixed(energy)) is None:
         return LevelGradient(*energy_and_gradient(energy, x, sigma=sigma))
     without = mixed.evaluate(x, sigma, None)
 
@@ -207,8 +206,7 @@ def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, s
     A term without noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values
     lower than at the data. NaN makes it a diverged chain. Other expressions are not checked.
     """
-    mixed = _mixed(energy)
-    if mixed is None:
+    if (mixed := _mixed(energy)) is None:
         return x
     away = x.square().reshape(len(x), -1).mean(1).sqrt() > _AWAY * scale
     x = torch.where(unsqueeze_to(away, x), torch.nan, x)

@@ -178,8 +178,7 @@ def test_log_z_is_within_its_standard_errors_and_these_are_right(name):
         errors.append(trace.scalars["log_z"][-1] - truth)
         scores.append(errors[-1] / trace.scalars["log_z_se"][-1])
     scores = torch.tensor(scores)
-    assert scores.abs().max() < 3.5 and scores.mean().abs() < 4 / math.sqrt(20)
-    assert 0.6 < scores.std() < 1.5
+    assert scores.abs().max() < 3.5 and scores.mean().abs() < 4 / math.sqrt(20) and 0.6 < scores.std() < 1.5
     assert torch.tensor(errors).square().mean().sqrt() < {"mixture": 0.12, "rotated": 0.4}[name]
 
 

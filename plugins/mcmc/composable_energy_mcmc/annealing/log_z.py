@@ -221,6 +221,8 @@ def event_of_integral(
     """Returns the shape of a point, from all that have a shape; raises if there is none, or if they differ."""
     if base is not None and not isinstance(base, Distribution):
         raise OptionError(f"base is a Normal or one MultivariateNormal of torch.distributions, got {type(base).__name__}.")
+    if event_shape is not None and not isinstance(event_shape, Sequence):
+        raise ShapeError(f"event_shape is the shape of one point, such as (2,), got {event_shape!r}.")
     shapes = [tuple(event_shape)] if event_shape is not None else []
     shapes += [(*base.batch_shape, *base.event_shape)] if base is not None else []
     shapes += [tuple(start.shape[1:]) for start in (draws, init) if isinstance(start, Tensor)]
