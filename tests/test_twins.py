@@ -225,7 +225,7 @@ def test_modules_that_are_handed_over_are_parts_of_the_energy():
     x = torch.ones(2, 2)
     assert torch.equal(energy(x, sigma=2.0), second(first(x)).squeeze(1) / 2)
     assert energy.double()(x.double()).dtype == torch.float64
-    refused(OptionError, "takes modules", ce.as_energy, lambda x, a: x, modules=[3])
+    refused(OptionError, "a list of modules", ce.as_energy, lambda x, a: x, modules=[3])
     refused(OptionError, "called as f", ce.as_energy, lambda x: x.sum(1), modules=[first])
 
 
