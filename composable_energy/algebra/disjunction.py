@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -165,13 +166,11 @@ class Disjunction(Node):
         found: list[Tensor | None] = []
         for part, shift, bases in parts:
             energies = None
-            try:
+            with suppress(ContradictionError):  # the number of labels is known only after evaluation
                 if isinstance(part, Formula):
                     energies = add([part.energy(x, **conditions), *(base(x, **conditions) for base in bases)])
                 elif not part.unsatisfiable:
                     energies = add([evidence_of(part, x, conditions), *(base(x, **conditions) for base in bases)], signed=part._signed)
-            except ContradictionError:  # the number of labels is known only after evaluation
-                pass
             found.append(energies if energies is None or shift == 0 else energies + shift)
         if all(energies is None for energies in found):
             raise ContradictionError(f"No point fulfils {self}: each branch has probability 0 for any output of the networks.")
@@ -238,9 +237,7 @@ def _find_branches(energy: Energy) -> Sequence[tuple[Energy, float, Estimate]]:
         inside, shift = _find_branches(term), energy._each[i].shift if energy.weighted else 0.0
         if not inside:
             known = None if isinstance(term, Disjunction) else term.log_normalizer  # that of a mixture is the sum of its branches
-            if known is None and energy.log_z is not None:
-                known = Estimate(energy.log_z[i], error)
-            if known is None:
+            if (known := known or (Estimate(energy.log_z[i], error) if energy.log_z else None)) is None:
                 return ()
             inside = [(term, 0.0, known)]
         found += [(part, own + shift, Estimate(log.value - shift, log.standard_error)) for part, own, log in inside]

@@ -38,8 +38,7 @@ class Explanation:
 
     def rows(self, depth: int = 0) -> Iterator[tuple[int, "Explanation"]]:
         """Yields each node with its depth, in reading order; the terms of a repeated part are yielded once."""
-        seen: set[int] = set()
-        todo = [(depth, self)]
+        seen, todo = set[int](), [(depth, self)]
         while todo:
             level, row = todo.pop()
             yield level, row
@@ -53,8 +52,7 @@ class Explanation:
             share = "" if row.share is None else f"  share {row.share.mean():.3f}"
             share += "" if row.probability is None else f"  p {row.probability.mean():.3g}"
             values = " ".join(f"{value:9.3f}" for value in row.energy[:8].tolist()) + (" ..." if len(row.energy) > 8 else "")
-            note = f"  ({row.note})" if row.note else ""
-            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{note}")
+            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{f'  ({row.note})' * bool(row.note)}")
         return "\n".join(lines)
 
     __repr__ = __str__

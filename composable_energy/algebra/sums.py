@@ -108,6 +108,15 @@ class Conjunction(Node):
         return intersect(pairs)
 
     @property
+    def log_normalizer(self) -> Estimate | None:
+        """The sum of those of factors, each over variables of its own."""
+        names = Counter(name for term in self.terms for name in getattr(term, "names", (None,)))
+        logs = [term.terms[0].log_normalizer for term in self.terms] if names == Counter([*self.variables]) else []
+        known = [log for log in logs if log is not None]
+        total = Estimate(math.fsum(log.value for log in known), math.hypot(*(log.standard_error for log in known)))
+        return total if len(known) == len(self.terms) else None
+
+    @property
     def powers(self) -> list["Power"]:
         """The powers of events whose product is its evidence; none if it is no such product."""
         return [] if self._others else [*(Power((), formula) for formula in self._formulas), *itertools.chain(*self._groups)]

@@ -228,8 +228,7 @@ def _within(energy: "Energy", forward: Callable[..., Tensor], x: Tensor, /, **co
 
 def note_detached(energy: Any, x: Tensor, conditions: Mapping[str, Any]) -> None:
     """Lists a call whose result does not depend on the points for autograd, if the uses of energies are collected."""
-    evaluation = THREAD.evaluation
-    if evaluation is not None and evaluation.uses is not None and not getattr(energy, "terms", ()):
+    if (evaluation := THREAD.evaluation) is not None and evaluation.uses is not None and not getattr(energy, "terms", ()):
         evaluation.uses.append(Use(energy, x.detach(), dict(conditions), None))
 
 
@@ -273,8 +272,7 @@ def value_and_gradient(self: "Energy", x: Tensor, **conditions: Any) -> tuple[Te
 
 def uses_own_gradient(energy: "Energy", x: Tensor) -> bool:
     """Returns whether an energy is evaluated by its override of `with_gradient`: as a term, when a gradient is needed."""
-    evaluation = current()
-    if evaluation is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
+    if (evaluation := current()) is None or evaluation.root is energy or not (x.requires_grad and torch.is_grad_enabled()):
         return False
     if not energy.has_value:
         evaluation.valueless = True

@@ -143,8 +143,7 @@ class Categorical(Variable):
 
     @property
     def _chosen(self) -> range | None:
-        columns = self.columns
-        if columns is None or columns.stop is None or columns.stop < 0 or (columns.start or 0) < 0:
+        if (columns := self.columns) is None or columns.stop is None or columns.stop < 0 or (columns.start or 0) < 0:
             return None
         return range(columns.stop)[columns]
 

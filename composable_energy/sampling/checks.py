@@ -51,8 +51,7 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
 def check_same_energy(problem: Problem, reference: Iterable[Values], owner: str, advice: str) -> None:
     """Raises if the energy has other values than those of before, of an owner that the message names with the advice."""
     for before in reference:
-        found = _difference(problem, before, values_of(problem, before.chains.cpu(), before.x)) if len(before.x) else None
-        if found is not None:
+        if len(before.x) and (found := _difference(problem, before, values_of(problem, before.chains.cpu(), before.x))) is not None:
             raise OptionError(f"{owner} of another energy than {problem.energy}: {found}. {advice}")
 
 

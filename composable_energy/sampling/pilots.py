@@ -2,12 +2,12 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain
-from operator import attrgetter, itemgetter
+from itertools import chain, product, starmap
+from operator import attrgetter, itemgetter, methodcaller
 from typing import Any
 
 import torch
@@ -174,10 +174,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
             found.append(drawn)
         try:
             for some in torch.cat(found[-len(sources) :]).split(_DRAWS):
-                proposals = []
-                for source in sources:
-                    proposals.append(-source(some))
-                log_proposal = torch.stack(proposals).double().logsumexp(0)
+                log_proposal = (-torch.stack(list(map(methodcaller("__call__", some), sources)))).double().logsumexp(0)
                 logs.append(-guarded.evaluate("__call__", some, {}).double() - log_proposal)
         except Exception:  # at all points, which the chains report
             return None, False
@@ -204,20 +201,20 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
         law = part.distribution if isinstance(part, DistributionEnergy) else None
         while isinstance(law, Independent):
             law = law.base_dist
-        modes = modes or isinstance(law, MixtureSameFamily) or isinstance(part, Negation)
-        modes = modes or (isinstance(part, Disjunction) and part.formula is None)
+        modes |= (
+            isinstance(law, MixtureSameFamily) or isinstance(part, Negation) or (isinstance(part, Disjunction) and part.formula is None)
+        )
     sources = _find_sources(energy, {}) if modes else ()
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources
     support = plain(energy.support)
     if (ends := (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)) is None:
         return ()
-    zeros = torch.zeros(points.event, dtype=points.dtype, device=points.device)
-    low, high = map(zeros.add, ends)
+    low, high = map(torch.zeros(points.event, dtype=points.dtype, device=points.device).add, ends)
     if (high - low).isfinite().all():
         laws = [Uniform(low, high, validate_args=False)]
     elif modes and (low == -math.inf).all() and (high == math.inf).all():
-        laws = [StudentT(3.0, zeros, scale, validate_args=False) for scale in _SCALES]
+        laws = [StudentT(3.0, torch.zeros_like(low), scale, validate_args=False) for scale in _SCALES]
     else:
         return ()
     return [DistributionEnergy(Independent(law, len(points.event))) for law in laws]
@@ -229,10 +226,8 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
         return known[energy]
     own, terms = (), energy.terms
     match energy:
-        case _ if energy.variables:
-            factors = [part for part, _ in energy.summands() if isinstance(part, Factor)]
-            laws = {part.names[0]: part for part in factors if isinstance(part.terms[0], DistributionEnergy) and len(part.names) == 1}
-            own, terms = (Conjunction(*laws.values()),) if laws.keys() == energy.variables.keys() else (), ()
+        case Factor() if not energy.values and (len(energy.names) == 1 or energy.terms[0].variables):
+            own, terms = tuple(map(energy.around, _find_sources(energy.terms[0], known))), ()
         case DistributionEnergy():
             own, terms = (energy,), ()
         case Relative() | Difference() | Decoded() | Restricted():
@@ -240,14 +235,26 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
         case Weighted() if as_float(energy.weight) > 0 and not energy.of_evidence:
             pass
         case Conjunction():
-            pass
+            own, terms = (_cover(terms, energy, known), ()) if energy.variables else ((), terms)
         case Disjunction():
-            terms = energy.satisfiable_terms
-        case _:
-            terms = map(attrgetter("energy"), energy.bases)  # evidence is bounded
+            terms = energy.satisfiable_terms if energy.grounded else ()  # not where a branch leaves a variable free
+        case _:  # evidence is bounded
+            bases = map(attrgetter("energy"), energy.bases)
+            own, terms = (_cover(bases, energy, known), ()) if energy.variables else ((), bases)
     inside = list(map(partial(_find_sources, known=known), terms))
     known[energy] = () if isinstance(energy, Disjunction) and not all(inside) else tuple(dict.fromkeys([*own, *chain(*inside)]))
     return known[energy]
+
+
+def _cover(terms: Iterable[Energy], whole: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequence[Energy]:
+    """Returns products of the draws of terms, those over most variables first, that have each variable of the whole once, if any do."""
+    found = [({*getattr(some[0], "names", whole.variables)}, some) for term in terms if (some := _find_sources(term, known))]
+    each, taken = list[Sequence[Energy]](), set[str]()
+    for names, some in sorted(found, key=lambda pair: -len(pair[0])):
+        if taken.isdisjoint(names):
+            each.append(some)
+            taken |= names
+    return tuple(starmap(Conjunction, product(*each))) if taken == {*whole.variables} and math.prod(map(len, each)) <= _PILOTS else ()
 
 
 def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int) -> Tensor | None:

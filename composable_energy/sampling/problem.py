@@ -107,8 +107,7 @@ def resolve_points(
     dtype, device = _tensor_options(energy, start, dtype, device)
     n, *given = sizes
     decoder = None if latents else energy.decoder
-    event = energy.event_shape if energy.event_shape is not None or start is None else start.shape[1:]
-    if event is None:
+    if (event := energy.event_shape if energy.event_shape is not None or start is None else start.shape[1:]) is None:
         if decoder is not None:
             raise ShapeError(f"{energy} does not say the shape of its latent points; set its `event_shape`, or give `init`.")
         if not isinstance(shape, Sequence):
@@ -127,8 +126,7 @@ def resolve_points(
     if memory is not None and needed > memory:
         need, has = written_bytes(needed), written_bytes(memory)
         raise OptionError(f"{n:,} points of shape {tuple(visible)} need at least {need} of memory, {device} has {has}: draw in parts.")
-    coordinates = coordinates_of(energy.support, event, dtype, device)
-    if coordinates is not None and not coordinates.shape.numel():
+    if (coordinates := coordinates_of(energy.support, event, dtype, device)) is not None and not coordinates.shape.numel():
         raise ShapeError(f"{energy} has a single point, nothing to draw: {format_support(energy.support)} of shape {tuple(event)}.")
     return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
 
@@ -150,8 +148,7 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
             raise DeviceError(f"init is on {start.device}, requested is {device}; move it with `.to(...)`.")
         dtype, device = start.dtype, start.device
     if dtype is None or device is None:  # those of a parameter, else of a buffer, else of what functions and distributions hold
-        like = next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)
-        if like is None:
+        if (like := next(filter(Tensor.is_floating_point, chain(weights_of(energy), energy.buffers())), None)) is None:
             for tensor in filter(Tensor.is_floating_point, tensors_of(energy)):
                 if like is None or (isinstance(tensor, nn.Parameter) and not isinstance(like, nn.Parameter)):
                     like = tensor

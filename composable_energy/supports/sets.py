@@ -407,8 +407,7 @@ def _pairs(a: Any, b: Any) -> list[tuple[Support, Support]]:
     """Returns the pairs of parts of two supports of which one is a `cat` or `stack`; none if they do not fit."""
     if not is_joined(a):
         return [(one, other) for other, one in _pairs(b, a)] if is_joined(b) else []
-    ends = ends_of(b) or integer_ends_of(b)
-    if ends is not None and not any(isinstance(end, Tensor) and end.ndim for end in ends):
+    if (ends := ends_of(b) or integer_ends_of(b)) is not None and not any(isinstance(end, Tensor) and end.ndim for end in ends):
         return [(plain(part), b) for part in a.cseq]
     if type(a) is not type(b) or any(vars(a)[name] != vars(b)[name] for name in ("dim", "lengths") if name in vars(a)):
         return []

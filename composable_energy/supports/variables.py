@@ -126,8 +126,7 @@ def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(support)
     if not isinstance(support, Constraint):
         return support
-    changed = {name: new for name, value in vars(support).items() if (new := map_support(value, function)) is not value}
-    if not changed:
+    if not (changed := {name: new for name, value in vars(support).items() if (new := map_support(value, function)) is not value}):
         return support
     result = copy.copy(support)
     vars(result).update(changed)
