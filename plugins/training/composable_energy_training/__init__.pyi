@@ -17,6 +17,7 @@ from composable_energy_training.mlp_energy import MLPEnergy as MLPEnergy
 from composable_energy_training.monitor import Alert as Alert
 from composable_energy_training.monitor import Monitor as Monitor
 from composable_energy_training.monitor import TrainingDiverged as TrainingDiverged
+from composable_energy_training.monitor import TrainingWarning as TrainingWarning
 from composable_energy_training.noise_contrastive import EnergyDiscrepancy as EnergyDiscrepancy
 from composable_energy_training.noise_contrastive import FlowNoise as FlowNoise
 from composable_energy_training.noise_contrastive import GaussianNoise as GaussianNoise

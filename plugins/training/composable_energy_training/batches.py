@@ -70,9 +70,6 @@ class Prepared:
     Args:
         data: Data in any form that `Trainer` takes.
         preparation: A function of (points, noise) to points, such as `composable_energy_image.data.Preparation`, or None.
-
-    Raises:
-        OptionError: The preparation is no function.
     """
 
     data: Any
@@ -100,7 +97,7 @@ class BatchLoader:
                 raise ShapeError(f"The preparation must return a tensor with {len(self.rows)} rows, one for each point.")
         if not x.is_floating_point():
             raise DtypeError(
-                f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float() / 255`, "
+                f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float()`, for bytes of images by 255, "
                 "`Pictures` of composable_energy_image.data, or `Prepared` data that converts them."
             )
         labels = {name: y.to(self.device, self.dtype if y.is_floating_point() else torch.int64) for name, y in labels.items()}

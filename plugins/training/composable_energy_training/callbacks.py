@@ -56,9 +56,6 @@ class Checkpoints(Callback):
         folder: The folder of the run, with the files in `checkpoints`; other callbacks write there as well. None keeps memory alone.
         every: Steps between checkpoints; the last step has one as well.
         keep: The number of files to keep.
-
-    Raises:
-        OptionError: A number is below 1, or the folder is no path.
     """
 
     folder: str | Path | None = None

@@ -111,8 +111,8 @@ class ContrastiveDivergence(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `energy`, `energy_negative`, `gap` $\langle E(x') - E(x) \rangle$, `magnitude`
-        $\langle |E| \rangle$ over both, `spread`, the standard deviation of energies within each, `diverged`, the share of chains that
-        diverged, and `acceptance` for a sampler that rejects.
+        $\langle |E| \rangle$ over both, `spread`, the standard deviation of energies within each, `distance`, by how many widths of
+        the data the means and widths of data and chains differ, `diverged`, the share of chains that diverged, and `acceptance`.
         """
         conditions = get_conditions(require_energy(model), batch, self.condition)
         samples = self.draw(model, batch, conditions, self.steps)
@@ -178,7 +178,15 @@ def contrast(
         "gap": high - low,
         "magnitude": (positive.detach().abs().mean() + negative.detach().abs().mean()) / 2,
         "spread": ((variances[0] + variances[1]) / 2).sqrt(),
+        "distance": _distance(x.detach().reshape(len(x), -1), negatives.detach().reshape(len(x), -1)),
     }
+
+
+def _distance(x: Tensor, negatives: Tensor) -> Tensor:
+    """Returns by how much the means and the widths of data and chains differ, in widths of the data; not finite where they have none."""
+    variances = [points.var(0, correction=0).sum() for points in (x, negatives)]
+    shift = (x.mean(0) - negatives.mean(0)).square().sum() - (variances[0] + variances[1]) / len(x)  # without what chance adds
+    return (shift.clamp_min(0) + (variances[1].sqrt() - variances[0].sqrt()).square()).sqrt() / variances[0].sqrt()
 
 
 def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps: int) -> tuple[Tensor, Trace]:

@@ -92,7 +92,7 @@ class EnergyMatching(Objective):
         weight = torch.ones_like(time) if warm else ((1 - time) / (1 - self.cutoff)).clamp_max(1)
         x = torch.lerp(start, data, unsqueeze_to(time, data))
         gradient = differentiable_gradient(energy, x, **conditions)[1]
-        return (weight * as_float32(self.temperature * gradient + data - start).square().flatten(1).mean(1)).mean()
+        return (weight * as_float32(self.temperature * gradient + data - start).square().view(len(x), -1).mean(1)).mean()
 
     def _couple(self, start: Tensor, batch: Batch) -> Tensor:
         """Returns the starts in the order of the data that they go to, by optimal transport within groups of rows."""

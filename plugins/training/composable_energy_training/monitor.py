@@ -8,6 +8,7 @@ counts steps whose loss or gradient is not finite, which are skipped in any case
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,11 @@ from composable_energy_training.callbacks import Callback
 
 Action = Literal["lower", "rollback", "stop"]
 
+_FAILURES = {
+    "distance": (0.5, "chains are not where the data are, in units of the width of the data"),
+    "excess": (0, "the loss exceeds that of an energy that learnt nothing"),
+}
+_ADVICE = "Scale data to about mean 0 and deviation 1, start chains there (start='normal') with a step_size or variance of .01 to .1"
 _SPREADS = 3  # healthy runs stay below 1.8; chains that lose the data are further away
 
 
@@ -35,6 +41,10 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
     def __init__(self, message: str, *, step: int = 0, checkpoint: Path | None = None) -> None:
         super().__init__(message)
         self.step, self.checkpoint = step, checkpoint
+
+
+class TrainingWarning(UserWarning):
+    """A run ended, and its energy is clearly not that of the data."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class MonitorState:
             return None
         if finite:
             self.steps += 1
-            for name in ("gap", "magnitude", "spread", "loss", "acceptance", "diverged"):
+            for name in ("gap", "magnitude", "spread", *_FAILURES, "loss", "acceptance", "diverged"):
                 if name in scalars and math.isfinite(scalars[name]):
                     before = self.means.get(name, scalars[name])
                     self.means[name] = before + (scalars[name] - before) / min(self.steps, self.monitor.window)
@@ -173,6 +183,12 @@ class MonitorState:
             return "acceptance", f"the mean acceptance {window} is {accepted:.4g}, less than {monitor.acceptance:g}"
         return None
 
+    def warn(self) -> None:
+        """Emits a `TrainingWarning` for each sign that the energy after the last steps is not that of the data."""
+        for name, (most, seen) in _FAILURES.items() if self.steps >= self.monitor.window else ():
+            if (mean := self.means.get(name, -math.inf)) > most:
+                warnings.warn(f"{name}: {seen}, by {mean:.2g} at the end. {_ADVICE}; train longer.", TrainingWarning, stacklevel=4)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the state as plain data; its keys are part of the checkpoint format."""
         state = {name: getattr(self, name) for name in ("means", "steps", "factor", "acted", "attempt", "skipped", "in_a_row")}
@@ -196,9 +212,9 @@ def stop_error(alert: Alert, acted: int, path: Path | None) -> TrainingDiverged:
     where = "" if path is None else f" The last good checkpoint is {path}."
     after = f" after {acted} actions" if acted else ""
     return TrainingDiverged(
-        f"The `Monitor` stopped the training at step {alert.step}{after}: {alert.message}.{where} Try a lower rate, more "
-        f"steps of the sampler, or a stronger penalty on energies. If the run is healthy, add `Monitor({alert.cause}=...)` with "
-        f"another threshold to the callbacks, `Monitor({alert.cause}=None)` to ignore this one, or `Monitor(None)`.",
+        f"The `Monitor` stopped the training at step {alert.step}{after}: {alert.message}.{where} "
+        f"{_ADVICE}, a lower rate, more steps of the sampler, or a stronger penalty on energies. If the run is healthy, add "
+        f"`Monitor({alert.cause}=None)`, or with another threshold, to the callbacks, or `Monitor(None)`.",
         step=alert.step,
         checkpoint=path,
     )

@@ -60,9 +60,6 @@ class GaussianNoise(NoiseDistribution):
     Args:
         mean: $\mu$, with the shape of a point of $D$ coordinates.
         scale: $L$: a lower triangular matrix with shape $(D, D)$ and a positive diagonal.
-
-    Raises:
-        OptionError: The matrix is not lower triangular, or its diagonal not positive.
     """
 
     mean: Tensor
@@ -89,8 +86,9 @@ class GaussianNoise(NoiseDistribution):
             OptionError: There are fewer than two points, or they are all equal.
         """
         check_number("widen", widen, above=0)
-        if x.ndim < 2 or len(x) < 2 or not x.is_floating_point():
-            raise OptionError(f"A fit needs at least two floating points with shape (N, *), got shape {tuple(x.shape)} of {x.dtype}.")
+        if not isinstance(x, Tensor) or x.ndim < 2 or len(x) < 2 or not x.is_floating_point() or not bool(x.isfinite().all()):
+            got = f"shape {tuple(x.shape)} of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise OptionError(f"A fit needs a tensor of at least two points, all finite and floating, with shape (N, *); got {got}.")
         flat = x.detach().flatten(1).double()
         covariance = torch.cov(flat.T).reshape(flat.shape[1], flat.shape[1])
         floor = check_number("jitter", jitter, least=0) ** 2 * covariance.diagonal().max()
@@ -145,7 +143,8 @@ class FlowNoise(NoiseDistribution):
         batch_size, rate = check_integer("batch_size", batch_size), check_number("rate", rate, above=0)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            x = x[torch.randperm(len(x))]
+            GaussianNoise.fit(x)  # refuses what is no data
+            x = x.detach()[torch.randperm(len(x))]
             count = max(2, round(len(x) / 10))
             test, train = x[:count], x[count:]
             flow = cls(GaussianNoise.fit(train), layers=layers, hidden=hidden)
@@ -215,9 +214,6 @@ class NoiseContrastive(Objective):
         ratio: $\nu$.
         condition: An attribute of the data that becomes the condition `y` of the energy, for data and noise alike; $E = -\log p(x \mid y)$.
 
-    Raises:
-        OptionError: The noise is none, or the ratio no whole number of at least 1.
-
     References:
         Noise-contrastive estimation: a new estimation principle for unnormalized statistical models (Gutmann & Hyvärinen, 2010),
         https://proceedings.mlr.press/v9/gutmann10a.html
@@ -234,7 +230,7 @@ class NoiseContrastive(Objective):
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `margin`, the
-        mean of $E(x') - E(x)$, and `magnitude`, the mean absolute energy.
+        mean of $E(x') - E(x)$, `magnitude`, the mean absolute energy, and `excess` of the loss over that of the noise itself.
         """
         energy, keyed = require_energy(model), batch.noise.child("noise")
         conditions = get_conditions(energy, batch, self.condition)
@@ -248,7 +244,8 @@ class NoiseContrastive(Objective):
         at_data, at_noise = real.detach(), fake[0].detach()
         right = (-at_data > real_noise).float().mean() + (-at_noise < drawn[0][1]).float().mean()
         margin, magnitude = at_noise.mean() - at_data.mean(), (at_data.abs().mean() + at_noise.abs().mean()) / 2
-        return Loss(value, {"accuracy": right / 2, "margin": margin, "magnitude": magnitude})
+        most = 1.02 * (math.log1p(self.ratio) + self.ratio * math.log1p(1 / self.ratio))  # the loss where the energy is that of the noise
+        return Loss(value, {"accuracy": right / 2, "margin": margin, "magnitude": magnitude, "excess": value.detach() - most})
 
 
 class EnergyDiscrepancy(Objective):
@@ -276,7 +273,7 @@ class EnergyDiscrepancy(Objective):
         self.stabilizer, self.condition = check_number("stabilizer", stabilizer, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over noisy points, and `magnitude`, the mean of $|E|$."""
+        """Returns the loss. Its scalars are `margin`, the mean of $E(x_j) - E(x)$ over noisy points, `magnitude` and `excess`."""
         conditions, scale = get_conditions(require_energy(model), batch, self.condition), math.sqrt(self.variance)
         centers, back = batch.x + scale * batch.noise.child("there").normal(batch.x), batch.noise.child("back")
         points = torch.stack([batch.x, *(centers + scale * back.normal(centers, stream) for stream in range(self.particles))], 1)
@@ -286,4 +283,5 @@ class EnergyDiscrepancy(Objective):
         if self.stabilizer:
             differences = torch.cat([differences, differences.new_full((len(differences), 1), math.log(self.stabilizer))], 1)
         value, found = differences.logsumexp(1).mean() - math.log(self.particles), energies.detach()
-        return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean()})
+        excess = value.detach() - math.log1p(self.stabilizer / self.particles) + 0.002  # over the loss of a constant
+        return Loss(value, {"margin": (found[:, 1:].mean(1) - found[:, 0]).mean(), "magnitude": found.abs().mean(), "excess": excess})

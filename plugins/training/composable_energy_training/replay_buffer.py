@@ -33,9 +33,6 @@ class ReplayBuffer:
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise) to points like `like`. All slots hold starts at first.
         fresh: The probability that a row gets a new start instead of its slot's chain.
         augment: A function of (points, noise) that is applied to chains when they are drawn, such as an `Augmentation`.
-
-    Raises:
-        OptionError: The capacity is below the batch size, `fresh` is not a probability, or the start is unknown.
     """
 
     def __init__(

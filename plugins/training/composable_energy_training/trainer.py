@@ -187,6 +187,7 @@ class Trainer:
         seconds = time.monotonic() - start
         speed = (self.step - first) * self._loader.batch_size / max(seconds, 1e-9)
         monitor, path = self._monitor_state, self._store.path(self.step)
+        monitor.warn()
         return Report(self.step, scalars, monitor.skipped, tuple(monitor.alerts), seconds, speed, path, self.precision)
 
     def _begin(self) -> bool:

@@ -67,6 +67,7 @@ test_bad_input_is_reported = refusals(
     (lambda: training.GaussianNoise(torch.zeros(2), torch.full((2, 2), 0.5)), "lower triangular"),
     (lambda: training.GaussianNoise.fit(torch.zeros(5, 2)), "singular"),
     (lambda: training.GaussianNoise.fit(torch.arange(10).view(5, 2)), r"shape \(5, 2\) of torch.int64"),
+    (lambda: training.FlowNoise.fit([[0.0], [1.0]]), "finite and floating.*got list"),
     (lambda: training.FlowNoise.fit(data(50, 2), batch_size=0), "batch_size must be"),
     (lambda: prepare(Divergence(**LANGEVIN, fresh="often")), "fresh must be"),
     (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
@@ -109,9 +110,16 @@ def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before()
     assert all(parameter.requires_grad for parameter in model.parameters())
     seed = batch.noise.child("chains 1").seed
     ended = model.sample((4, 2), sampler="langevin", steps=3, step_size=0.1, init=began, seed=seed)
-    assert torch.equal(objective.state()["slots"], ended)
-    assert not loss.scalars["energy"].requires_grad and loss.value.requires_grad
+    assert torch.equal(objective.state()["slots"], ended) and not loss.scalars["energy"].requires_grad and loss.value.requires_grad
     assert not torch.equal(objective.loss(model, batch_of(x, 1)).value, objective.loss(model, batch_of(x, 2)).value)
+
+
+def test_a_run_whose_energy_is_not_that_of_the_data_warns():
+    x = data(200, 2).float()
+    noise, chains = training.NoiseContrastive(training.GaussianNoise.fit(x + 20)), Divergence(**LANGEVIN, buffer=128)
+    for objective, points in ((chains, x + 5), (noise, x + 20), (training.EnergyDiscrepancy(1e-6), x)):
+        with pytest.warns(training.TrainingWarning, match="Scale data to about mean 0"):
+            training.Trainer(training.MLPEnergy(2), objective, points, steps=50, callbacks=[training.Monitor(gap=None)]).fit()
 
 
 def test_the_loss_and_its_scalars_are_those_of_the_formula():
@@ -122,10 +130,8 @@ def test_the_loss_and_its_scalars_are_those_of_the_formula():
     torch.testing.assert_close(loss.value, (here - there).mean() + 0.7 * (here.square() + there.square()).mean())
     results = {"energy": here.mean(), "energy_negative": there.mean(), "gap": (there - here).mean()}
     results |= {"magnitude": torch.cat([here, there]).abs().mean(), "diverged": torch.zeros((), dtype=torch.float64)}
-    results |= {"spread": torch.stack([here, there]).var(1, correction=0).mean().sqrt()}
-    assert loss.scalars.keys() == results.keys()
-    for name, value in results.items():
-        torch.testing.assert_close(loss.scalars[name], value.detach())
+    results |= {"spread": torch.stack([here, there]).var(1, correction=0).mean().sqrt(), "distance": loss.scalars["distance"]}
+    torch.testing.assert_close(dict(loss.scalars), {name: value.detach() for name, value in results.items()})
 
 
 def test_acceptance_is_reported_for_samplers_that_reject():
@@ -154,8 +160,7 @@ def test_a_chain_that_diverges_starts_again_and_the_others_continue(edge):
     objective.begin(model, context(rows))
     lost = objective.state()["slots"][:, 0] >= edge
     loss = objective.loss(model, batch_of(torch.full((rows, 1), -0.1, dtype=torch.float64)))
-    assert loss.scalars["diverged"] == lost.double().mean() > 0
-    assert torch.equal(objective.state()["slots"][:, 0] == -0.25, lost)
+    assert loss.scalars["diverged"] == lost.double().mean() > 0 and torch.equal(objective.state()["slots"][:, 0] == -0.25, lost)
     assert loss.value.isfinite() == (edge > 0)  # without any finite energy the step is skipped
 
 
@@ -344,8 +349,7 @@ def test_the_loss_is_the_evidence_of_the_energies_that_heads_become():
     loss = training.ValueHeads("v", 2, sigma, sigma).loss(model, batch_of(x, v=v))
     noisy = x + sigma * Noise(3, range(50), 1).child("noise").normal(x)
     head = ce.GaussianHead(lambda x: model(x, torch.full((len(x),), sigma)), dims=2)
-    assert torch.allclose(loss.value, head(v).evidence(noisy).mean() - math.log(2 * math.pi))
-    assert loss.scalars["likelihood"] == loss.value
+    assert torch.allclose(loss.value, head(v).evidence(noisy).mean() - math.log(2 * math.pi)) and loss.scalars["likelihood"] == loss.value
 
 
 def test_rows_without_numbers_add_nothing():

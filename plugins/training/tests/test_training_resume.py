@@ -157,8 +157,7 @@ def test_a_crop_has_the_requested_area():
     inner, slope = out[..., 4:-4, 4:-4], (x[0, 0, 0, 1] - x[0, 0, 0, 0]).item()
     width, height = inner[:, 0].diff(dim=2).mean((1, 2)) / slope, inner[:, 1].diff(dim=1).mean((1, 2)) / slope
     torch.testing.assert_close(width * height, torch.full((rows,), 0.25), rtol=1e-3, atol=0)
-    assert (width / height).min() > 0.74 and (width / height).max() < 1.34
-    assert out.min() >= 0.19 and out.max() <= 0.81
+    assert (width / height).min() > 0.74 and (width / height).max() < 1.34 and out.min() >= 0.19 and out.max() <= 0.81
 
 
 def test_hue_and_saturation_keep_the_luma_and_colors_stay_in_the_box():
