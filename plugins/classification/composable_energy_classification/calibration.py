@@ -68,8 +68,7 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     if bool(energies.isnan().any()):
         raise ExpressionError(f"{int(energies.isnan().any(1).sum())} of {len(y)} held-out points have an energy that is not a number.")
     logits = -energies.detach().double()
-    wrong = int((logits.gather(1, y[:, None]) == -torch.inf).sum())
-    if wrong:
+    if wrong := int((logits.gather(1, y[:, None]) == -torch.inf).sum()):
         raise ExpressionError(f"The true class is impossible, its energy infinite, at {wrong} of {len(y)} held-out points.")
     absent = sorted(set(range(logits.shape[1])) - set(y.unique().tolist()))
     if offsets and absent:

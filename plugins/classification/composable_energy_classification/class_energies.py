@@ -113,8 +113,7 @@ def _of_values(energy: ce.Energy, over: str, classes: Iterable[Any] | int | None
             f"{energy} has no condition {over} to classify by, it has {sorted(known) or 'none'}. The classes are the values "
             "of a condition, the branches of a mixture `A | B`, or several energies, `Classifier({'cat': A, 'dog': B})`."
         )
-    others = sorted(energy.required_conditions - {over})
-    if others:
+    if others := sorted(energy.required_conditions - {over}):
         raise OptionError(f"{energy} also depends on {', '.join(others)}: bind it first, such as `.given({others[0]}=...)`.")
     values = _values(energy, over, classes)
     labels = [value.item() if isinstance(value, Tensor) and value.numel() == 1 else value for value in values]

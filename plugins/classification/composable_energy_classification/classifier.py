@@ -209,8 +209,7 @@ class Classifier(nn.Module):
 
     def _log_probabilities(self, x: Tensor) -> Tensor:
         energies = self._energies(x)
-        impossible = int((energies == torch.inf).all(1).sum())
-        if impossible:
+        if impossible := int((energies == torch.inf).all(1).sum()):
             raise ExpressionError(f"All classes are impossible at {impossible} of {len(x)} points; with a `threshold`, `predict` abstains.")
         return torch.log_softmax(-energies / self.temperature, 1)
 

@@ -41,8 +41,7 @@ def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
     joined: list[str] = []
     rest = list(words)
     while rest:
-        word = rest.pop(0)
-        if word == "--":
+        if (word := rest.pop(0)) == "--":
             return [*joined, word, *rest]
         flag, equals, value = word.partition("=")
         unknown = flag.startswith("--") and not any(name.startswith(flag) for name in known)

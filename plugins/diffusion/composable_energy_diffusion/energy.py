@@ -180,8 +180,7 @@ class DiffusionEnergy(Energy):
         Raises:
             ExpressionError: The model takes no condition of that name, or there are no values for the unconditional model.
         """
-        missing = sorted(self.required_conditions - {"sigma"})
-        if missing:
+        if missing := sorted(self.required_conditions - {"sigma"}):
             raise ExpressionError(
                 f"The unconditional model of {self} is not known, as it needs {', '.join(missing)}: give the values of no concept, such as "
                 f"`unconditional={{{missing[0]!r}: 0}}`, or make a base of your own and write `E.given(...).relative_to(base)`."

@@ -282,7 +282,6 @@ def schedule_of(schedule: Schedule | str | Mapping[str, Any]) -> Schedule:
         raise OptionError(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}.{nearest(str(name), SCHEDULES)}")
     cls = SCHEDULES[name]
     known = [f.name for f in fields(cls)]  # pyright: ignore[reportArgumentType]
-    unknown = sorted(options.keys() - set(known))
-    if unknown:
+    if unknown := sorted(options.keys() - set(known)):
         raise OptionError(f"The schedule {name} takes {', '.join(known)}, got {', '.join(unknown)}.")
     return cls(**options)

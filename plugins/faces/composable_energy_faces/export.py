@@ -26,8 +26,7 @@ def export(folder: Path, n: int, *, seed: int = 0, size: int = 64, attributes: S
     Raises:
         ValueError: An attribute is unknown, or a number is out of range.
     """
-    unknown = set(attributes) - set(_NAMES)
-    if unknown:
+    if unknown := set(attributes) - set(_NAMES):
         raise ValueError(f"Faces have no {', '.join(sorted(unknown))}; the attributes are {', '.join(_NAMES)}.")
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "attributes.csv").open("w", newline="", encoding="utf-8") as file, tqdm(total=n, disable=not progress) as bar:

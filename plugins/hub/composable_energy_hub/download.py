@@ -78,8 +78,7 @@ def translated(place: Location, *, offline: bool = False) -> Iterator[None]:
     except ComposableEnergyError:
         raise
     except Exception as error:
-        known = _translate(error, place, offline)
-        if known is None:
+        if (known := _translate(error, place, offline)) is None:
             raise
         raise known from error
 
@@ -106,8 +105,7 @@ def _translate(error: Any, place: Location, offline: bool) -> ComposableEnergyEr
         switch = "local_files_only" if offline else "HF_HUB_OFFLINE"
         return HubConnectionError(f"{place} is needed from the hub, and {switch} is set: use it once with a connection, or unset that.")
     if isinstance(error, kinds.HfHubHTTPError):
-        status = error.response.status_code
-        if status in (401, 403):
+        if (status := error.response.status_code) in (401, 403):
             return HubAccessError(f"The hub refuses {name} to you (status {status}): {_LOG_IN} of an account with access.")
         return HubError(f"The hub failed for {place}: {_first_line(error)}")
     if absent:

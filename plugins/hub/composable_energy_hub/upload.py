@@ -35,8 +35,7 @@ def model_card(energy: ce.Energy, place: Location, saved: Path, *, license: str 
 
 def _usage(energy: ce.Energy, place: Location) -> str:
     lines = ["import composable_energy as ce", "", f'E = ce.load("{place}")']
-    needed = sorted(energy.required_conditions - _GIVEN_BY_SAMPLERS)
-    if needed:
+    if needed := sorted(energy.required_conditions - _GIVEN_BY_SAMPLERS):
         lines.append(f"E = E.given({', '.join(f'{name}=...' for name in needed)})")
     if energy.grounded:
         lines.append("x = E.sample(16, seed=0)" if energy.event_shape is not None else "x = E.sample((16, ...), seed=0)  # the shape of x")
@@ -51,8 +50,7 @@ def _facts(energy: ce.Energy) -> str:
         rows.append(("decoder", f"`{type(energy.decoder).__name__}`"))
     if energy.support is not None:
         rows.append(("support", f"`{ce.inside(energy.support)}`"))
-    conditions = sorted(energy.conditions - {"chains"})
-    if conditions:
+    if conditions := sorted(energy.conditions - {"chains"}):
         rows.append(("conditions", _listed([f"`{name}`" for name in conditions])))
     found = energy.recommended
     sampler, options = (f"`{found.sampler}`", found.options) if found else ("none: the default", {})

@@ -128,8 +128,7 @@ def _normalized(layer: nn.Module) -> bool:
 @torch.no_grad()
 def _converge(layer: Any, least: int) -> None:
     """Iterates until the singular value converges; vectors that have converged already stay as they are, to the bit."""
-    weight = layer.parametrizations["weight"].original.flatten(1)
-    if weight.is_meta:
+    if (weight := layer.parametrizations["weight"].original.flatten(1)).is_meta:
         return
     norm = layer.parametrizations["weight"][0]
     norm = norm.unit if isinstance(norm, _AtMostOne) else norm

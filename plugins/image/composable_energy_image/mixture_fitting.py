@@ -55,8 +55,7 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
     longest, parts = max(map(len, members.values())), []
-    components = sum(modes[group] * len(some) for group, some in members.items())
-    if components > _MOST:
+    if (components := sum(modes[group] * len(some) for group, some in members.items())) > _MOST:
         return None
     if components < 1.5 * sum(modes.values()):
         longest = 1  # then most would be filling

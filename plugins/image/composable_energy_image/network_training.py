@@ -111,8 +111,7 @@ def run_command(train: Callable[[Path, float], None], home: Path, arguments: Seq
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="the run folder; it needs 2 GB")
     parser.add_argument("--effort", type=float, default=1.0, help="factor of the training steps and, below 1, of the pictures (default: 1)")
     parser.add_argument("--install", action="store_true", help="copy the weights into the package")
-    options = parser.parse_args(arguments)
-    if not options.effort > 0:
+    if not (options := parser.parse_args(arguments)).effort > 0:
         parser.error(f"--effort must be positive, got {options.effort}.")
     torch.set_num_threads(1)
     train(options.out, options.effort)

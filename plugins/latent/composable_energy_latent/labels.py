@@ -209,8 +209,7 @@ def _variables(energy: Energy) -> set[Any]:
     found: set[Any] = set()
     todo = [energy]
     while todo:
-        part = todo.pop()
-        if part.formula is not None:
+        if (part := todo.pop()).formula is not None:
             found |= {_variable(variable.source.network, variable.columns) for variable in part.formula.variables}
         elif not part.terms and "network" in dict(part.named_children()):
             found.add(_variable(part.get_submodule("network"), None))

@@ -185,8 +185,7 @@ def tune_unadjusted(
     if not energy.has_value and (state.x * state.grad).sum() < 0 and state.x.abs().max() > _AWAY * (1 + x.abs().max()):
         where = "its chains run away. A score is the gradient of log p and points to the density: is its sign right?"
         raise OptionError(f"No step size can be tuned for {energy}: {where}")
-    steepest = torch.stack(squares).mean(0).max().item()
-    if steepest == 0:
+    if (steepest := torch.stack(squares).mean(0).max().item()) == 0:
         raise OptionError(f"No step size can be tuned for {energy}: its gradients at the pilot chains are zero. Give `step_size`.")
     return 4 * max_bias / steepest, state.x
 
@@ -324,8 +323,7 @@ class Descent(Sampler):
         return DescentState(x, energies, grad, sum_of_each(grad).new_full((len(x),), self.step_size))
 
     def step(self, energy: Energy, state: DescentState, noise: Noise) -> tuple[DescentState, Info]:
-        moving = (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)
-        if not moving.any():
+        if not (moving := (state.grad.abs() > self.tolerance).reshape(len(state.x), -1).any(1)).any():
             return state, Info()
         x = state.x - unsqueeze_to(state.rate, state.x).to(state.x.dtype) * state.grad
         energies, grad = energy_and_gradient(energy, x)

@@ -111,8 +111,7 @@ def minibatched(
 
 def _energies(function: Callable[..., Tensor], x: Tensor, rows: Sequence[Tensor]) -> Tensor:
     """Returns the energies of rows, with shape $(B, m)$."""
-    energies = function(x, *rows)
-    if energies.shape != rows[0].shape[:2]:
+    if (energies := function(x, *rows)).shape != rows[0].shape[:2]:
         found = f"{tuple(energies.shape)} for {len(x)} points with {rows[0].shape[1]} rows each"
         raise ShapeError(f"The function of a minibatch returns one number for each row of each point, got the shape {found}.")
     return energies

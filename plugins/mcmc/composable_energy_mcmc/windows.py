@@ -157,8 +157,7 @@ def _is_stable(energies: list[Tensor]) -> bool:
 
 def _scale_ratio(metric: Metric, before: Metric) -> float:
     """Returns the largest ratio of standard deviations, or its inverse, of points of one metric that another whitens."""
-    scale = metric.scale
-    if scale is None:
+    if (scale := metric.scale) is None:
         return math.inf
     axes = scale if metric.kind == "dense" else torch.diag(scale.flatten())
     sd = flatten_points(before.whiten(axes.T.reshape(-1, *(metric.event or ())))).double().norm(dim=0)

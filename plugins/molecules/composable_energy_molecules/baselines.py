@@ -47,8 +47,7 @@ class FrequentRotamer:
         """Returns angles, with shape (B, 4); 0 beyond the angles of an amino acid."""
         rows = []
         for key, residue in zip(self._keys(context).tolist(), context[:, 2].long().tolist(), strict=True):
-            found = self.found.get(key, self.found.get(residue - len(RESIDUES)))
-            if found is None:
+            if (found := self.found.get(key, self.found.get(residue - len(RESIDUES)))) is None:
                 raise OptionError(f"No side chain of {RESIDUES[residue].name} was in the data of `fit`.")
             rows.append(found)
         return torch.stack(rows)

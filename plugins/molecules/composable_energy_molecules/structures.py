@@ -89,8 +89,7 @@ def _atoms(residue: Any, path: Path) -> Atoms:
     first = next((atom.altloc for atom in residue if atom.has_altloc()), None)
     kept = [atom for atom in residue if atom.altloc == first or not atom.has_altloc()]
     atoms = {atom.name: torch.tensor(atom.pos.tolist(), dtype=torch.float64) for atom in kept}
-    wrong = [name for name, position in atoms.items() if not bool(position.isfinite().all())]
-    if wrong:
+    if wrong := [name for name, position in atoms.items() if not bool(position.isfinite().all())]:
         raise FileFormatError(f"{path}: the position of atom {wrong[0]} of {residue.name} {residue.seqid} is not finite.")
     return atoms
 

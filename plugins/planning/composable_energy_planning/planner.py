@@ -99,8 +99,7 @@ class Planner:
         """
         if self.last is None:
             return self.plan(state)
-        time = len(self._passed)
-        if time == len(self.last):
+        if (time := len(self._passed)) == len(self.last):
             raise OptionError(f"The plan of {time} states is over: call `plan` for another one from where the world is.")
         self._passed.append(self._joined(state).to(self.last))
         energy = self._from(self._passed)

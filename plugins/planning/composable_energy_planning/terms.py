@@ -76,8 +76,7 @@ class Waypoint(Energy):
 
     def of_states(self, states: Tensor) -> Tensor:
         """Returns the energies, with shape $(B,)$, of states at the time of the waypoint, with shape $(B, d)$."""
-        found = self.seen(states)
-        if found.shape != (len(states), len(self.target)):
+        if (found := self.seen(states)).shape != (len(states), len(self.target)):
             raise ShapeError(f"{self} compares {len(self.target)} numbers, and a state gives shape {tuple(found.shape[1:])}.")
         return ((found - self.target) / self.width).square().sum(1) / 2 + self.least
 

@@ -70,6 +70,9 @@ class Prepared:
     Args:
         data: Data in any form that `Trainer` takes.
         preparation: A function of (points, noise) to points, such as `composable_energy_image.data.Preparation`, or None.
+
+    Raises:
+        OptionError: The preparation is no function.
     """
 
     data: Any
@@ -238,8 +241,7 @@ class IterableSource:
             torch.default_generator.manual_seed(Noise(0, range(1)).child(f"epoch {self._epoch} item {self._count}").seed % 2**63)
             if self._iterator is None:
                 self._iterator = iter(self.data)
-            item = next(self._iterator, self)
-            if item is not self:
+            if (item := next(self._iterator, self)) is not self:
                 self._count += 1
                 return _check_item(item)
             self._iterator, self._epoch, self._count = None, self._epoch + 1, 0

@@ -56,6 +56,9 @@ class Checkpoints(Callback):
         folder: The folder of the run, with the files in `checkpoints`; other callbacks write there as well. None keeps memory alone.
         every: Steps between checkpoints; the last step has one as well.
         keep: The number of files to keep.
+
+    Raises:
+        OptionError: A number is below 1, or the folder is no path.
     """
 
     folder: str | Path | None = None
@@ -268,8 +271,7 @@ class ProgressLog(Callback):
         self._first = trainer.step
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:
-        now = time.monotonic()
-        if now - self._last < self.every:
+        if (now := time.monotonic()) - self._last < self.every:
             return
         self._last = now
         done = trainer.step - self._first

@@ -30,6 +30,9 @@ class AttributeHeads(Objective):
         variables: The number of values of each attribute, at least two, by its name in the data.
         sigma_min: The lowest level, in units of the points.
         sigma_max: The highest level.
+
+    Raises:
+        OptionError: There is no variable, one has fewer than two values, or the levels are not positive and in order.
     """
 
     def __init__(self, variables: Mapping[str, int], sigma_min: float, sigma_max: float) -> None:
@@ -67,6 +70,9 @@ class ValueHeads(Objective):
         dims: The number of numbers for each row.
         sigma_min: The lowest level, in units of the points.
         sigma_max: The highest level.
+
+    Raises:
+        OptionError: The levels are not positive and in order, or `dims` is below 1.
 
     References:
         Estimating the mean and variance of the target probability distribution (Nix & Weigend, 1994).
@@ -174,6 +180,9 @@ class LabelContrast(Objective):
         condition: The attribute of the data with the class; it becomes the condition `y` of the energy.
         classes: $S$, class numbers that contain all labels of the data; None for the classes in the batch, without knowledge of tasks.
         l2: $\alpha$.
+
+    Raises:
+        OptionError: A class is no whole number of at least 0, fewer than two classes are given, or `l2` is negative.
 
     References:
         Energy-based models for continual learning (Li et al., 2020), https://arxiv.org/abs/2011.12216

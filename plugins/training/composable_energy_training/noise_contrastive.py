@@ -60,6 +60,9 @@ class GaussianNoise(NoiseDistribution):
     Args:
         mean: $\mu$, with the shape of a point of $D$ coordinates.
         scale: $L$: a lower triangular matrix with shape $(D, D)$ and a positive diagonal.
+
+    Raises:
+        OptionError: The matrix is not lower triangular, or its diagonal not positive.
     """
 
     mean: Tensor
@@ -213,6 +216,9 @@ class NoiseContrastive(Objective):
         noise: The noise $q$; it is not trained.
         ratio: $\nu$.
         condition: An attribute of the data that becomes the condition `y` of the energy, for data and noise alike; $E = -\log p(x \mid y)$.
+
+    Raises:
+        OptionError: The noise is none, or the ratio no whole number of at least 1.
 
     References:
         Noise-contrastive estimation: a new estimation principle for unnormalized statistical models (Gutmann & Hyvärinen, 2010),

@@ -166,6 +166,9 @@ class CombinedObjective(Objective):
     Args:
         *objectives: The objectives, at least one.
         weights: $w_k$, one for each; None for ones.
+
+    Raises:
+        OptionError: There are no objectives, or not as many weights, or a weight is negative.
     """
 
     def __init__(self, *objectives: Objective, weights: Sequence[float] | None = None) -> None:

@@ -34,8 +34,7 @@ def join(timeout: float = 600.0) -> Ranks:
         ProcessLost: A process did not join in time.
     """
     if "RANK" in os.environ and distributed.is_available() and not distributed.is_initialized():
-        device = Ranks().device
-        if device.type == "cuda":
+        if (device := Ranks().device).type == "cuda":
             torch.cuda.set_device(device)
         with detect_loss():
             distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))

@@ -142,8 +142,7 @@ class Recipe(ABC):
         if file.is_file():
             old = flatten(_read(file)[2])
             keys = [key for key in dict.fromkeys([*old, *new]) if key not in _FREE]
-            differ = [key for key in keys if old.get(key, NONE) != new.get(key, NONE)]  # a setting of a later version may be none
-            if differ:
+            if differ := [key for key in keys if old.get(key, NONE) != new.get(key, NONE)]:
                 shown = "; ".join(f"{key}: there {old.get(key, NONE)!r}, here {new.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} has a run with other settings ({shown}{more}). Use those settings, or another folder.")
@@ -170,8 +169,7 @@ def open_recipe(name: str | Path) -> Recipe:
 def _open(name: str, folder: Path, seen: tuple[Path, ...]) -> Recipe:
     if not name.endswith(".toml"):
         return replace(get("recipe", name), entry=name)
-    path = (folder / expanded(name)).resolve()
-    if path in seen:
+    if (path := (folder / expanded(name)).resolve()) in seen:
         raise FileFormatError(f"{path} extends itself, through {' and '.join(str(other) for other in seen)}.")
     text, head, settings = _read(path)
     if "extends" not in head:

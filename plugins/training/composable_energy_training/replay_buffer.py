@@ -33,6 +33,9 @@ class ReplayBuffer:
         start: `"uniform"` on $[0, 1]$, `"normal"`, or a function of (like, noise) to points like `like`. All slots hold starts at first.
         fresh: The probability that a row gets a new start instead of its slot's chain.
         augment: A function of (points, noise) that is applied to chains when they are drawn, such as an `Augmentation`.
+
+    Raises:
+        OptionError: The capacity is below the batch size, `fresh` is not a probability, or the start is unknown.
     """
 
     def __init__(
@@ -147,7 +150,6 @@ def resolve_start(start: Start) -> Callable[[Tensor, Noise], Tensor]:
 
 def draw_starts(start: Callable[[Tensor, Noise], Tensor], like: Tensor, noise: Noise) -> Tensor:
     """Draws starts with the shape, dtype and device of given points."""
-    points = start(like, noise)
-    if points.shape != like.shape:
+    if (points := start(like, noise)).shape != like.shape:
         raise ShapeError(f"start must return points of shape {tuple(like.shape)}, got {tuple(points.shape)}.")
     return points.detach().to(like)

@@ -34,6 +34,9 @@ class DenoisingScoreMatching(Objective):
         condition: An attribute of the data that becomes the condition `y` of the energy.
         scale: Standard deviation $s$ of the points; None for no weights.
 
+    Raises:
+        OptionError: The levels are not positive and in order, or the scale is not positive.
+
     References:
         A connection between score matching and denoising autoencoders (Vincent, 2011).
         Generative modeling by estimating gradients of the data distribution (Song & Ermon, 2019), https://arxiv.org/abs/1907.05600

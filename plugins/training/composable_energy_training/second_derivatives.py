@@ -69,8 +69,7 @@ class _Layers(TorchFunctionMode):
         """Returns whether a tensor depends on the points, like the weights of a hypernetwork."""
         seen, left = set(), [tensor.grad_fn] if tensor is not None and tensor.grad_fn is not None else []
         while left:
-            node = left.pop()
-            if node is self._target:
+            if (node := left.pop()) is self._target:
                 return True
             if node not in seen and node not in self._independent:
                 seen.add(node)

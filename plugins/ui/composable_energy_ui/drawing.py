@@ -35,8 +35,7 @@ def draw(orders: Sequence[Order], start: np.ndarray | None, value_range: tuple[f
     began = time.perf_counter()
     orders, energies = zip(*[_build(one, report) for one in orders], strict=True)
     order, energy = orders[-1], energies[-1]
-    view = _View(energy, value_range, report)
-    if view.kind == "plane":
+    if (view := _View(energy, value_range, report)).kind == "plane":
         report({"kind": "density", **density_image(twin(energy))})
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -75,8 +74,7 @@ def _build(order: Order, report: Report) -> tuple[Order, Energy]:
         check_trained(order.text, order.family, 'check "Untrained networks"')
     energy = report_conditions(order, report)
     order = replace(order, given={name: text for name, text in order.given.items() if name in energy.conditions})
-    missing = sorted(energy.required_conditions - order.given.keys() - {"sigma"})
-    if missing:
+    if missing := sorted(energy.required_conditions - order.given.keys() - {"sigma"}):
         raise OptionError(f'The expression depends on {", ".join(missing)}: give it a value under "Conditions".')
     energy = energy.given(**order.conditions) if order.given else energy
     return order, energy if order.sharpen == 1 else energy.sharpened(order.sharpen)

@@ -66,8 +66,7 @@ def _identifiers(orders: Sequence[Order]) -> dict[str, str]:
     found: dict[str, str] = {}
     for order in orders:
         for leaf in parse(order.text).names:
-            source = _source(order, leaf)
-            if source not in found:
+            if (source := _source(order, leaf)) not in found:
                 word = re.sub(r"\W+", "_", source.rsplit("/", 1)[-1]).strip("_")
                 word = word if word.isidentifier() and not keyword.iskeyword(word) else f"energy_{word}"
                 while word in _TAKEN or word in found.values():

@@ -98,12 +98,10 @@ def _size(energy: ce.Energy, points: Tensor | None, trace: Trace | None) -> int:
     """Returns how many numbers a point has, 1 or 2."""
     if energy.decoder is not None:
         raise ShapeError(f"{energy} is an energy of latent points that are decoded; draw its samples with `grid`.")
-    shape = energy.event_shape
-    if shape is None:
+    if (shape := energy.event_shape) is None:
         found = points if points is not None and len(points) else None if trace is None or trace.points is None else trace.points[0]
         shape = (2,) if found is None else tuple(found.shape[1:])
-    size = math.prod(shape)
-    if size not in (1, 2):
+    if (size := math.prod(shape)) not in (1, 2):
         ways = "draw its samples with `grid`" if len(shape) == 3 else "show one of its terms, or a function of two of its numbers"
         raise ShapeError(f"`show` draws points of one or two numbers; {energy} takes points of shape {tuple(shape)}: {ways}.")
     return size
@@ -153,8 +151,7 @@ def _evaluate(energy: ce.Energy, grid: Tensor, points: Tensor | None) -> Tensor:
     with torch.no_grad():
         still = twin(energy)
         energies = torch.cat([still(some) for some in grid.split(_BATCH)]).cpu().double()
-    wrong = energies.isnan() | (energies == -math.inf)
-    if wrong.any():
+    if (wrong := energies.isnan() | (energies == -math.inf)).any():
         raise ExpressionError(f"{energy} is not a number, or minus infinity, at {int(wrong.sum())} of {len(grid)} points of the window.")
     if not energies.isfinite().any():
         raise OptionError(f"The density of {energy} is 0 in the whole window: give another one by window=(low, high).")

@@ -103,11 +103,9 @@ def _pixels(images: Any, value_range: tuple[float, float]) -> Tensor:
         low, high = 0, 1 if found.dtype == torch.bool else 255
     if not math.isfinite(high - low):
         raise OptionError(f"value_range takes two increasing numbers, such as (-1, 1), got {value_range}.")
-    unit = found.double().sub(low).div(high - low)
-    if not unit.isfinite().all():
+    if not (unit := found.double().sub(low).div(high - low)).isfinite().all():
         raise OptionError(f"{int((~unit.isfinite()).flatten(1).any(1).sum())} of {len(unit)} images have values that are not finite.")
-    outside = ((unit < -0.1) | (unit > 1.1)).double().mean().item()
-    if outside > _OUTSIDE:
+    if (outside := ((unit < -0.1) | (unit > 1.1)).double().mean().item()) > _OUTSIDE:
         warnings.warn(
             f"{outside:.0%} of the values are outside of {low:g} to {high:g} and clipped; the images have values from "
             f"{found.min().item():.3g} to {found.max().item():.3g}: give {'' if found.is_floating_point() else 'floats and '}value_range=.",

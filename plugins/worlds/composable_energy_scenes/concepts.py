@@ -86,8 +86,7 @@ class Concepts:
         energy = self._conditional("of_position", dims=2)
         if c is None:
             return energy
-        points = torch.as_tensor(c, dtype=torch.float32)
-        if not points.isfinite().all():
+        if not (points := torch.as_tensor(c, dtype=torch.float32)).isfinite().all():
             raise OptionError(f"A position is two finite numbers, got {c}.")
         return energy.given(y=points if points.ndim == 2 else points[None])
 

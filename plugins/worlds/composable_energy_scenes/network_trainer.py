@@ -197,8 +197,7 @@ class RunFolder:
 
     def encode(self, coder: Autoencoder | PatchCoder, use: str) -> Tensor:
         """Returns the codes of the renders for one use; the first call encodes them."""
-        target = self.folder / f"codes-{use}.npy"
-        if not target.exists():
+        if not (target := self.folder / f"codes-{use}.npy").exists():
             file = BytesIO()
             np.save(file, encode_images(coder, self.render(use).images).numpy())
             replace_file(target, file.getvalue())

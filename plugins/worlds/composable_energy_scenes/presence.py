@@ -83,8 +83,7 @@ class Presence(RelativeEnergy):
 
     def near(self, c: Sequence[float] | Tensor) -> ce.Energy:
         """Returns the energy of pictures with an object at a position, $(2,)$ for all chains or $(n, 2)$ for each: `given(c=...)`."""
-        place = torch.as_tensor(c, dtype=torch.float32)
-        if not place.isfinite().all():
+        if not (place := torch.as_tensor(c, dtype=torch.float32)).isfinite().all():
             raise OptionError(f"A position is two finite numbers, got {c}.")
         return self.given(c=place[None] if place.ndim == 1 else place)
 

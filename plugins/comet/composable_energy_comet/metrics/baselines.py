@@ -31,8 +31,7 @@ def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int 
         >>> kmeans_labels(torch.tensor([[[[0.0, 0.1], [0.9, 1.0]]]]), 2).unique(return_counts=True)
         (tensor([0, 1]), tensor([2, 2]))
     """
-    pictures = as_tensor("images", images)
-    if pictures.ndim != 4:
+    if (pictures := as_tensor("images", images)).ndim != 4:
         raise ShapeError(f"`images` must have shape (B, C, H, W), got {tuple(pictures.shape)}; of one picture write `x.unsqueeze(0)`.")
     if not pictures.is_floating_point() and pictures.dtype != torch.uint8:
         raise DtypeError(f"`images` must be bytes or floating numbers, got {pictures.dtype}.")
@@ -43,8 +42,7 @@ def kmeans_labels(images: Array, counts: int | Sequence[int] | Array, seed: int 
     found = torch.zeros(len(pictures), *pictures.shape[2:], dtype=torch.int64)
     for i, (picture, segments) in enumerate(zip(pictures, numbers, strict=True)):
         colors = picture.flatten(1).T.double().numpy()
-        clusters = min(segments, len(np.unique(colors, axis=0)))
-        if clusters > 1:
+        if (clusters := min(segments, len(np.unique(colors, axis=0)))) > 1:
             state = int(np.random.SeedSequence((seed, i)).generate_state(1)[0])
             assigned = kmeans(clusters, n_init=10, random_state=state).fit_predict(colors)
             found[i] = torch.from_numpy(assigned).reshape(found.shape[1:])

@@ -43,8 +43,7 @@ def as_table(name: str, values: Any) -> Tensor:
     if rows.ndim != 2 or len(rows) < 2 or not rows.shape[1]:
         hint = "; write `.flatten(1)`" if rows.ndim > 2 else ""
         raise ShapeError(f"`{name}` must be a table with one row for each picture, at least two rows, got {tuple(rows.shape)}{hint}.")
-    rows = rows.double()
-    if not rows.isfinite().all():
+    if not (rows := rows.double()).isfinite().all():
         row = int((~rows.isfinite()).any(1).nonzero()[0])
         raise OptionError(f"`{name}` must be finite, got {rows[row].tolist()[:8]} in row {row}.")
     return rows
@@ -64,8 +63,7 @@ def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[
     rows = as_table("factors", factors)
     if len(codes) != len(rows):
         raise ShapeError(f"`codes` and `factors` must have one row for each picture, got {tuple(codes.shape)} and {tuple(rows.shape)}.")
-    constant = rows.amax(0) == rows.amin(0)
-    if constant.any():
+    if (constant := rows.amax(0) == rows.amin(0)).any():
         column = int(constant.nonzero()[0])
         raise OptionError(f"Column {column} of `factors` is {rows[0, column].item():g} in all {len(rows)} rows; leave it out.")
     if levels:

@@ -82,8 +82,7 @@ def _read_index(diffusers: Any, place: str, revision: str | None) -> Mapping[str
 def check_fields(part: Any, **expected: Any) -> None:
     """Raises `OptionError` if a field of the configuration of a part has another value than the one that is known."""
     for field, value in expected.items():
-        found = part.config.get(field, value)
-        if found != value:
+        if (found := part.config.get(field, value)) != value:
             raise OptionError(f"{type(part).__name__} cannot be mapped: its field {field} is {found!r}; known: {value!r}.")
 
 

@@ -8,7 +8,6 @@ from composable_energy_training import Recipe, open_recipe
 
 
 def __getattr__(name: str) -> Callable[[], Recipe]:
-    file = Path(__file__).with_name(f"{name.replace('_', '-')}.toml")
-    if not file.is_file():
+    if not (file := Path(__file__).with_name(f"{name.replace('_', '-')}.toml")).is_file():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return partial(open_recipe, file)

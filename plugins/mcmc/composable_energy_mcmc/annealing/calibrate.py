@@ -51,8 +51,7 @@ def calibrate_mixtures(expression: Any, *, seed: int | None = None, **options: A
     """
     expression = ce.as_energy(expression)
     find_point = partial(_point_of, expression, **options)
-    expression = with_levels(expression, find_point)
-    if expression.unsatisfiable:
+    if (expression := with_levels(expression, find_point)).unsatisfiable:
         raise ContradictionError(f"No point fulfils {expression}: its probability is 0, so it has no density.")
     leaves = [part for part in expression.modules() if isinstance(part, Energy) and not part.terms]
     bases = {part for leaf in leaves for base in leaf.bases for part in base.energy.modules()}

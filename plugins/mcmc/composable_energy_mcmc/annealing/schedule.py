@@ -105,8 +105,7 @@ def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float
     while levels[-1] < 1:
         if len(levels) > _MAX_LEVELS:
             raise pilots.failure(f"after {_MAX_LEVELS} levels the pilot points have come to {levels[-1]:.3g} of 1")
-        log_ratio = pilots.log_density_ratio()
-        if log_ratio.max() == -torch.inf:
+        if (log_ratio := pilots.log_density_ratio()).max() == -torch.inf:
             raise pilots.failure(f"no pilot point at level {levels[-1]:.3g} has a density there")
         support = (log_ratio > -torch.inf).double().mean().item()
         level = next_level(levels[-1], log_ratio, pilots.keep * support)
