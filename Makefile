@@ -14,8 +14,7 @@ PEERS_STAMP := $(PEERS_VENV)/installed
 PEERS := $(PEERS_VENV)/bin/python
 # glibc keeps freed memory, so that steps of all libraries get theirs without page faults, whose number depends on what ran before.
 KEEP_MEMORY := MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
-# One more than two cores: some tests wait for processes and browsers.
-WORKERS ?= 3
+WORKERS ?= 2
 TEST_TIME := $(VENV)/test-time
 TEST_GUESS := "It takes about five minutes on two cores; make test-fast takes less than one."
 

@@ -28,7 +28,7 @@ LIMITS = {
     "core: context variables": 1,
     "core: lines of the longest file": 420,
     "core: lines of the longest function, without docstring": 60,
-    "plug-ins: lines without tests": 32_873,
+    "plug-ins: lines without tests": 32_884,
     "plug-ins: core names they import": 110,
     "benchmarks: lines": 10_919,
     "tests: lines": 27_809,

@@ -44,7 +44,18 @@ class TrainingDiverged(ComposableEnergyError, RuntimeError):  # noqa: N818
 
 
 class TrainingWarning(UserWarning):
-    """A run ended, and its energy is clearly not that of the data."""
+    """A run ended, and its energy is clearly not that of the data.
+
+    Example:
+        >>> import warnings, composable_energy_training as cet
+        >>> x = cet.toys.sample("rings", 500, seed=0) + 50
+        >>> objective = cet.NoiseContrastive(cet.GaussianNoise.fit(x))
+        >>> with warnings.catch_warnings(record=True) as caught:
+        ...     warnings.simplefilter("always")
+        ...     report = cet.Trainer(cet.MLPEnergy(2), objective, x, steps=60).fit()
+        >>> caught[0].category.__name__
+        'TrainingWarning'
+    """
 
 
 @dataclass(frozen=True)
