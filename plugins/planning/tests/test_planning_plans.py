@@ -240,8 +240,7 @@ def test_random_motion_touches_nothing(name: str):
     world = WORLDS[name]()
     pairs, actions, blocked = world.random_motion(2000, torch.Generator().manual_seed(0))
     assert (world.clearance(pairs.flatten(0, 1)) > 0).all()
-    assert (actions.abs() <= world.reach).all()
-    assert 0.01 < blocked.float().mean() < 0.5
+    assert (actions.abs() <= world.reach).all() and 0.01 < blocked.float().mean() < 0.5
     assert not world.hits(pairs[~blocked, 0], pairs[~blocked, 1]).any()
 
 

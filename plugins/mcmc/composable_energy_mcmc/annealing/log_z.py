@@ -95,7 +95,7 @@ def estimate_log_z(
             the draws, else to the last points of a pilot run of the sampler.
         draws: Independent draws of the density, such as data or the last points of long chains, with shape $(n, *)$. Without `base`, the
             base is fitted to every other draw and the paths start at the rest.
-        init: Where the pilot run starts, with shape $(n, *)$; None starts at standard normal points. Named: a dict, as for `draws`.
+        init: Where the pilot run starts, with shape $(n, *)$ or a dict of named variables; None starts at standard normal points.
         event_shape: The shape of one point, if neither the energy nor the options above have it.
         levels: The number of levels; None lets the pilot run choose.
         moves: The number of steps of the sampler at each level; None takes 1, and 4 sweeps of discrete points.
