@@ -55,8 +55,7 @@ class TestValue:
         wide = Normal(law.mean, 1.5 * law.stddev)
         close(ce.log_z(law, base=wide, seed=0), 0.0)
         close(ce.log_z(law, base=wide, draws=law.sample((500,)), seed=0), 0.0)
-        named = ce.as_energy(Gamma(3.0, 1.0), variables="rate")
-        close(ce.log_z(named, draws={"rate": law.sample((500,))[:, 0]}, seed=0), 0.0)
+        close(ce.log_z(ce.as_energy(Gamma(3.0, 1.0), variables="rate"), draws={"rate": law.sample((500,))[:, 0]}, seed=0), 0.0)
 
     @pytest.mark.full
     def test_relative_energies_count_their_base(self):

@@ -205,10 +205,8 @@ def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[Samp
 
 
 def finds_states(problem: Problem, x: Tensor) -> bool:
-    """Returns whether states are likely beside those of chains that never moved: then no change that the sampler makes leads there.
-
-    Up to 8 chains are compared with the others, and with states where some sites have other values, or two exchange theirs.
-    """
+    """Returns whether states are likely beside those of chains that never moved: then no change that the sampler makes leads there. Up to 8
+    chains are compared with the others, and with states where some sites have other values, or two exchange theirs."""
     sites, generator = problem.plain.sites, torch.Generator().manual_seed(0)
     index, counts = sites.index(x).cpu(), sites.counts.cpu()
     numbers, chosen, many = (torch.rand(_STATES, some, generator=generator, device="cpu") for some in (len(counts), len(counts), 1))

@@ -159,10 +159,8 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
 
 
 def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | None, bool]:
-    """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count.
-
-    They are exact if they are worth as many independent draws as there are chains. More are drawn where that helps.
-    """
+    """Returns draws of the distributions of an expression, resampled with its density over theirs as weights; None if few count. They are
+    exact if they are worth as many independent draws as there are chains. More are drawn where that helps."""
     if not (sources := _proposals(energy, points)):
         return None, False
     count = max(_LEAST, min(4 * _DRAWS, _NUMBERS // max(1, points.event.numel())) // len(sources))

@@ -170,6 +170,11 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
         _find_rare(problem, drawn, formulas, trace)
     if chains.active and sampler.traits.warn is not None:
         trace.observed = (*sampler.traits.warn(sampler, chains.active_state(), trace.exact), *trace.observed)
+    own = problem.init is None and problem.call.resume is None and chains.step == (sampler.total_steps or chains.last_step)
+    if chains.active and own and sampler.traits.check_draws is not None:
+        rows = chains.rows[: min(problem.batch_size, _STARTS)]
+        found = sampler.traits.check_draws(sampler, problem.energy_of(rows), chains.active_state().x[: len(rows)])
+        trace.observed += tuple(found)
     if faults.varies and sampler.traits.values:
         seen = f"The energy differs between two evaluations at the same points: {faults.varies}."
         trace.observed += (SamplingWarning("varies", seen, advise("varies", sampler)),)

@@ -92,6 +92,7 @@ class Traits:
             relative excess of $\langle x \cdot \nabla E \rangle$, which is $T$ times the number of coordinates for draws.
         warn: A function (sampler, state, exact) that returns warnings about the state after the last step; `exact` says whether the chains
             started at draws of the density.
+        check_draws: A function (sampler, energy, x) that returns warnings about the last points of some chains without `init`.
         mean_acceptance: A function of acceptances with shape (steps, chains) that returns numbers whose mean has the option `acceptance` as
             its goal; None for the acceptances themselves.
     """
@@ -112,6 +113,7 @@ class Traits:
     couple: Callable[[Any, Energy, Any, Noise], tuple[Any, Mapping[str, float]]] | None = None
     bias: Callable[[Any, Any], Tensor | None] | None = None
     warn: Callable[[Any, Any, bool], Sequence[SamplingWarning]] | None = None
+    check_draws: Callable[[Any, Energy, Tensor], Sequence[SamplingWarning]] | None = None
     mean_acceptance: Callable[[Tensor], Tensor] | None = None
 
 

@@ -136,10 +136,8 @@ def warn_of_weak_evidence(energy: Energy, sampler: Sampler) -> None:
 
 
 def recommendations(energy: Energy, outranked: bool = False) -> list[tuple[Energy, Recommendation]]:
-    """Returns the distinct recommendations of the highest precedence in an expression, each with its first energy.
-
-    With `outranked` those without precedence alone, which others may outrank.
-    """
+    """Returns the distinct recommendations of the highest precedence in an expression, each with its first energy. With `outranked` those
+    without precedence alone, which others may outrank."""
     found: list[tuple[Energy, Recommendation]] = []
     todo, seen = [energy], {energy}  # a part that occurs again is visited once
     for node in todo:

@@ -43,10 +43,8 @@ def argument(distribution: Distribution, name: str) -> Any:
 
 
 def map_tensors(holder: Any, function: Callable[[Tensor], Tensor] | None = None) -> Any:
-    """Returns a copy of a distribution or transform with a function applied to all tensors inside; another value as it is.
-
-    A continuous distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again.
-    """
+    """Returns a copy of a distribution or transform with a function applied to all tensors inside; another value as it is. A continuous
+    distribution with known arguments is rebuilt without validation; constructors of discrete ones would normalise again."""
     if not isinstance(holder, _HOLDERS):
         if isinstance(holder, list) and all(isinstance(item, Transform) for item in holder):
             return [map_tensors(item, function) for item in holder]

@@ -23,10 +23,8 @@ Variables = Mapping[str, torch.Size]
 
 
 def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dict[str, Support]]:
-    """Returns the shapes and the supports of variables, or raises `OptionError`.
-
-    Each is given as a shape such as `(8,)`, a support such as `constraints.positive` of a single number, or a pair of both.
-    """
+    """Returns the shapes and the supports of variables, or raises `OptionError`. Each is given as a shape such as `(8,)`, a support such as
+    `constraints.positive` of a single number, or a pair of both."""
     shapes: dict[str, torch.Size] = {}
     supports: dict[str, Support] = {}
     for name, variable in given.items() if isinstance(given, Mapping) else ():

@@ -3,7 +3,7 @@
     python docs/scripts/run_blocks.py README.md --first
 
 Each block runs alone, as if pasted into a new session. A page that tells its readers
-"Run the blocks of this page in order." runs as one session. A comment with a reason
+"Run its blocks in order." runs as one session. A comment with a reason
 before a block excludes it: `<!-- not run: needs a GPU -->`. A block of language `text`
 directly after a block is its expected output: words must be equal, numbers within 2 %.
 Only the standard library is used, so an environment with only the wheel can run it.
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_IN_ORDER = "Run the blocks of this page in order."
+_IN_ORDER = "Run its blocks in order."
 
 _FENCE = re.compile(
     r"^(?P<indent>[ \t]*)(?P<fence>```+|~~~+)[ \t]*(?P<language>\w*)[^\n]*\n"

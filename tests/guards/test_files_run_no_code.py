@@ -231,8 +231,7 @@ def table() -> list[str]:
 
 def test_the_docs_list_every_option_that_a_file_may_give():
     text = DOCS.read_text(encoding="utf-8")
-    begin = text.index("| kind | plug-ins | options that a file may give |")
-    rows = text[begin:].split("\n\n")[0].splitlines()[2:]
+    rows = text[text.index("| kind | plug-ins | options that a file may give |") :].split("\n\n")[0].splitlines()[2:]
     assert sorted(rows) == sorted(table())
 
 

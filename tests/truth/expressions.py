@@ -74,8 +74,7 @@ def _grow(rng: np.random.Generator, space: Space, base: Known, depth: int, point
             return _and(a, _not(rng, tilt(rng, space, base), points, log_volume))
         case 6 if not a.bases:
             weight = rng.uniform(0.4, 2)
-            energy = weight * a.energy if rng.integers(2) else a.energy / (1 / weight)
-            return Known(energy, lambda x: weight * a.evidence(x))
+            return Known(weight * a.energy if rng.integers(2) else a.energy / (1 / weight), lambda x: weight * a.evidence(x))
         case 6 if a.is_leaf:
             weight = rng.uniform(0.4, 2)
             return Known(a.energy.sharpened(weight), lambda x: weight * a.evidence(x), a.bases)

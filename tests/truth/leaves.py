@@ -168,8 +168,7 @@ def ratio(rng: np.random.Generator, space: Space) -> tuple[ce.Energy, Function]:
     """Returns a bounded energy, whose difference from another stays a density."""
     slope, phase = rng.normal(size=space.event), rng.uniform(-3, 3)
     tensor = _numbers(slope)
-    wave = ce.as_energy(lambda x: torch.cos(x @ tensor - phase), event_shape=(space.event,))
-    return wave, lambda x: np.cos(x @ slope - phase)
+    return ce.as_energy(lambda x: torch.cos(x @ tensor - phase), event_shape=(space.event,)), lambda x: np.cos(x @ slope - phase)
 
 
 def event(rng: np.random.Generator, space: Space, base: Known) -> Known:

@@ -49,8 +49,7 @@ class Standing(Unadjusted):
 
 def _count_twice(case: Case) -> tuple[ce.Energy, Sampler | None]:
     """Counts a part twice, as two copies of a base would be."""
-    extra = ce.as_energy(lambda x: x.square().flatten(1).sum(1) / 2, event_shape=case.energy.event_shape)
-    return case.energy & extra, None
+    return case.energy & ce.as_energy(lambda x: x.square().flatten(1).sum(1) / 2, event_shape=case.energy.event_shape), None
 
 
 def _leave_out_the_volume(case: Case) -> tuple[ce.Energy, Sampler | None]:

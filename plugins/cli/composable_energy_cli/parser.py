@@ -108,10 +108,8 @@ def read_options(pairs: Sequence[tuple[str, str]], flags: Iterable[str]) -> dict
 
 @contextmanager
 def own_spelling(options: Iterable[str], flags: Iterable[str]) -> Iterator[None]:
-    """A context whose errors about options spell them as the command line does: `--step-size` in place of `step_size`.
-
-    The command's own options, `flags`, are replaced only where they have a value, as in `steps=`: they may be words.
-    """
+    """A context whose errors about options spell them as the command line does: `--step-size` in place of `step_size`. The command's own
+    options, `flags`, are replaced only where they have a value, as in `steps=`: they may be words."""
     try:
         yield
     except OptionError as error:

@@ -83,10 +83,8 @@ def explain_terms(energy: Energy, points: Tensor) -> Explanation:
 
 
 def terms_table(explanation: Explanation, labels: Sequence[str] = ()) -> str:
-    """Returns a table with the energies of the terms, and below it one with the probabilities of events.
-
-    Up to six points with labels have a column each; else there are their mean, lowest and highest energy.
-    """
+    """Returns a table with the energies of the terms, and below it one with the probabilities of events. Up to six points with labels have
+    a column each; else there are their mean, lowest and highest energy."""
     rows = list(explanation.rows())
     each = 0 < len(labels) <= _SHOWN
     shares = any(row.share is not None for _, row in rows)

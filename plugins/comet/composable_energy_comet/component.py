@@ -161,10 +161,8 @@ class TargetEnergy(ComponentEnergy):
 
 
 def joint_minimum(pictures: Tensor, weights: Tensor) -> Tensor:
-    """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$.
-
-    Targets have shape $(B, K, C, S, S)$, of one model or several, and log weights shape $(B, K, 1, S, S)$.
-    """
+    """Returns the minimum of a sum of quadratic energies, with shape $(B, C, S, S)$. Targets have shape $(B, K, C, S, S)$, of one model or
+    several, and log weights shape $(B, K, 1, S, S)$."""
     return (weights.maximum(weights.detach().amax(1, keepdim=True) + _LEAST).softmax(1) * pictures).sum(1)
 
 

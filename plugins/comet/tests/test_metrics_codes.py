@@ -37,8 +37,7 @@ def mixed(seed: int, dimensions: int = 5) -> torch.Tensor:
 def test_the_information_is_that_of_histograms(bins):
     codes = mixed(3)
     cells = [np.digitize(column, np.histogram(column, bins)[1][1:-1]) for column in codes.T.numpy()]
-    information = np.array([[mutual_info_score(cell, factor) for cell in cells] for factor in GRID.T.numpy()])
-    best = np.sort(information, 1)[:, ::-1]
+    best = np.sort(np.array([[mutual_info_score(cell, factor) for cell in cells] for factor in GRID.T.numpy()]), 1)[:, ::-1]
     assert math.isclose(mig(codes, GRID, bins), np.mean((best[:, 0] - best[:, 1]) / math.log(4)), rel_tol=1e-9)
 
 

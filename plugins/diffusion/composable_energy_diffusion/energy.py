@@ -23,10 +23,8 @@ Gradient = Callable[[Tensor, Conditions], Tensor]
 
 
 def batched_gradient(energy: Energy, x: Tensor, conditions: Conditions, check: Check, gradient: Gradient) -> Tensor | None:
-    """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone.
-
-    The expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched.
-    """
+    """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone. The
+    expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched."""
     evaluation = current()
     if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():
         return None

@@ -46,7 +46,7 @@ class LevelSampler(NoiseLevels, ABC):
         x = noise.normal(like) * scale
         return x if self.mean is None else x + torch.as_tensor(self.mean).to(x)
 
-    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": NoiseLevels.levels_of}, start=start, check_init=NoiseLevels.check_init)
+    traits: ClassVar[Traits] = replace(NoiseLevels.traits, start=start)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[LevelSampler, Tensor]:
         self._check(energy)

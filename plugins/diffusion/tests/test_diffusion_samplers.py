@@ -47,8 +47,7 @@ def test_a_step_returns_the_state_of_its_points_and_changes_none(sampler):
             before = state.x.clone(), state.grad.clone()
             after, info = sampler.step(energy, state, noise.at(step))
             assert torch.equal(before[0], state.x) and torch.equal(before[1], state.grad)
-            sigma = sampler.level(min(step + 1, 5))
-            torch.testing.assert_close(after.grad, energy.with_gradient(after.x, sigma=sigma)[1])
+            torch.testing.assert_close(after.grad, energy.with_gradient(after.x, sigma=sampler.level(min(step + 1, 5)))[1])
             assert info.scalars["sigma"] == sampler.level(step)
             state = after
 
@@ -121,6 +120,23 @@ def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, 
         whole = E.sample(20, sampler=sampler, seed=0, observers=[ce.sampling.Checkpoint(tmp_path / "run")])
         _, trace = E.sample(20, sampler=sampler, seed=0, steps=10, trace=True)
     torch.testing.assert_close(E.sample(20, resume=trace), whole)
+
+
+@pytest.mark.parametrize("sampler", ["ode", "sde", "annealed", "feynman-kac"])
+@pytest.mark.parametrize(("wrong", "declared"), [("half", "epsilon"), ("sign", "x0"), ("epsilon", "v"), ("epsilon", "x0")])
+def test_draws_that_a_model_does_not_denoise_warn(wrong, declared, sampler):
+    """Right models are silent in all tests, and draws that need not be those of the density here: at a temperature, from given points."""
+
+    def model(x: Tensor, t: Tensor) -> Tensor:
+        return t[:, None] * unit(x - 2, t) - x if wrong == "sign" else unit(x - 2, t) / (2 if wrong == "half" else 1)
+
+    E = DiffusionEnergy(model, "ve", declared, event_shape=(2,))
+    with pytest.warns(SamplingWarning, match="scores: The model diffusion does not denoise its own draws"):
+        E.sample(100, sampler=sampler, seed=0)
+    if wrong == "half" and sampler != "feynman-kac":
+        E.sample(100, sampler=sampler, seed=0, init=3 * torch.randn(100, 2), sigma_max=2.0)
+    if wrong == "half" and sampler == "annealed":
+        E.sample(100, sampler=sampler, seed=0, temperature=0.5)
 
 
 def test_terms_that_count_their_base_twice_warn():
@@ -234,8 +250,7 @@ def denoise(x, t):
 def measured(deviation: float) -> ce.Energy:
     schedule = {"name": "ve", "sigma_min": 0.01, "sigma_max": 50.0}
     data = ce.get("energy", "diffusion", model=denoise, schedule=schedule, parametrisation="x0", event_shape=(SIZE,))
-    half = ce.as_energy(lambda x: (x[:, : SIZE // 2] - 2).square().sum(1) / (2 * deviation**2), event_shape=(SIZE,))
-    return data & half
+    return data & ce.as_energy(lambda x: (x[:, : SIZE // 2] - 2).square().sum(1) / (2 * deviation**2), event_shape=(SIZE,))
 
 
 @pytest.mark.filterwarnings("ignore::composable_energy.SamplingWarning")

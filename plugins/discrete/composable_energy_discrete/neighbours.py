@@ -210,10 +210,8 @@ def colour(count: int, couplings: list[Tensor]) -> Tensor:
 
 
 def choose_values(logits: Tensor, uniform: Tensor) -> Tensor:
-    r"""Returns values with probabilities $\propto e^{l}$, of logits with shape $(*, K)$ and uniform numbers with shape $*$.
-
-    Values of two are Boolean.
-    """
+    r"""Returns values with probabilities $\propto e^{l}$, of logits with shape $(*, K)$ and uniform numbers with shape $*$. Values of two
+    are Boolean."""
     if logits.shape[-1] == 2:
         return uniform < torch.sigmoid(logits[..., 1] - logits[..., 0])
     shares = torch.softmax(logits, -1).cumsum(-1)

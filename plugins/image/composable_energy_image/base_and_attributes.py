@@ -151,10 +151,8 @@ def automatic_size(data: str | Path, **options: Any) -> int:
 
 
 def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[str, int]:
-    """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures and their number.
-
-    The decoder has fewer features for pictures with a short side, so that the cost follows the size.
-    """
+    """Returns the values of all settings in `AUTOMATIC`; those that are `"auto"` follow the pictures and their number. The decoder has
+    fewer features for pictures with a short side, so that the cost follows the size."""
     automatic = {name: values[small] for name, values in AUTOMATIC.items()} | _SHORT.get(math.ceil(side / 16), {})
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 

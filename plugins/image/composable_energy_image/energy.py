@@ -129,9 +129,7 @@ def check_multiple(name: str, value: object, of: int, why: str) -> int:
 def recommend_langevin(
     step: float, noise: float, *, clamp: tuple[float, float] | None = (0.0, 1.0), max_gradient: float | None = None
 ) -> ce.Recommendation:
-    r"""Returns `langevin` with a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$.
-
-    The step size is $\lambda = 2\, \text{step}$ and the temperature $\text{noise}^2 / \lambda$, far below 1, so the chains nearly descend.
-    """
+    r"""Returns `langevin` with a paper's steps $x' = \text{clamp}(x - \text{step}\, \nabla E(x) + \text{noise}\, \xi)$. The step size is
+    $\lambda = 2\, \text{step}$ and the temperature $\text{noise}^2 / \lambda$, far below 1, so the chains nearly descend."""
     options = {"step_size": 2 * step, "temperature": noise**2 / (2 * step), "clamp": clamp, "max_gradient": max_gradient}
     return ce.Recommendation("langevin", options)

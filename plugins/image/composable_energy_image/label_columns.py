@@ -103,10 +103,8 @@ class JointHeads(Objective):
 
 
 def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
-    """Returns the combinations of attributes that depend on one another; None if they are better learnt apart.
-
-    They are learnt together if at most half of at most 512 combinations occur, each in 20 pictures on average with all attributes known.
-    """
+    """Returns the combinations of attributes that depend on one another; None if they are better learnt apart. They are learnt together if
+    at most half of at most 512 combinations occur, each in 20 pictures on average with all attributes known."""
     variables = {name: len(some.names) for name, some in labels.items()}
     if len(variables) < 2 or prod(variables.values()) > _LARGEST:
         return None
@@ -117,10 +115,8 @@ def find_joint_labels(labels: Mapping[str, Labels]) -> JointLabels | None:
 
 
 def find_combinations(labels: Mapping[str, Labels]) -> tuple[JointLabels, Tensor] | None:
-    """Returns the combinations of all attributes, and that of each picture with shape $(N,)$, -1 if unknown.
-
-    None if there are more than 4,096 of them, or if more than one picture in ten has an unknown attribute.
-    """
+    """Returns the combinations of all attributes, and that of each picture with shape $(N,)$, -1 if unknown. None if there are more than
+    4,096 of them, or if more than one picture in ten has an unknown attribute."""
     variables = {name: len(some.names) for name, some in labels.items()}
     if not variables or prod(variables.values()) > _MOST:
         return None

@@ -140,10 +140,8 @@ def number_groups(table: Tensor, columns: Sequence[int]) -> Tensor:
 
 
 def choose_grouping(residuals: Tensor, rows: Tensor, table: Tensor, shared: Tensor) -> list[int]:
-    """Returns the attributes whose values have covariances of their own: one after another that helps held-out pictures most.
-
-    Nine in ten pictures are in groups with 1.2 pictures at least for each number of a code.
-    """
+    """Returns the attributes whose values have covariances of their own: one after another that helps held-out pictures most. Nine in ten
+    pictures are in groups with 1.2 pictures at least for each number of a code."""
     held = torch.arange(len(rows)) % _HELD_OUT == 0
 
     def likelihood(columns: list[int]) -> float:

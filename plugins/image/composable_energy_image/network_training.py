@@ -101,10 +101,8 @@ def read_costs(folder: Path) -> dict[str, float]:
 
 
 def run_command(train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:
-    """Runs the training command of a module, whose first line is the description of `--help`, with one thread.
-
-    `train` takes a run folder and a factor `effort`, and writes the folder `weights` and `report.json`; `--install` copies them to `home`.
-    """
+    """Runs the training command of a module, whose first line is the description of `--help`, with one thread. `train` takes a run folder
+    and a factor `effort`, and writes the folder `weights` and `report.json`; `--install` copies them to `home`."""
     module = sys.modules[train.__module__]
     name = module.__spec__.name if module.__spec__ else train.__module__
     parser = argparse.ArgumentParser(prog=f"python -m {name}", description=(module.__doc__ or "").partition("\n")[0])

@@ -129,10 +129,8 @@ class AttributePipeline:
 
     @torch.no_grad()
     def encode_training(self, coder: Autoencoder, pictures: Pictures) -> tuple[Tensor, Tensor | None]:
-        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures.
-
-        The second result is the changes with shape $(K N, C)$, which are 0 for pictures as they are; None if no picture is changed.
-        """
+        """Returns the codes that the energies learn from, with shape $(K N, D)$: `encode`, and for a small set also changed pictures. The
+        second result is the changes with shape $(K N, C)$, which are 0 for pictures as they are; None if no picture is changed."""
         flip = self.settings["data"]["flip"]
         codes, prepare = [self.encode(coder, pictures, mirrored=flip)], self._preparation()
         changes = [codes[0].new_zeros(len(codes[0]), Distortion.NUMBERS)]
@@ -178,10 +176,8 @@ class AttributePipeline:
         model.write_unconditioned(net)
 
     def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int) -> MixtureHeads | None:
-        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads, or None.
-
-        `rows` are the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown.
-        """
+        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads, or None. `rows` are
+        the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown."""
         began = time.process_time()
         rows = rows.repeat(len(codes) // len(rows)).to(codes.device)
         if (mixture := fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])) is None:

@@ -91,10 +91,8 @@ _REACH = 2
 
 
 def outline_weights(images: Tensor) -> Tensor:
-    """Returns weights with shape $(B, 1, H, W)$ that are higher within two pixels of an edge of pictures in [0, 1].
-
-    All edges of a picture have a fixed total, so a thin line counts as much as a broad background, without labels.
-    """
+    """Returns weights with shape $(B, 1, H, W)$ that are higher within two pixels of an edge of pictures in [0, 1]. All edges of a picture
+    have a fixed total, so a thin line counts as much as a broad background, without labels."""
     across = (images[..., :-1, 1:] - images[..., :-1, :-1]).abs()
     edge = (across + (images[..., 1:, :-1] - images[..., :-1, :-1]).abs()).amax(1, keepdim=True) > _CONTRAST
     edge = F.pad(edge, (_REACH, _REACH + 1, _REACH, _REACH + 1))

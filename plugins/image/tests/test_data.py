@@ -283,8 +283,7 @@ def test_whatever_the_damage_pictures_come_or_an_error_that_names_the_file(whole
     found = bytearray(whole[name])
     for _ in range(data.draw(st.integers(1, 3))):
         place = data.draw(st.integers(0, len(found)))
-        end = data.draw(st.sampled_from([place, place + 1, len(found)]))
-        found[place:end] = data.draw(st.binary(max_size=4))
+        found[place : data.draw(st.sampled_from([place, place + 1, len(found)]))] = data.draw(st.binary(max_size=4))
     folder = tmp_path_factory.mktemp("damaged")
     (folder / name).write_bytes(found)
     if name == "table.csv":

@@ -173,10 +173,8 @@ def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
 
 
 def held_labels(kept: Mapping[str, Kept], z: Tensor) -> dict[str, Tensor]:
-    """Returns the labels or values of points by name, each with shape $(B,)$.
-
-    If the events are all labels of one classifier, the most probable one holds, also where none has a probability above a half.
-    """
+    """Returns the labels or values of points by name, each with shape $(B,)$. If the events are all labels of one classifier, the most
+    probable one holds, also where none has a probability above a half."""
     found = {name: part.labels(z) for name, part in kept.items()}
     groups: dict[Any, list[str]] = {}
     for name, part in kept.items():

@@ -263,8 +263,7 @@ def test_the_prior_may_have_any_mean_and_scale():
 
 
 def test_labels_of_each_chain_are_kept_apart():
-    base = latents.latent(torch.nn.Linear(1, 3), 1)
-    side = ce.ClassifierEnergy(lambda z: 8 * z[:, 0], None, base, labels=2, name="side")
+    side = ce.ClassifierEnergy(lambda z: 8 * z[:, 0], None, latents.latent(torch.nn.Linear(1, 3), 1), labels=2, name="side")
     y = torch.tensor([0, 1]).repeat(50)
     for draws in (0, 32):
         z = side.given(y=y).latents.sample(100, sampler=latents.LACE(draws=draws), seed=0)

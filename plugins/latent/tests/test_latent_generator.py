@@ -57,8 +57,7 @@ def test_one_gradient_evaluates_the_generator_once():
     on_x = [attribute(base, lambda x, i=i: brightness(x) - i, f"x{i}", on="x") for i in range(3)]
     on_w = [attribute(base, lambda w, i=i: w[:, i] * 3, f"w{i}", on="w") for i in range(3)]
     plain = ce.as_energy(lambda x: x.square().sum((1, 2, 3)), event_shape=(3, 2, 2), name="dark")
-    value = continuous(base, brightness, "value", on="x", width=0.5)
-    E = ce.all_of(*on_x, *on_w, plain, value(0.2)) | ~(on_x[0] & on_w[0])
+    E = ce.all_of(*on_x, *on_w, plain, continuous(base, brightness, "value", on="x", width=0.5)(0.2)) | ~(on_x[0] & on_w[0])
     z = torch.randn(7, 4, generator=G)
     for one in (E, E.train(), E.eval()):
         mapping.clear(), synthesis.clear()
@@ -68,8 +67,7 @@ def test_one_gradient_evaluates_the_generator_once():
 
 def test_a_prior_is_never_pulled_back():
     base, _, synthesis = counted()
-    E = base & ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide")
-    E(torch.zeros(2, 4))
+    (base & ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide"))(torch.zeros(2, 4))
     assert not synthesis
     with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
         base & ce.as_energy(Normal(torch.zeros(5), 1.0), name="wrong")

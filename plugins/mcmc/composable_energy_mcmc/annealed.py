@@ -124,7 +124,7 @@ class Annealed(NoiseLevels):
             return noise.normal(like).mul_(math.sqrt(self.sigma_range[1] ** 2 + 1))
         return Gaussian.from_options(self.mean, self.scale, like).from_standard(noise.normal(like))
 
-    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": NoiseLevels.levels_of}, start=start, check_init=NoiseLevels.check_init)
+    traits: ClassVar[Traits] = replace(NoiseLevels.traits, start=start)
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         if self.max_gradient is not None and "sigma" not in energy.conditions:

@@ -231,9 +231,7 @@ class FeynmanKac(NoiseLevels):
         """Raises, because the particles start at draws whose density is known."""
         raise OptionError(f"feynman-kac draws its start points, so that the weights of {energy} are known: leave out init.")
 
-    traits: ClassVar[Traits] = Traits(
-        values=False, log_densities=True, binds={"sigma": NoiseLevels.levels_of}, start=start, couple=couple, check_init=check_init
-    )
+    traits: ClassVar[Traits] = replace(NoiseLevels.traits, log_densities=True, start=start, couple=couple, check_init=check_init)
 
     @property
     def _weighs(self) -> bool:

@@ -70,10 +70,8 @@ class MALA(Sampler):
 
 
 def langevin_log_ratio(state: State, proposal: State, step_size: float) -> Tensor:
-    """Returns the logarithm of the density of the reverse proposal over that of the forward one, with shape $(B,)$.
-
-    It is computed from the points, not from the noise, so that it holds for the step after rounding.
-    """
+    """Returns the logarithm of the density of the reverse proposal over that of the forward one, with shape $(B,)$. It is computed from the
+    points, not from the noise, so that it holds for the step after rounding."""
     wide = torch.promote_types(state.x.dtype, torch.float32)
     x, y, here, there = (value.to(wide) for value in (state.x, proposal.x, state.grad, proposal.grad))
     way = torch.sub(y, x).add_(here, alpha=step_size / 4).sub_(there, alpha=step_size / 4)

@@ -6,7 +6,7 @@ denoised point $D(x) = x - \sigma^2 \nabla E(x, \sigma)$ is $m + V (V + \sigma^2
 
 import math
 from abc import ABC
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy, SamplingWarning
+from composable_energy.algebra import Conditioned
 from composable_energy.errors import OptionError
 from composable_energy.options import check_integer, check_number
-from composable_energy.sampling import Noise, Sampler, has_rows
+from composable_energy.sampling import Noise, Sampler, Traits, energy_and_gradient, has_rows, plain_energy
 from composable_energy_mcmc.level_gradient import level_gradient
 
 _PILOTS, _COORDINATES = 64, 4096  # fewer pilots for points of many coordinates, as a batch of many pictures may be large
@@ -29,6 +30,7 @@ _FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
 _THROWN = 3.0  # widths by which denoised points are off where steep terms, such as weighted classifiers, threw the fit away
+_FEWEST, _SHARES, _INCONSISTENT = 16, (0.3, 1.0, 3.0), 0.1  # draws; noise levels in units of their spread; right models have up to .06
 _LEAST, _LARGEST = 1e-8, 1 - 1e-5
 
 
@@ -136,6 +138,47 @@ class NoiseLevels(Sampler, ABC):
         known, own = known_range(energy), self.sigma_range
         low, high = self.sigma_min or known[0] or own[0], self.sigma_max or known[1] or own[1]
         return low, math.sqrt(math.prod((low, high))), high
+
+    def check_draws(self, energy: Energy, x: Tensor) -> Sequence[SamplingWarning]:
+        r"""Returns a warning if a model does not denoise its own draws, with shape $(B, *)$; for `Traits.check_draws`.
+
+        With noise, $y = x + s \xi$, draws $x$ leave residuals $x - D(y)$ of mean zero that are uncorrelated with $y$. Expressions of
+        several models are not checked: their scores need not be those of a density with noise.
+        """
+        model = plain_energy(energy)[0]
+        while isinstance(model, Conditioned):
+            model = model.terms[0]
+        several = model is None or getattr(model, "terms", ()) or model.bases or getattr(self, "temperature", 1.0) != 1
+        if several or _evaluated(energy) or "sigma" not in energy.conditions or len(x) < _FEWEST or not x.isfinite().all():
+            return ()
+        levels, spread = [self.level(i + 1) for i in range(self.total_steps)], _rms(x.double() - x.double().mean(0))
+        near = {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES} if spread else set[float]()
+        for s in near | {levels[len(levels) // 2]}:  # also where the draws collapsed to a point
+            if off := _residual(energy, x, s):
+                seen = f"The model {energy} does not denoise its own draws: at the noise level {s:.3g} denoised points are off by "
+                advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more "
+                advice += "`levels` or train it longer. Guided scores, or a sum of several, are those of no density."
+                return (SamplingWarning("scores", f"{seen}{off:.2g} of the level.", advice),)
+        return ()
+
+    traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, check_init=check_init, check_draws=check_draws)
+
+
+def _rms(values: Tensor) -> float:
+    return values.square().mean().sqrt().item()
+
+
+def _residual(energy: Energy, x: Tensor, sigma: float) -> float:
+    """Returns by how much of a noise level the denoised points of draws with noise are off, in the mean or in proportion to the noisy
+    points; 0 where it is little, or as large by chance."""
+    y = (x + sigma * Noise(0, range(len(x))).normal(x)).to(x)
+    left = x.double() - y.double() + sigma**2 * energy_and_gradient(energy, y, sigma=sigma)[1].double()
+    gap = y.double() - y.double().mean(0)
+    each = (left * gap).reshape(len(x), -1).mean(1) / (_rms(gap) * sigma)
+    slope, slope_error = each.mean().abs().item(), each.std().item() / math.sqrt(len(x))
+    shift, shift_error = _rms(left.mean(0)) / sigma, _rms(left - left.mean(0)) / sigma / math.sqrt(len(x))
+    off = slope > _INCONSISTENT + 3 * slope_error or shift > math.hypot(_INCONSISTENT, 3 * shift_error)
+    return max(slope, shift) if off else 0.0
 
 
 def find_start(

@@ -156,9 +156,7 @@ class Tempering(Scheduled):
 
 def swap_replicas(state: R, b: Tensor, noise: Noise, base: Gaussian | None = None) -> tuple[R, Tensor]:
     """Swaps neighbouring replicas, the even pairs and then the odd ones; returns them, and swap probabilities with shape $(B, K - 1)$.
-
-    Without a Gaussian the first level has the same energy everywhere.
-    """
+    Without a Gaussian the first level has the same energy everywhere."""
     chains, count = state.energies.shape
     differences = state.energies.to(b, copy=True)
     if base is not None:

@@ -146,10 +146,8 @@ def find_first_length(make: Callable[[float], Sampler], energy: Energy, state: S
 
 
 def try_step(sampler: Sampler, energy: Energy, state: State, noise: Noise) -> tuple[State, float]:
-    """Takes a step, and returns the next state with the mean acceptance; chains that become non-finite stay, as if rejected.
-
-    The mean is over chains that start from a finite state: one outside the support may never move, whatever the step.
-    """
+    """Takes a step, and returns the next state with the mean acceptance; chains that become non-finite stay, as if rejected. The mean is
+    over chains that start from a finite state: one outside the support may never move, whatever the step."""
     after, info = sampler.step(energy, state, noise)
     finite, counted = finite_rows(after), finite_rows(state)
     rate = torch.ones_like(after.energy) if info.acceptance is None else info.acceptance

@@ -41,10 +41,8 @@ class Fingerprint:
 
 
 def fingerprint_rows(count: int, points: Callable[[Tensor], Tensor], labels: Mapping[str, Tensor], *, rounded: bool) -> Fingerprint:
-    """Returns the fingerprint of all labels and all rows, or of evenly spaced rows if there are more than $2^{28}$ numbers.
-
-    `points` is a function from indices to rows; `rounded` ones may differ by rounding.
-    """
+    """Returns the fingerprint of all labels and all rows, or of evenly spaced rows if there are more than $2^{28}$ numbers. `points` is a
+    function from indices to rows; `rounded` ones may differ by rounding."""
     digest, sums = digest_of(labels), []
     size = max(1, points(torch.zeros(1, dtype=torch.int64)).numel())
     rows = torch.linspace(0, count - 1, min(count, max(1, _MOST // size)), dtype=torch.float64).round().long()

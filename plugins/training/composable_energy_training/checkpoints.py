@@ -69,10 +69,8 @@ class CheckpointStore:
     def save(
         self, step: int, metadata: Mapping[str, Any], parts: Mapping[str, Mapping[str, Any]], shared: Collection[str] = ()
     ) -> Path | None:
-        """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact.
-
-        `parts` are tensors by the name of a part and their own name; a checkpoint in memory does not copy the parts in `shared`.
-        """
+        """Saves a checkpoint and removes the oldest ones; returns its file. If writing fails, the last checkpoint stays intact. `parts` are
+        tensors by the name of a part and their own name; a checkpoint in memory does not copy the parts in `shared`."""
         kept = () if self.folder is not None else shared
         lost = [f"{part}.{name}" for part, some in parts.items() for name, value in some.items() if not isinstance(value, Tensor)]
         if lost and self.folder is not None:

@@ -29,10 +29,8 @@ _STABLE = ("torch", "composable_energy")  # functions of these packages are desc
 
 
 def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = ()) -> Any:
-    """Returns a description of a value as plain data; values with equal attributes have equal descriptions.
-
-    A checkpoint stores the tensors with the ids `trained`, so their values are left out. `path` has the ids of the containers.
-    """
+    """Returns a description of a value as plain data; values with equal attributes have equal descriptions. A checkpoint stores the tensors
+    with the ids `trained`, so their values are left out. `path` has the ids of the containers."""
     if isinstance(value, _PLAIN):
         return value
     if isinstance(value, float):
@@ -74,9 +72,7 @@ def describe(value: Any, trained: Collection[int] = (), path: tuple[int, ...] = 
 
 def describe_modules(model: nn.Module) -> dict[str, Any]:
     """Returns the class of each module by its name, and its public attributes that are numbers, texts, tensors, functions or lists.
-
-    Parameters and persistent buffers are left out, since a checkpoint stores them.
-    """
+    Parameters and persistent buffers are left out, since a checkpoint stores them."""
     found = {}
     for name, module in model.named_modules():
         public = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training" and _is_shallow(value)}

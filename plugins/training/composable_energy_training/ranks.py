@@ -158,10 +158,8 @@ class Termination:
 
     @contextmanager
     def watch(self, enabled: bool = True) -> Iterator[None]:
-        """A context in which a signal sets `requested`, and ends the run on exit; restores the handlers. A second Ctrl-C ends it at once.
-
-        A handler of the program stays in place. Outside of the main thread nothing is watched, since Python allows handlers there only.
-        """
+        """A context in which a signal sets `requested`, and ends the run on exit; restores the handlers. A second Ctrl-C ends it at once. A
+        handler of the program stays in place. Outside of the main thread nothing is watched, since Python allows handlers there only."""
         self.requested, own = None, dict[int, Any]()
         if enabled and threading.current_thread() is threading.main_thread():
             defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}

@@ -59,10 +59,8 @@ class TrainStep:
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
     def __call__(self, batch: Batch, rate: float) -> tuple[dict[str, float], bool]:
-        """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars.
-
-        The second value says whether loss and gradient were finite; if not, the weights are unchanged.
-        """
+        """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars. The second value
+        says whether loss and gradient were finite; if not, the weights are unchanged."""
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[dict[str, Tensor]] = []
         for number, part in enumerate(split_batch(batch, self.accumulate), 1):

@@ -108,8 +108,7 @@ def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before()
     loss = objective.loss(model, batch)
     assert model.training and all(part.training for part in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
-    seed = batch.noise.child("chains 1").seed
-    ended = model.sample((4, 2), sampler="langevin", steps=3, step_size=0.1, init=began, seed=seed)
+    ended = model.sample((4, 2), sampler="langevin", steps=3, step_size=0.1, init=began, seed=batch.noise.child("chains 1").seed)
     assert torch.equal(objective.state()["slots"], ended) and not loss.scalars["energy"].requires_grad and loss.value.requires_grad
     assert not torch.equal(objective.loss(model, batch_of(x, 1)).value, objective.loss(model, batch_of(x, 2)).value)
 
@@ -187,8 +186,7 @@ def test_a_condition_of_numbers_binds_each_chain_to_its_row(kind):
     loss, middle = objective.loss(model, batch_of(x, spot=spot)), spot @ model.slopes.detach()
     expected, slots = middle + 0.8**3 * (5 - middle), objective.state()["slots"][:, 0]
     torch.testing.assert_close(slots[slots != 5], expected)  # one of each row's two slots
-    gap = ((expected - middle).square() - (x[:, 0] - middle).square()).mean() / 2
-    torch.testing.assert_close(loss.scalars["gap"], gap)
+    torch.testing.assert_close(loss.scalars["gap"], ((expected - middle).square() - (x[:, 0] - middle).square()).mean() / 2)
     refused(OptionError, r"spot is unknown \(NaN\)", objective.loss, model, batch_of(x, spot=spot.where(spot > 0, torch.nan)))
 
 
@@ -204,8 +202,7 @@ def improved_once(model, x, step=50, **settings):
     walk = lambda steps: model.sample((6, 2), sampler="langevin", steps=steps, init=chains, seed=noise.seed, **IMPROVED["options"])
     moved, nearest = walk(2), buffer.nearest(walk(3), slots, batch.noise)
     assert torch.equal(buffer.state()["slots"], before)
-    loss = objective.loss(model, batch)
-    return loss, moved, noise.at(3).normal(x), nearest, objective.state()["slots"][slots]
+    return objective.loss(model, batch), moved, noise.at(3).normal(x), nearest, objective.state()["slots"][slots]
 
 
 def last_step_by_hand(model, moved, kick):

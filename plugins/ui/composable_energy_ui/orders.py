@@ -117,10 +117,8 @@ class Order:
 
 
 def read_order(fields: Mapping[str, Any], family: str | None, local: bool, limits: Limits = LIMITS) -> Order:
-    """Returns the order of a request of the page, the fields of `Order` as JSON, with every name located.
-
-    The page may ask for another family than that of its tab, by name. Only users of this computer, `local`, name folders and locations.
-    """
+    """Returns the order of a request of the page, the fields of `Order` as JSON, with every name located. The page may ask for another
+    family than that of its tab, by name. Only users of this computer, `local`, name folders and locations."""
     try:
         values = {**fields, "weights": tuple(fields.get("weights", ())), "family": fields.get("family") or family}
         if values.get("edit") is not None:

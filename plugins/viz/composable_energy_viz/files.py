@@ -39,10 +39,8 @@ def regular(path: Path) -> Path:
 
 
 def read_picture(path: Path) -> tuple[Image.Image, str]:
-    """Returns the picture in a file of PNG, JPEG, WebP or BMP, whatever its name, and the layout of a grid, or "".
-
-    It is upright, in mode L or RGB, and white where it is transparent.
-    """
+    """Returns the picture in a file of PNG, JPEG, WebP or BMP, whatever its name, and the layout of a grid, or "". It is upright, in mode L
+    or RGB, and white where it is transparent."""
     from PIL import Image, UnidentifiedImageError
 
     most = f"pixels, and {LARGEST_PICTURE:,} at most are read: make it smaller."

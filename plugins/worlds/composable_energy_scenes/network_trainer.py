@@ -51,10 +51,8 @@ class NetworkTrainer:
         return judge.eval()
 
     def train_autoencoder(self, images: np.ndarray, code: int, steps: int, decoder_steps: int, *, noise: float = 0.05) -> Autoencoder:
-        """Returns an autoencoder trained without labels on bytes with shape $(N, C, S, S)$: first all of it, then the decoder alone.
-
-        A code has `code` numbers with unit variance, and in training noise of a standard deviation.
-        """
+        """Returns an autoencoder trained without labels on bytes with shape $(N, C, S, S)$: first all of it, then the decoder alone. A code
+        has `code` numbers with unit variance, and in training noise of a standard deviation."""
         pictures = Pictures(images, {}, "scenes")
         with self.seeded("autoencoder"):
             coder = Autoencoder(images.shape[2], images.shape[1], code)
@@ -69,10 +67,8 @@ class NetworkTrainer:
         return coder.eval().requires_grad_(False)
 
     def train_base(self, energy: CodeEnergy, codes: Tensor, steps: int, refining: int = 0, name: str = "base") -> None:
-        """Trains a base on codes with shape $(N, D)$ by denoising score matching.
-
-        The gradient noise is large, so the last steps, `refining`, use four times the batch and half the learning rate.
-        """
+        """Trains a base on codes with shape $(N, D)$ by denoising score matching. The gradient noise is large, so the last steps,
+        `refining`, use four times the batch and half the learning rate."""
         objective = DenoisingScoreMatching(energy.sigma_min, energy.sigma_max)
         self.fit(name, energy.net, objective, codes, steps, 256, 2e-3, ema=0.999)
         if refining:

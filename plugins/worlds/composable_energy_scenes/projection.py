@@ -44,10 +44,8 @@ class CameraView:
 
 
 def count_visible_pixels(view: CameraView, kinds: np.ndarray, where: np.ndarray, halves: np.ndarray, size: int = 64) -> np.ndarray:
-    """Returns the number of pixels that show each of $K$ solids on the floor, with shape $(K,)$.
-
-    The classes of the solids in `KINDS` and the half widths, also half heights, have shape $(K,)$; the centres have shape $(K, 2)$.
-    """
+    """Returns the number of pixels that show each of $K$ solids on the floor, with shape $(K,)$. The classes of the solids in `KINDS` and
+    the half widths, also half heights, have shape $(K,)$; the centres have shape $(K, 2)$."""
     rays = view.rays(size)
     entries = np.stack([_entry(rays, view, KINDS[i], (*middle, half), half) for i, middle, half in zip(kinds, where, halves, strict=True)])
     nearest = np.where(entries.min(0) < _FAR, entries.argmin(0), -1)

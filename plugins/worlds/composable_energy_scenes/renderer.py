@@ -99,9 +99,7 @@ class Camera:
 
     def draw(self, n: int, arrange: Callable[[int], None], solids: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray | None]:
         """Returns pictures, bytes with shape $(N, 3, H, W)$, and the masks of some solids, with shape $(N, H, W)$; no masks for None.
-
-        `arrange` changes the model for the picture of an index.
-        """
+        `arrange` changes the model for the picture of an index."""
         images = np.empty((n, 3, self._size, self._size), np.uint8)
         masks = None if solids is None else np.empty((n, self._size, self._size), np.uint8)
         for i in range(n):

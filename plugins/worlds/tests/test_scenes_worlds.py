@@ -96,8 +96,7 @@ class TestSolids:
         masks = world("one-object").render(labels, masks=True).masks
         assert masks is not None
         half = labels["size"]
-        middle = np.concatenate([labels["position"], half[:, None]], 1)
-        x, y, z = ((middle - self.view.position) @ self.view.axes().T).T
+        x, y, z = ((np.concatenate([labels["position"], half[:, None]], 1) - self.view.position) @ self.view.axes().T).T
         focal = 32 / np.tan(np.radians(self.view.angle / 2))
         area = np.pi * focal**2 * half**2 * np.sqrt(x**2 + y**2 + z**2 - half**2) / (z**2 - half**2) ** 1.5
         np.testing.assert_allclose((masks > 0).sum((1, 2)), area, rtol=0.03, atol=4)

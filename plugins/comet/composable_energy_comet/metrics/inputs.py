@@ -50,10 +50,8 @@ def as_table(name: str, values: Any) -> Tensor:
 
 
 def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[Tensor, Tensor]:
-    """Returns codes with shape $(N, D)$, and factors with shape $(N, F)$ without constant columns.
-
-    With `levels` factors must be whole numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column.
-    """
+    """Returns codes with shape $(N, D)$, and factors with shape $(N, F)$ without constant columns. With `levels` factors must be whole
+    numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column."""
     codes, raw = as_table("codes", codes), as_tensor("factors", factors)
     if levels and (raw.is_floating_point() or raw.is_complex() or raw.dtype == torch.bool):
         raise DtypeError(

@@ -32,10 +32,8 @@ def read_npy(request: ReadRequest) -> PictureSource:
 
 
 def read_npz(request: ReadRequest) -> PictureSource:
-    """Reads an archive with `images`, or `imgs` as in dSprites, and labels by name into memory, because it may be compressed.
-
-    An array of several columns is an attribute for each. A single Python object, such as `metadata`, is skipped and not unpickled.
-    """
+    """Reads an archive with `images`, or `imgs` as in dSprites, and labels by name into memory, because it may be compressed. An array of
+    several columns is an attribute for each. A single Python object, such as `metadata`, is skipped and not unpickled."""
     path = request.path
     request.check("an archive of numpy", hint=_OTHER_PART)
     arrays = _read_archive(path)

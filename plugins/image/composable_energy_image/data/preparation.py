@@ -43,10 +43,8 @@ class Distortion:
         return any((self.rotation, self.zoom, self.shift, self.bend))
 
     def draw(self, images: Tensor, noise: Noise) -> Tensor:
-        """Draws the changes of pictures, with shape $(B, 37)$: angle, size, ratio, two shifts, and the displacements of the grid.
-
-        Numbers are in units of the largest change, or of the standard deviation; those of a change that is off are 0.
-        """
+        """Draws the changes of pictures, with shape $(B, 37)$: angle, size, ratio, two shifts, and the displacements of the grid. Numbers
+        are in units of the largest change, or of the standard deviation; those of a change that is off are 0."""
         noise = noise.child("distortion")
         sizes = (self.rotation, self.zoom, self.zoom, self.shift, self.shift)
         affine = [bool(size) * (2 * noise.uniform(images, stream) - 1) for stream, size in enumerate(sizes)]

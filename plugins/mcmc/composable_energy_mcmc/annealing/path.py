@@ -151,10 +151,8 @@ def evaluate(energy: Energy, x: Tensor) -> State:
 def hamiltonian_step(
     energy: Energy, base: Gaussian, state: State, levels: Tensor, step_sizes: Tensor, momentum: Tensor, leapfrogs: int, log_uniform: Tensor
 ) -> tuple[State, Tensor]:
-    r"""Takes a step of Hamiltonian Monte Carlo with each point at its own level $b$, and step sizes in units of the base's scale.
-
-    Proposals are accepted as `judge` says, and runaway trajectories are rejected.
-    """
+    r"""Takes a step of Hamiltonian Monte Carlo with each point at its own level $b$, and step sizes in units of the base's scale. Proposals
+    are accepted as `judge` says, and runaway trajectories are rejected."""
     b, units = unsqueeze_to(levels, state.x), unsqueeze_to(step_sizes, state.x) * base.scale
 
     def kick(here: State) -> Tensor:

@@ -96,10 +96,8 @@ class Pilots(ABC):
 
 
 def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float | None = None) -> Schedule:
-    """Anneals pilot points from the base to the density and returns the levels and step sizes on the way.
-
-    At each level the points are resampled, then move, while the step size follows their acceptance.
-    """
+    """Anneals pilot points from the base to the density and returns the levels and step sizes on the way. At each level the points are
+    resampled, then move, while the step size follows their acceptance."""
     size = 0.5 * max(1, pilots.points[0].numel()) ** -0.25 if step_size is None else step_size
     levels, sizes = [0.0], [size]
     while levels[-1] < 1:
