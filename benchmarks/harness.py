@@ -18,6 +18,8 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 T = TypeVar("T")
 M = TypeVar("M", bound=torch.nn.Module)
+KEEP_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
+"""Makes glibc's allocator keep freed memory for the next step of a training, which otherwise asks the system for it again."""
 _NUMBERS = re.compile(r"\[\s+((?:(?:[\d.eE+-]+|true|false|null|NaN|-?Infinity)[,\s]*)+)\]")
 
 

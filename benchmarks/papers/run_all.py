@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from typing import Any
 
-from benchmarks.harness import ROOT, argument_parser
+from benchmarks.harness import KEEP_MEMORY, ROOT, argument_parser
 from benchmarks.tables import write_tables
 
 STAGES: Mapping[str, Sequence[Sequence[str]]] = {
@@ -35,9 +35,6 @@ STAGES: Mapping[str, Sequence[Sequence[str]]] = {
 
 NEEDS: Mapping[str, str] = dict.fromkeys(("window_objects", "two_worlds", "light", "recombination"), "objects")
 """Experiments that load the models or judges of another one, which stands before them in their stage."""
-
-KEEP_MEMORY: Mapping[str, str] = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184"}
-"""Makes glibc's allocator keep freed memory for the next step of a training, which otherwise asks the system for it again."""
 
 
 def module_of(paper: str, name: str) -> str:

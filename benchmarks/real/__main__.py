@@ -13,6 +13,7 @@ again; delete its folder to train anew. Each process takes a set and a seed.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 import composable_energy as ce
-from benchmarks.harness import environment, read_json, read_options, write_json
+from benchmarks.harness import KEEP_MEMORY, environment, read_json, read_options, write_json
 from benchmarks.pages import code_cell, columns, number
 from benchmarks.real.data import SETS, RealSet, open_set
 from benchmarks.real.fetch import REAL
@@ -127,6 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = read_options(__doc__, None, arguments, only=list(SETS), device="cpu", out="", **numbers)
     settings = {name: getattr(options, name) for name in ("steps_scale", "samples", "device")}
     work = partial(import_module("benchmarks.real.__main__").run, **settings)  # a process that is spawned does not find `__main__`
+    os.environ.update(KEEP_MEMORY)  # of the processes that are started
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         jobs = [(name, seed) for name in options.only for seed in options.seeds]
         found = list(pool.map(work, *zip(*jobs, strict=True)))
