@@ -51,8 +51,9 @@ class Explanation:
         for depth, row in self.rows():
             share = "" if row.share is None else f"  share {row.share.mean():.3f}"
             share += "" if row.probability is None else f"  p {row.probability.mean():.3g}"
+            note = f"  ({row.note})" if row.note else ""
             values = " ".join(f"{value:9.3f}" for value in row.energy[:8].tolist()) + (" ..." if len(row.energy) > 8 else "")
-            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{f'  ({row.note})' * bool(row.note)}")
+            lines.append(f"{'  ' * depth + row.expression:40} {values}{share}{note}")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -174,7 +174,7 @@ class EnergyInfo:
     @property
     def state(self) -> str:
         """One of `trained`, `untrained`, `needs ...` and `failed`; empty for an energy that is ready without training."""
-        needs = f"needs {', '.join(self.needs)}" * bool(self.needs)
+        needs = f"needs {', '.join(self.needs)}" if self.needs else ""
         known = {True: "trained", False: "untrained", None: ""}[self.trained]
         return "failed" if self.error is not None else ", ".join(filter(None, [known, needs]))
 

@@ -88,7 +88,8 @@ class Bijection(Coordinates):
         super().__init__(event, self.transform.inverse_shape(torch.Size(event)))
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        return (x := self.transform(u)), _total(self.transform.log_abs_det_jacobian(u, x))
+        x = self.transform(u)
+        return x, _total(self.transform.log_abs_det_jacobian(u, x))
 
     def inverse(self, x: Tensor) -> Tensor:
         return self.transform.inv(x)
