@@ -58,6 +58,7 @@ test_bad_labels_are_refused = refusals(
     (lambda: Labels(torch.tensor([0]), ("a", "a")), OptionError, "distinct"),
     (lambda: some(2, it=torch.zeros(2, 1, dtype=torch.int64)), ShapeError, r"\(N,\)"),
     (lambda: Labels(torch.zeros(2, dtype=torch.int32), ("a",)), DtypeError, "int32"),
+    (lambda: some(2, it=[0, 1], It=[0, 1]), OptionError, "'it' and 'It' differ in nothing but case"),
     (lambda: some(2, it=[0, 1, 1]), ShapeError, r"2 pictures and 3 labels 'it'"),
 )
 
@@ -110,7 +111,7 @@ BAD_IMAGES = [
     (torch.rand(2, 4, 4), ShapeError, r"\(2, 4, 4\).*images\[:, None\]"),
     (torch.rand(2, 5, 5, 3), ShapeError, "permute"),
     (torch.rand(2, 4, 8, 8), ShapeError, "1 or 3 channels"),
-    (torch.full((2, 1, 2, 2), 255.0), OptionError, r"\[255, 255\]; write `images / 255`"),
+    (torch.full((2, 1, 2, 2), 255.0), OptionError, r"255 to 255: write `images / 255`"),
     (torch.full((2, 1, 2, 2), math.nan), OptionError, "nan"),
     (torch.full((2, 1, 2, 2), 7), DtypeError, "int64.*uint8"),
 ]
@@ -207,8 +208,7 @@ class TestOpening:
     def test_a_format_can_be_forced(self, tmp_path):
         pixels = write_folder(tmp_path)[2]
         write_mnist(tmp_path)
-        assert open_pictures(tmp_path).event_shape == (1, 7, 6)
-        assert np.array_equal(open_pictures(tmp_path, format="folder").pixels, pixels)
+        assert open_pictures(tmp_path).event_shape == (1, 7, 6) and np.array_equal(open_pictures(tmp_path, format="folder").pixels, pixels)
 
 
 test_bad_options_are_refused = refusals(

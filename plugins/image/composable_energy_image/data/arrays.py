@@ -167,8 +167,7 @@ def _read_cifar(request: ReadRequest, description: str, names: list[str], listin
     for column, (attribute, listing) in enumerate(listings.items()):
         words = tuple(line.strip() for line in read_text(request.path / listing).splitlines() if line.strip())
         for file, batch in zip(files, batches, strict=True):
-            wrong = np.flatnonzero(batch[:, column] >= len(words))
-            if len(wrong):
+            if len(wrong := np.flatnonzero(batch[:, column] >= len(words))):
                 value = int(batch[wrong[0], column])
                 raise FileFormatError(f"{file}, picture {wrong[0]}: label {value}, but {listing} has {len(words)} names.")
         labels[attribute] = Labels(torch.from_numpy(np.concatenate([batch[:, column] for batch in batches]).astype(np.int64)), words)
