@@ -68,8 +68,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     assert (report["n"], report["steps"]) == (4, 4) and report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
     assert isinstance(report["seed"], int) and report["seconds"] > 0
     whole, *terms = report["terms"]
-    assert whole["depth"] == 0 and len(whole["energy"]) == 4
-    assert whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
+    assert whole["depth"] == 0 and len(whole["energy"]) == 4 and whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
     assert {term["depth"] for term in terms} == {1, 2}
 
 
@@ -231,8 +230,7 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     report = json.loads(capsys.readouterr().out)
     assert report["points"] == ["light.png", "dark.png"]
     name = {term["expression"]: term["energy"] for term in report["terms"][1:]}
-    assert name["bright"][0] == pytest.approx(expected.terms[1].energy.item(), abs=1e-5)
-    assert name["bright"][1] > name["bright"][0] + 1
+    assert name["bright"][0] == pytest.approx(expected.terms[1].energy.item(), abs=1e-5) and name["bright"][1] > name["bright"][0] + 1
 
 
 def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixture[str]):
