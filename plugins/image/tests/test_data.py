@@ -152,8 +152,7 @@ class TestPreparation:
         found = Preparation(flip=True)(images, self.noise(count))
         assert torch.equal(images, kept)
         flipped = (found == images.flip(-1)).flatten(1).all(1)
-        assert ((found == images).flatten(1).all(1) ^ flipped).all()
-        assert abs(flipped.float().mean() - 0.5) < 5 * math.sqrt(0.25 / count)
+        assert ((found == images).flatten(1).all(1) ^ flipped).all() and abs(flipped.float().mean() - 0.5) < 5 * math.sqrt(0.25 / count)
 
     def test_uniform_dequantization_fills_the_step_of_each_byte(self):
         bytes = torch.randint(0, 256, (2000, 1, 4, 4))

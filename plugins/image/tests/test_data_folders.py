@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -264,6 +265,9 @@ class TestArrays:
         found = open_pictures(tmp_path / "x.npz")
         assert np.array_equal(found.pixels, pixels[:, None]) and found.labels["round"].values.tolist() == [1, 0, 1, 1]
         assert found.labels["big"].values.tolist() == [5, 0, -1, 2] and found.labels["hair"].values.tolist() == [1, -1, 0, 1]
+        with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+            archive.writestr("notes.txt", "mine")
+        refused(FileFormatError, "holds 'notes.txt', which is no array of numpy", open_pictures, tmp_path / "x.npz")
 
     @pytest.mark.parametrize(
         ("arrays", "error", "message"),

@@ -66,14 +66,15 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(path, error) from None
-    odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
-    if odd is not None:  # a file in the archive that is no array
+    if (odd := next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)) is not None:
         raise FileFormatError(f"{path} holds {odd!r}, which is no array of numpy: write it again without that.")
     return arrays
 
 
 def _is_object(path: Path, name: str) -> bool:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+    with zipfile.ZipFile(path) as archive, archive.open(name if name in archive.namelist() else f"{name}.npy") as file:
+        if file.peek(1)[:1] != b"\x93":  # no array
+            return False
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
