@@ -73,7 +73,7 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
 
 def _is_object(path: Path, name: str) -> bool:
     with zipfile.ZipFile(path) as archive, archive.open(name if name in archive.namelist() else f"{name}.npy") as file:
-        if file.peek(1)[:1] != b"\x93":  # no array
+        if file.peek(1)[:1] != b"\x93":  # no array  # pyright: ignore[reportAttributeAccessIssue]
             return False
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
