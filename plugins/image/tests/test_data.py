@@ -58,7 +58,7 @@ test_bad_labels_are_refused = refusals(
     (lambda: Labels(torch.tensor([0]), ("a", "a")), OptionError, "distinct"),
     (lambda: some(2, it=torch.zeros(2, 1, dtype=torch.int64)), ShapeError, r"\(N,\)"),
     (lambda: Labels(torch.zeros(2, dtype=torch.int32), ("a",)), DtypeError, "int32"),
-    (lambda: some(2, it=[0, 1], It=[0, 1]), OptionError, "'it' and 'It' differ in nothing but case"),
+    (lambda: some(2, it=[0, 1], It=[0, 1]), OptionError, "'it' and 'It' are alike, except for case"),
     (lambda: some(2, it=[0, 1, 1]), ShapeError, r"2 pictures and 3 labels 'it'"),
 )
 

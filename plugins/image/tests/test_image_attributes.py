@@ -120,7 +120,7 @@ class TestAttributes:
     def test_two_energies_of_one_name_are_refused_and_a_value_without_pictures_is_named(self, caplog):
         labels = {"hair": Labels(torch.tensor([0, 1]), ("black", "red", "white")), "hair=red": Labels(torch.tensor([0, 1]), ("no", "yes"))}
         pictures = Pictures.from_tensors(torch.rand(2, 3, 16, 16), labels)
-        refused(OptionError, "'hair=red': rename", select_attributes, pictures, [])
+        refused(OptionError, "'hair=red' are alike.*: rename one", select_attributes, pictures, [])
         select_attributes(pictures, ["hair"])
         assert "has the value white of hair" in caplog.text
 

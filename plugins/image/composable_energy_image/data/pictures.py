@@ -83,7 +83,7 @@ def check_spellings(names: Sequence[str]) -> Sequence[str]:
     seen: dict[str, str] = {}
     for name in names:
         if (key := " ".join(normalize("NFKC", name).casefold().split())) in seen:
-            raise OptionError(f"{seen[key]!r} and {name!r} differ in nothing but case, spaces or accents' form: write one of them.")
+            raise OptionError(f"{seen[key]!r} and {name!r} are alike, except for case, spaces or accents' form: rename one.")
         seen[key] = name
     return names
 
