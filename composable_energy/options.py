@@ -73,8 +73,7 @@ def check_instance(name: str, value: Any, kind: type) -> Any:
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Returns a value that is one of the choices."""
-    choices = tuple(choices)
-    if value not in choices:
+    if value not in (choices := tuple(choices)):
         raise OptionError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}.{nearest(str(value), choices)}", [name])
     return value
 

@@ -223,7 +223,15 @@ def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
     (tmp_path / "file").write_text("mine")
     refused(StorageError, None, normal().save, tmp_path / "file")
     refused(OptionError, "'' is no path: it is empty", normal().save, "")
+    refused(OptionError, "a holds energies, such as b, which this one would hide: give another folder", normal().save, tmp_path / "a")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    (male,) = people("male")
+    nn.init.constant_(next(male.parameters()), torch.nan)
+    male.save(tmp_path)
+    refused(FileFormatError, "has NaN in its tensor .*, as after a training that diverged", ce.load, tmp_path)
 
 
 def lines(error: Exception) -> list[str]:

@@ -145,8 +145,7 @@ def modules_of(module: nn.Module) -> Iterator[nn.Module]:
     seen: set[int] = set()  # torch.compile does not know `set[int]()`
     todo = [module]
     while todo:
-        part = todo.pop()
-        if id(part) not in seen:
+        if id(part := todo.pop()) not in seen:
             seen.add(id(part))
             yield part
             for inner in reversed(part._modules.values()):

@@ -37,6 +37,7 @@ def save(energy: Energy, folder: str | Path) -> None:
 
     Raises:
         ExpressionError: A term cannot be saved, such as a bare function; nothing is written.
+        OptionError: The folder has no energy of its own, but folders with energies, as a run has.
         StorageError: The file cannot be written; what the folder held is intact.
 
     Example:
@@ -49,7 +50,9 @@ def save(energy: Energy, folder: str | Path) -> None:
     """
     if not isinstance(energy, Energy):
         raise TypeError(f"save takes an energy, got {type(energy).__name__}; lift it with composable_energy.as_energy.")
-    path = expanded(folder) / ENERGY_FILE
+    path = (place := expanded(folder)) / ENERGY_FILE
+    if is_directory(place) and not is_saved(place) and (inside := next(place.glob(f"*/{ENERGY_FILE}"), None)):
+        raise OptionError(f"{place} holds energies, such as {inside.parent.name}, which this one would hide: give another folder.")
     try:
         write_record(path, "energy", VERSION, *write_expression(energy))
     except ComposableEnergyError:
@@ -98,7 +101,7 @@ def load(source: str | Path, /, **options: Any) -> Any:
                 found = {part.name: load(part) for part in inside}
                 pairs = Copies(nn.ModuleList(found.values())).pairs
                 return copy.deepcopy(found, {id(module): first for first, other in pairs for module in (first, other)})
-            return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION), where=str(folder))
+            return read_expression(*read_record(folder / ENERGY_FILE, "energy", VERSION, weights=True), where=str(folder))
     if not isinstance(source, Path) and not is_directory(folder) and (located := locate("loader", source)):
         return located(**options)
     if isinstance(source, Path) or source.startswith((".", "/", "~")) or "\\" in source or source[1:2] == ":":

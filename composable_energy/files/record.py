@@ -180,8 +180,9 @@ def write_record(path: Path, kind: str, version: int, header: Mapping[str, Any],
     replace_file(path, safetensors.torch.save(plain, {_KEY: json.dumps({**record, "digest": digest_of(plain, record)})}))
 
 
-def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
-    """Returns the header and the tensors of a record; raises a `FileFormatError` if it is damaged, or of another kind or version."""
+def read_record(path: Path, kind: str, version: int, *, weights: bool = False) -> tuple[dict[str, Any], dict[str, "Tensor"]]:
+    """Returns the header and the tensors of a record; raises a `FileFormatError` if it is damaged, or of another kind or version, or if
+    its tensors are weights and one has NaN."""
     import safetensors.torch
 
     data = read_bytes(path)
@@ -203,6 +204,8 @@ def read_record(path: Path, kind: str, version: int) -> tuple[dict[str, Any], di
     if number != version:
         advice = f"this version of composable-energy reads {version}: use the version that wrote it"
         raise FileFormatError(f"{path} has version {number}, written by {writer!r}; {advice}.")
+    if weights and (odd := next((name for name, one in tensors.items() if one.is_floating_point() and one.float().isnan().any()), None)):
+        raise FileFormatError(f"{path} has NaN in its tensor {odd!r}, as after a training that diverged: train again, and save that.")
     return header, tensors
 
 

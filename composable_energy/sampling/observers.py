@@ -152,8 +152,7 @@ class TraceRecorder(Observer):
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():
             self.scalars.setdefault(name, []).append(value)
-        after = chains.step - self.blank.burn_in
-        if self.every is not None and after > 0 and after % self.every == 0:
+        if self.every is not None and (after := chains.step - self.blank.burn_in) > 0 and after % self.every == 0:
             self.points.append(chains.state.x)  # as in a checkpoint; `sample` shows the points of the support
             self.point_steps.append(chains.step)
 

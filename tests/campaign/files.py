@@ -79,11 +79,11 @@ def edit(data: Any, chance: random.Random) -> None:
             holder[last] = deepcopy(chance.choice(ODD))  # a later edit may change it
 
 
-def png(width: int, height: int, pixels: bytes, times: int = 1, kind: int = 0) -> bytes:
+def png(width: int, height: int, pixels: bytes, times: int = 1, kind: int = 0, bits: int = 8) -> bytes:
     """Returns a picture, grey or of kind 2 with colors, whose header may be wrong; its pixels are repeated."""
     packer = zlib.compressobj()
     packed = b"".join(packer.compress(pixels) for _ in range(times)) + packer.flush()
-    chunks = {b"IHDR": struct.pack(">2I5B", width, height, 8, kind, 0, 0, 0), b"IDAT": packed, b"IEND": b""}
+    chunks = {b"IHDR": struct.pack(">2I5B", width, height, bits, kind, 0, 0, 0), b"IDAT": packed, b"IEND": b""}
     parts = [struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks.items()]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 

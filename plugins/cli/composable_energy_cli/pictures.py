@@ -72,7 +72,7 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
     except FileFormatError:
         raise
     except Exception as error:  # numpy raises various errors for other files
-        raise FileFormatError(f"{path} is not an array of numbers: {error}.") from error
+        raise FileFormatError(f"{path} is not an array of numbers: {str(error).partition(' If you')[0].rstrip('.')}.") from error
     for shape in shapes:
         if points.shape == shape:
             return points.unsqueeze(0)

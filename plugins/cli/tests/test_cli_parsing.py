@@ -78,8 +78,7 @@ def test_names_and_terms(text: str, names: list[str], terms: list[str]):
 def test_mistakes_say_what_and_where(text: str, message: str, at: int):
     with pytest.raises(ParseError) as caught:
         parse(text)
-    assert str(caught.value).split("\n")[0] == message and caught.value.place.start == at
-    assert isinstance(caught.value, ExpressionError)
+    assert str(caught.value).split("\n")[0] == message and caught.value.place.start == at and isinstance(caught.value, ExpressionError)
 
 
 def test_caret_stands_below_the_mistake_also_in_a_long_line():

@@ -95,8 +95,7 @@ def fit_common(comet: Comet, x: Tensor, least: float = 0.5) -> CommonCode:
     root = torch.linalg.cholesky(total + _RIDGE * total.diagonal().mean() * torch.eye(len(total)).to(total))
     half = torch.linalg.solve_triangular(root, between, upper=False)
     values, vectors = torch.linalg.eigh(torch.linalg.solve_triangular(root, half.T, upper=False))
-    kept = (values > least).nonzero()[:, 0].flip(0)
-    if not len(kept):
+    if not len(kept := (values > least).nonzero()[:, 0].flip(0)):
         raise OptionError(f"The objects of a picture agree in no direction by more than {least:g}, at most by {float(values[-1]):.2f}.")
     vectors = vectors[:, kept]
     read = torch.linalg.solve_triangular(root.T, vectors, upper=True)

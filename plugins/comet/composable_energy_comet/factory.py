@@ -154,7 +154,7 @@ def load_comet(weights: str | Path) -> Comet:
     if not is_file(folder / _FILE):
         names = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{_FILE}")))
         raise FileFormatError(f"{str(weights)!r} is neither a folder with {_FILE} nor a model that comes with the package ({names}).")
-    config, tensors = read_record(folder / _FILE, "comet", _VERSION)
+    config, tensors = read_record(folder / _FILE, "comet", _VERSION, weights=True)
     try:
         encoder, energy = dict(config["encoder"]), dict(config["energy"])
         model = _build(encoder.pop("kind"), encoder, energy.pop("kind"), energy)

@@ -147,7 +147,6 @@ def _latents(part: ce.Energy, rows: int) -> Tensor:
 
 def _count_pictures(parts: Sequence[ce.Energy]) -> int:
     models = [one for part in parts if isinstance(part, nn.Module) for one in part.modules()]
-    rows = {len(vars(one)["values"]["z"]) for one in models if _is_component(one)} - {1}
-    if len(rows) > 1:
+    if len(rows := {len(vars(one)["values"]["z"]) for one in models if _is_component(one)} - {1}) > 1:
         raise ShapeError(f"Parts are of {' and '.join(map(str, sorted(rows)))} pictures: join parts of equally many pictures.")
     return rows.pop() if rows else 1

@@ -84,8 +84,7 @@ def test_what_is_swapped_comes_from_the_other_picture(x):
     assert torch.equal(comet.swap(x, y, [0, 1, 2]), comet.decode(comet.encode(y)))
     assert torch.equal(comet.swap(x, y, 1), comet.decode(torch.stack([z[:, 0], comet.encode(y)[:, 1], z[:, 2]], 1)))
     way = comet.interpolate(x, y, 1, n=3)
-    assert way.shape == (3, *x.shape)
-    assert torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
+    assert way.shape == (3, *x.shape) and torch.equal(way[0], comet.decode(z)) and torch.equal(way[2], comet.swap(x, y, 1))
 
 
 OTHERS = {"cells": 4, "inhibition": False, "cap": None, "seen": 16, "encoder_filters": 8}
@@ -132,7 +131,10 @@ test_pictures_and_options_that_do_not_fit_are_named = refusals(
 
 def test_folders_that_are_no_models_are_named(tmp_path):
     refused(FileFormatError, r"nor a model that comes with the package \(.*sprites", load_comet, "spirits")
-    save_comet(made(), tmp_path)
+    save_comet(comet := made(), tmp_path)
+    torch.nn.init.constant_(next(comet.encoder.parameters()), torch.nan)
+    save_comet(comet, tmp_path / "nan")
+    refused(FileFormatError, "has NaN in its tensor 'encoder", load_comet, tmp_path / "nan")
     (tmp_path / "comet.safetensors").write_bytes(b"nothing")
     refused(FileFormatError, "is damaged", load_comet, tmp_path)
 

@@ -175,8 +175,7 @@ def common(comet):
 
 def test_the_agreement_is_the_correlation_of_two_objects(common):
     """With 3,000 pictures of three pairs its standard error is below .015; all other directions agree by chance only."""
-    assert common.agreement.shape == (1,)
-    assert float(common.agreement) == pytest.approx(LIGHT**2 / (LIGHT**2 + OWN**2), abs=0.06)
+    assert common.agreement.shape == (1,) and float(common.agreement) == pytest.approx(LIGHT**2 / (LIGHT**2 + OWN**2), abs=0.06)
     direction = torch.linalg.qr(torch.randn(LATENT, LATENT, generator=torch.Generator().manual_seed(9)))[0][0]
     assert torch.nn.functional.cosine_similarity(common.read[:, 0], direction, dim=0).abs() > 0.99
 

@@ -25,8 +25,7 @@ Gradient = Callable[[Tensor, Conditions], Tensor]
 def batched_gradient(energy: Energy, x: Tensor, conditions: Conditions, check: Check, gradient: Gradient) -> Tensor | None:
     """Returns the gradient of a leaf from a batch with all conditions under which the expression evaluates it; None if it stands alone. The
     expression is that of the current `with_gradient`. Conditions with one row for each chain are not batched."""
-    evaluation = current()
-    if evaluation is None or not x.requires_grad or torch.compiler.is_compiling():
+    if (evaluation := current()) is None or not x.requires_grad or torch.compiler.is_compiling():
         return None
     root = evaluation.root
     if root is energy or not isinstance(root, Energy):
@@ -203,8 +202,7 @@ class DiffusionEnergy(Energy):
     def with_gradient(self, x: Tensor, **conditions: Any) -> tuple[Tensor, Tensor]:
         if self.has_value:
             return super().with_gradient(x, **conditions)
-        ready = _READY.get()
-        if ready is not None and ready[0] is self:
+        if (ready := _READY.get()) is not None and ready[0] is self:
             return x.new_zeros(len(x)), ready[1]
         return x.new_zeros(len(x)), self._gradient(x.detach(), self._check_input(x, conditions))
 
@@ -212,7 +210,7 @@ class DiffusionEnergy(Energy):
         r"""Returns what the model gives for points $y = x_t / a$ at noise levels with shape $(B,)$, with the graph of its weights.
 
         Raises:
-            OptionError: A noise level is outside of the schedule.
+            OptionError: A noise level is outside of the schedule, or the model has no class of a number.
             ShapeError: The model returns no tensor.
         """
         low, high = self.sigma_range
@@ -222,7 +220,11 @@ class DiffusionEnergy(Energy):
                 f"got {sigma.min():.4g} to {sigma.max():.4g}."
             )
         sigma = sigma.clamp(low, high)
-        output = self.model(unsqueeze_to(self.schedule.scale(sigma), x) * x, self.schedule.time(sigma), **conditions)
+        try:
+            output = self.model(unsqueeze_to(self.schedule.scale(sigma), x) * x, self.schedule.time(sigma), **conditions)
+        except IndexError as error:  # that of an embedding
+            given = ", ".join(f"{name} from {value.min():.4g} to {value.max():.4g}" for name, value in conditions.items() if value.numel())
+            raise OptionError(f"{self} failed at {given}: {error}. Give classes that the model has, also as `unconditional`.") from error
         if not isinstance(output, Tensor):
             raise ShapeError(f"The model of {self} gave a {type(output).__name__}; return the tensor alone, such as `output.sample`.")
         return output

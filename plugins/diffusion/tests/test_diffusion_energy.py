@@ -177,6 +177,7 @@ scheduled = lambda **schedule: diffusion.DiffusionEnergy(unit, schedule)
 PICTURES = torch.zeros(3, 4, 2, 2)
 DOUBLED, NAMED = (diffusion.DiffusionEnergy(model, "vp") for model in (lambda x, t: torch.cat([x, x], 1), lambda x, t: {"sample": x}))
 NO_CONCEPT = r"needs y: give the values of no concept, such as `unconditional=\{'y': 0\}`"
+FOUR = diffusion.DiffusionEnergy(lambda x, t, y: x + torch.ones(4, 1)[y], "vp", unconditional={"y": 4})
 FEWER_AXES = r"\(3, 4\) for points of shape \(3, 4, 2, 2\)"
 
 
@@ -196,6 +197,7 @@ test_what_does_not_fit_is_refused = refusals(
     (lambda: diffusion.noise_of(torch.zeros(3, 4), PICTURES, torch.ones(3), "epsilon", diffusion.LinearVP()), ShapeError, FEWER_AXES),
     (lambda: DOUBLED.with_gradient(PICTURES, sigma=1.0), ShapeError, "the second half of its channels is a variance"),
     (lambda: NAMED.with_gradient(PICTURES, sigma=1.0), ShapeError, r"gave a dict; return the tensor alone"),
+    (lambda: FOUR.with_gradient(torch.zeros(2, 3), sigma=1.0), OptionError, r"failed at y from 4 to 4: .*Give classes that the model has"),
 )
 
 

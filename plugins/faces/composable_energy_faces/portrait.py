@@ -6,9 +6,12 @@ edges at any resolution.
 
 import math
 import zlib
+from functools import partial
 
 import torch
 from torch import Tensor
+
+_floats = partial(torch.tensor, dtype=torch.float32)  # whatever the default is
 
 
 class HashedRandom:
@@ -29,7 +32,7 @@ class HashedRandom:
 
     def color(self, name: str, low: float, high: float, saturation: float) -> Tensor:
         """Returns colors with shape (B, 3): any hue, a grey between low and high, and at most this saturation."""
-        hue = self.uniform(f"{name} hue").flatten(1) + torch.tensor([[0.0, 1 / 3, 2 / 3]])
+        hue = self.uniform(f"{name} hue").flatten(1) + _floats([[0.0, 1 / 3, 2 / 3]])
         strength = saturation * self.uniform(f"{name} saturation", 0.3).flatten(1)
         return (self.uniform(f"{name} grey", low, high).flatten(1) + strength * (2 * math.pi * hue).cos()).clamp(0, 1)
 
@@ -49,7 +52,7 @@ class Canvas:
     """A batch of pictures to paint on, and the face coordinates of their pixels."""
 
     def __init__(self, numbers: HashedRandom, size: int) -> None:
-        line = (torch.arange(size) + 0.5) * (2 / size) - 1
+        line = (torch.arange(size, dtype=torch.float32) + 0.5) * (2 / size) - 1
         angle, scale = numbers.uniform("tilt", -0.10, 0.10), numbers.uniform("scale", 0.94, 1.06)
         across = (line.view(1, 1, -1) - numbers.uniform("shift x", -0.06, 0.06)) / scale
         down = (line.view(1, -1, 1) - numbers.uniform("shift y", -0.03, 0.06)) / scale
@@ -58,7 +61,7 @@ class Canvas:
         self.side = self.x.abs()  # mirrored coordinate: one shape in it paints both sides
         self.height = line.view(1, -1, 1)
         self.pixel = 2 / size / scale
-        self.image = torch.zeros(numbers.count, 3, size, size)
+        self.image = torch.zeros(numbers.count, 3, size, size, dtype=torch.float32)
 
     def paint(self, color: Tensor, distance: Tensor, opacity: Tensor | float = 1.0) -> None:
         alpha = (0.5 - distance / self.pixel).clamp_(0, 1).mul_(opacity)
@@ -78,11 +81,11 @@ def stroke(x: Tensor, y: Tensor, end: tuple[Tensor | float, Tensor | float], rad
     return ((x - along * right).square_() + (y - along * down).square_()).sqrt_() - radius
 
 
-_HAIR = torch.tensor([[0.09, 0.09, 0.11], [0.37, 0.21, 0.10], [0.96, 0.82, 0.42], [0.85, 0.30, 0.09]])
-_SKIN = torch.tensor([[1.00, 0.87, 0.77], [0.96, 0.78, 0.62], [0.84, 0.62, 0.45], [0.66, 0.47, 0.34]])
-_IRIS = torch.tensor([[0.22, 0.44, 0.74], [0.36, 0.22, 0.12], [0.20, 0.50, 0.28]])
-_WHITE = torch.tensor([[0.98, 0.98, 0.97]])
-_GREY = torch.tensor([[0.86, 0.86, 0.88]])
+_HAIR = _floats([[0.09, 0.09, 0.11], [0.37, 0.21, 0.10], [0.96, 0.82, 0.42], [0.85, 0.30, 0.09]])
+_SKIN = _floats([[1.00, 0.87, 0.77], [0.96, 0.78, 0.62], [0.84, 0.62, 0.45], [0.66, 0.47, 0.34]])
+_IRIS = _floats([[0.22, 0.44, 0.74], [0.36, 0.22, 0.12], [0.20, 0.50, 0.28]])
+_WHITE = _floats([[0.98, 0.98, 0.97]])
+_GREY = _floats([[0.86, 0.86, 0.88]])
 
 
 def paint_face(numbers: HashedRandom, attributes: Tensor, hair: Tensor, size: int) -> Tensor:
@@ -152,7 +155,7 @@ class _Portrait:
     def cheeks(self) -> None:
         """A smile lifts and reddens the cheeks."""
         c = self.canvas
-        rosy = (self.skin * torch.tensor([[1.0, 0.72, 0.70]])).clamp(0, 1)
+        rosy = (self.skin * _floats([[1.0, 0.72, 0.70]])).clamp(0, 1)
         spot = 1 - ((c.side - 0.31) / 0.14).square() - ((c.y - 0.20) / 0.10).square()
         c.image.lerp_(rosy[:, :, None, None], (spot.clamp(min=0) * 0.75 * self.smiling).unsqueeze(1))
 
@@ -193,7 +196,7 @@ class _Portrait:
     def mouth(self) -> None:
         """A smile is a wide open crescent with teeth; a serious mouth is a narrow line, level or bent down."""
         c, numbers = self.canvas, self.numbers
-        lip = torch.lerp(torch.tensor([[0.80, 0.24, 0.28]]), self.skin * 0.66, 0.55 * self.male.flatten(1))
+        lip = torch.lerp(_floats([[0.80, 0.24, 0.28]]), self.skin * 0.66, 0.55 * self.male.flatten(1))
         level = c.y - numbers.uniform("mouth y", 0.375, 0.405)
         half = numbers.uniform("smile width", 0.25, 0.29)
         bow = (c.x / half).square()
@@ -201,7 +204,7 @@ class _Portrait:
         lower = level - numbers.uniform("smile depth", 0.135, 0.175) * (1 - bow)
         crescent = torch.maximum(lower, -upper)
         c.paint(lip * 0.95, crescent - 0.028, self.smiling)
-        c.paint(torch.tensor([[0.42, 0.10, 0.12]]), crescent + 0.004, self.smiling)
+        c.paint(_floats([[0.42, 0.10, 0.12]]), crescent + 0.004, self.smiling)
         teeth = torch.maximum(crescent + 0.006, level - 0.078 * (1 - 0.4 * bow))
         c.paint(_WHITE, teeth, self.smiling)
         bend = numbers.uniform("serious bend", -0.5, 0.3) * c.x.square()

@@ -16,6 +16,7 @@ from composable_energy.errors import OptionError
 from composable_energy_image.autoencoder import Autoencoder
 from composable_energy_image.code_energy import CodeEnergy
 from composable_energy_image.data import Labels, Pictures
+from composable_energy_image.data.pictures import check_spellings
 from composable_energy_image.label_columns import JointLabels, label_columns
 
 _LOG = logging.getLogger("composable_energy_training")
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[^./\\\s][^/\\\n\r\0]*")
 
 def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Labels]:
     """Returns the attributes of pictures to learn: those with the names, or all."""
-    found, events = {name: pictures.variable(name) for name in names or pictures.labels}, set()
+    found, events = {name: pictures.variable(name) for name in names or pictures.labels}, list[str]()
     for name, labels in found.items():
         values, known = len(labels.values[labels.known].unique()), int(labels.known.sum())
         if 2 < values > known / 2:
@@ -35,13 +36,12 @@ def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Lab
         for event in _event_names(name, labels):
             if event.lower() in _RESERVED or not _NAME.fullmatch(event):
                 raise OptionError(f"The attribute {event!r} cannot name a folder of its energy: rename that column, or leave it out.")
-            if event in events:
-                raise OptionError(f"Two attributes have an energy {event!r}: rename one of their columns, or leave it out.")
-            events.add(event)
+            events.append(event)
         if absent := [label for value, label in enumerate(labels.names) if not (labels.values == value).any()]:
             _LOG.warning(
                 f"No picture to learn from has the value {', '.join(absent)} of {name}, so the energy of that value means nothing."
             )
+    check_spellings(events)  # they become folders
     return found
 
 

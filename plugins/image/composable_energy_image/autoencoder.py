@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.options import check_integer
+from composable_energy_viz.files import check_range
 
 _WIDTHS = (16, 16, 32, 64, 96, 128)
 """Channels of the encoder's layers. Smaller pictures need fewer layers, and use the last of these."""
@@ -61,14 +62,18 @@ class Autoencoder(nn.Module):
         Raises:
             ShapeError: The pictures have another shape.
             DtypeError: They are bytes, an array of numpy, or have another dtype than the weights.
+            OptionError: They lie far outside of [0, 1], and the autoencoder does not train.
         """
-        return self.standardize(self.encode_raw(images))
+        codes = self.encode_raw(images)
+        if not (self.training or images.requires_grad):  # points on their way may leave the range
+            check_range(images, 0.5)
+        return self.standardize(codes)
 
     def encode_raw(self, images: Tensor) -> Tensor:
         """Returns codes before standardization, with shape $(B, D)$; otherwise as `encode`."""
         expected, kind = (self.channels, self.size, self.size), next(self.parameters()).dtype
         if not isinstance(images, Tensor) or (images.dtype != kind and not torch.is_autocast_enabled(images.device.type)):
-            ways = f"write `images.to({kind})`, of bytes `images.float() / 255`."
+            ways = f"write `torch.as_tensor(images, dtype={kind})`, of bytes `torch.as_tensor(images) / 255`."
             raise DtypeError(f"The autoencoder takes a tensor of pictures in {kind}, got {getattr(images, 'dtype', type(images))}: {ways}")
         if images.shape[1:] != expected:
             raise ShapeError(f"The autoencoder takes pictures of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}.")

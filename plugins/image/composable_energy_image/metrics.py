@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.options import check_integer
+from composable_energy_viz.files import check_range
 
 __all__ = ["Fidelity", "features_of", "fidelity", "frechet_distance", "psnr", "ssim"]
 
@@ -135,9 +136,7 @@ def check_pictures(what: str, network: nn.Module, images: Any, shape: tuple[int,
     if images.dtype != (own := next(network.parameters()).dtype):
         hint = f"x.to({own})" if images.is_floating_point() else "x.float() / 255"
         raise DtypeError(f"{what} takes pictures of {own} in [0, 1], got {images.dtype}: write `{hint}`.")
-    if len(images) and not -beyond <= float(images.min()) <= float(images.max()) <= 1 + beyond:
-        raise OptionError(f"Pictures must lie in [0, 1], got {float(images.min()):.4g} to {float(images.max()):.4g}.")
-    return images
+    return check_range(images, beyond)
 
 
 def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

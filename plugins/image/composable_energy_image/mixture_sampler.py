@@ -84,8 +84,7 @@ class MixtureDraws(Sampler):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         mixture = find_mixture(energy) if energy.has_value and "sigma" in energy.conditions and not has_rows(energy) else None
-        found = None if mixture is None else self._tuned(energy, mixture, x, noise)
-        if found is not None:
+        if mixture is not None and (found := self._tuned(energy, mixture, x, noise)) is not None:
             return found, x
         return self._annealed.tune(energy, x, noise)
 
@@ -104,8 +103,7 @@ class MixtureDraws(Sampler):
         tuned = replace(self, log_means=torch.cat(weights).view(count, _EACH).logsumexp(1) - math.log(_EACH))
         own = noise.child("proposals").for_chains(range(_PROPOSALS))
         ratios = tuned._propose(energy, x[:1].expand(_PROPOSALS, -1), own).log_ratio.double()
-        highest = (ratios.max() - ratios.logsumexp(0) + math.log(_PROPOSALS)).exp().item()
-        if not highest <= _MOST:
+        if not (highest := (ratios.max() - ratios.logsumexp(0) + math.log(_PROPOSALS)).exp().item()) <= _MOST:
             return None
         return replace(tuned, draws=math.ceil(math.log(_LEFT) / math.log1p(-1 / max(highest, 1.1))))
 

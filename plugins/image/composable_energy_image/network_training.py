@@ -96,8 +96,7 @@ def write_costs(folder: Path, steps: int, seconds: float, loss: float) -> None:
 
 def read_costs(folder: Path) -> dict[str, float]:
     """Returns `steps`, `cpu_seconds` and `loss` of a training at its last checkpoint; an empty dictionary if there is none."""
-    file = folder / _FILE
-    return json.loads(file.read_text()) if file.is_file() else {}
+    return json.loads(file.read_text()) if (file := folder / _FILE).is_file() else {}
 
 
 def run_command(train: Callable[[Path, float], None], home: Path, arguments: Sequence[str] | None) -> None:

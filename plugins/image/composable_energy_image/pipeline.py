@@ -209,8 +209,7 @@ class AttributePipeline:
 
     def costs(self) -> dict[str, dict[str, float]]:
         """Returns the steps, processor seconds and loss of each finished stage."""
-        found = {name: read_costs(self.folder / name) for name in STAGES}
-        return {name: costs for name, costs in found.items() if costs}
+        return {name: costs for name in STAGES if (costs := read_costs(self.folder / name))}
 
     def _fit(self, name: str, model: nn.Module, objective: Objective, data: Any, **options: Any) -> None:
         table, training = self.settings[name], self.settings["training"]

@@ -55,8 +55,7 @@ def test_faces_in_a_folder_become_an_energy_that_is_drawn_from(capsys: pytest.Ca
 def test_the_same_command_goes_on_and_ends_as_if_nothing_had_happened():
     assert train("--steps", "2") == 0 and train("--steps", "4") == 0 and train("--steps", "4", out="whole") == 0
     x = torch.rand(3, 3, 16, 16)
-    assert torch.equal(ce.load("out/energy")(x), ce.load("whole/energy")(x))
-    assert not torch.equal(ce.load("out/energy")(x), torch.zeros(3))
+    assert torch.equal(ce.load("out/energy")(x), ce.load("whole/energy")(x)) and not torch.equal(ce.load("out/energy")(x), torch.zeros(3))
 
 
 def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -108,8 +107,7 @@ def test_mistakes_are_one_line_and_nothing_is_left_behind(words: list[str], mess
     told = capsys.readouterr()
     assert told.out == ""
     *log, error = told.err.splitlines()  # the trainer may have said what it was about to do
-    assert len(log) <= 1 and error.startswith("composable-energy: error: ") and message in error
-    assert not Path("out/energy").exists()
+    assert len(log) <= 1 and error.startswith("composable-energy: error: ") and message in error and not Path("out/energy").exists()
 
 
 def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[str]):
@@ -137,5 +135,4 @@ def test_recipes_shows_the_file_of_one(capsys: pytest.CaptureFixture[str]):
     assert main(["recipes", "shown.toml", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert main(["recipes", "igebm-cifar10", "--json"]) == 0
-    assert shown["settings"] == json.loads(capsys.readouterr().out)["settings"]
-    assert shown["settings"]["optimizer"]["milestones"] == []
+    assert shown["settings"] == json.loads(capsys.readouterr().out)["settings"] and shown["settings"]["optimizer"]["milestones"] == []

@@ -58,6 +58,7 @@ test_bad_labels_are_refused = refusals(
     (lambda: Labels(torch.tensor([0]), ("a", "a")), OptionError, "distinct"),
     (lambda: some(2, it=torch.zeros(2, 1, dtype=torch.int64)), ShapeError, r"\(N,\)"),
     (lambda: Labels(torch.zeros(2, dtype=torch.int32), ("a",)), DtypeError, "int32"),
+    (lambda: some(2, it=[0, 1], It=[0, 1]), OptionError, "'it' and 'It' are alike, except for case"),
     (lambda: some(2, it=[0, 1, 1]), ShapeError, r"2 pictures and 3 labels 'it'"),
 )
 
@@ -110,7 +111,7 @@ BAD_IMAGES = [
     (torch.rand(2, 4, 4), ShapeError, r"\(2, 4, 4\).*images\[:, None\]"),
     (torch.rand(2, 5, 5, 3), ShapeError, "permute"),
     (torch.rand(2, 4, 8, 8), ShapeError, "1 or 3 channels"),
-    (torch.full((2, 1, 2, 2), 255.0), OptionError, r"\[255, 255\]; write `images / 255`"),
+    (torch.full((2, 1, 2, 2), 255.0), OptionError, r"255 to 255: write `images / 255`"),
     (torch.full((2, 1, 2, 2), math.nan), OptionError, "nan"),
     (torch.full((2, 1, 2, 2), 7), DtypeError, "int64.*uint8"),
 ]
@@ -151,16 +152,14 @@ class TestPreparation:
         found = Preparation(flip=True)(images, self.noise(count))
         assert torch.equal(images, kept)
         flipped = (found == images.flip(-1)).flatten(1).all(1)
-        assert ((found == images).flatten(1).all(1) ^ flipped).all()
-        assert abs(flipped.float().mean() - 0.5) < 5 * math.sqrt(0.25 / count)
+        assert ((found == images).flatten(1).all(1) ^ flipped).all() and abs(flipped.float().mean() - 0.5) < 5 * math.sqrt(0.25 / count)
 
     def test_uniform_dequantization_fills_the_step_of_each_byte(self):
         bytes = torch.randint(0, 256, (2000, 1, 4, 4))
         found = Preparation(dequantize="uniform")(bytes / 255, self.noise(2000)).double() * 256 - bytes
         assert found.min() > -1e-4 and found.max() < 1 + 1e-4
         count = found.numel()
-        assert abs(found.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count)
-        assert abs(found.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / count)
+        assert abs(found.mean() - 1 / 2) < 5 * math.sqrt(1 / 12 / count) and abs(found.var() - 1 / 12) < 5 * math.sqrt(1 / 180 / count)
 
     def test_shifts_evenly_and_independently_of_flips(self):
         count, padding, side = 9000, 1, 5
@@ -207,8 +206,7 @@ class TestOpening:
     def test_a_format_can_be_forced(self, tmp_path):
         pixels = write_folder(tmp_path)[2]
         write_mnist(tmp_path)
-        assert open_pictures(tmp_path).event_shape == (1, 7, 6)
-        assert np.array_equal(open_pictures(tmp_path, format="folder").pixels, pixels)
+        assert open_pictures(tmp_path).event_shape == (1, 7, 6) and np.array_equal(open_pictures(tmp_path, format="folder").pixels, pixels)
 
 
 test_bad_options_are_refused = refusals(

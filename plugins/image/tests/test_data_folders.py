@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ class TestFolder:
             ("file,x\na.png,1\nb.png,0\nc.png,1\nd.png,1\ne.png,1", r"2 of the 5 pictures.*not in.*d.png, e.png.*strict=False"),
             ("file,x\na.png,1", r"2 of the 3 pictures.*not listed in.*b.png, c.png.*strict=False"),
             ("file,x\na.png,1\nb.png,two\nc.png,3", "column 'x': numbers such as '1' beside words such as 'two'"),
+            ("file,x\na.png,Male\nb.png,male \nc.png,no", "column 'x': 'Male' and 'male' are alike, except for case"),
             ('file,x\na.png,"1\nb.png,0\n', "line 3: unexpected end of data"),
         ],
     )
@@ -211,8 +213,7 @@ class TestIdx:
         for part, (pixels, labels) in write_mnist(tmp_path, pack, dot).items():
             found = open_pictures(tmp_path, part=part)
             assert np.array_equal(found.pixels, pixels[:, None]) and isinstance(found.pixels, np.memmap) != pack
-            assert found.labels["class"].values.tolist() == labels.tolist()
-            assert found.labels["class"].names == tuple("0123456789")
+            assert found.labels["class"].values.tolist() == labels.tolist() and found.labels["class"].names == tuple("0123456789")
 
     def test_a_table_names_pictures_by_their_number(self, tmp_path):
         write_mnist(tmp_path)
@@ -263,8 +264,10 @@ class TestArrays:
         keep(tmp_path / "x.npz", images=pixels, round=np.array([1, 0, 1, 1], bool), big=np.array([5, 0, -1, 2], ">i4"), hair=hair)
         found = open_pictures(tmp_path / "x.npz")
         assert np.array_equal(found.pixels, pixels[:, None]) and found.labels["round"].values.tolist() == [1, 0, 1, 1]
-        assert found.labels["big"].values.tolist() == [5, 0, -1, 2]
-        assert found.labels["hair"].values.tolist() == [1, -1, 0, 1]
+        assert found.labels["big"].values.tolist() == [5, 0, -1, 2] and found.labels["hair"].values.tolist() == [1, -1, 0, 1]
+        with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+            archive.writestr("notes.txt", "mine")
+        refused(FileFormatError, "holds 'notes.txt', which is no array of numpy", open_pictures, tmp_path / "x.npz")
 
     @pytest.mark.parametrize(
         ("arrays", "error", "message"),

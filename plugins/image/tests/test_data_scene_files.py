@@ -184,8 +184,7 @@ def test_classes_become_attributes_with_their_names_and_numbers_are_named(tmp_pa
     assert names == {"shape": ("cube", "ball", "cone"), "row": ("0", "1", "2", "3"), "lit": ("no", "yes")}
     for name, some in pictures.labels.items():
         assert np.array_equal(some.values.numpy(), scenes.labels[name])
-    assert np.array_equal(pictures.pixels[:], scenes.images)
-    assert "solids (no classes: position, height)" in pictures.origin
+    assert np.array_equal(pictures.pixels[:], scenes.images) and "solids (no classes: position, height)" in pictures.origin
     assert open_pictures(tmp_path, size=8, channels=3, limit=7).event_shape == (3, 8, 8)
 
 
@@ -197,8 +196,7 @@ class Unrendered(Tetris):
 def test_pictures_labels_and_masks_are_in_the_folder(capsys: pytest.CaptureFixture[str]):
     assert main(["render", "tetris", "-n", "20", "-o", "out/tetris", "--seed", "4", "--size", "28", "--masks"]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("out/tetris: 20 pictures of tetris, 3 x 28 x 28, with masks, in ")
-    assert "labels: shape, color, cell" in told
+    assert told.startswith("out/tetris: 20 pictures of tetris, 3 x 28 x 28, with masks, in ") and "labels: shape, color, cell" in told
     scenes, drawn = open_scenes(Path("out/tetris")), ce.get("world", "tetris", size=28).draw(20, seed=4, masks=True)
     np.testing.assert_array_equal(scenes.images, drawn.images)
     np.testing.assert_array_equal(scenes.masks, drawn.masks)

@@ -183,8 +183,7 @@ test_conditions_that_make_no_sense_are_reported = refusals(
 
 
 def test_a_conditional_energy_says_what_it_depends_on():
-    assert conditional("igebm-resnet32").required_conditions == {"y"}
-    assert conditional("igebm-resnet32", labels=None).conditions == set()
+    assert conditional("igebm-resnet32").required_conditions == {"y"} and conditional("igebm-resnet32", labels=None).conditions == set()
     assert conditional("energy-unet").conditions == {"y", "sigma"} and conditional("energy-unet").required_conditions == {"y"}
     refused(ExpressionError, r"given\(y=...\)", conditional("igebm-resnet32"), torch.rand(2, 3, 8, 8))
 

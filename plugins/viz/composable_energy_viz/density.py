@@ -113,8 +113,7 @@ def _dots(points: Tensor, size: int) -> Tensor:
     if points.ndim == 0 or not len(points) or points[0].numel() != size:
         raise ShapeError(f"points must have the shape (n, {size}), got {tuple(points.shape)}.")
     found = points.reshape(len(points), size)
-    found = found[found.isfinite().all(1)]
-    if not len(found):
+    if not len(found := found[found.isfinite().all(1)]):
         raise OptionError(f"None of the {len(points)} points is finite.")
     return found[:: math.ceil(len(found) / _MOST)]
 

@@ -48,8 +48,9 @@ def read_picture(path: Path) -> tuple[Image.Image, str]:
         with Image.open(regular(path), formats=_FORMATS) as picture:
             if picture.width * picture.height > LARGEST_PICTURE:
                 raise FileFormatError(f"{path} has {picture.width:,} x {picture.height:,} {most}")
+            deep = ";16B" in str(picture.tile)  # bits a channel, of which Pillow keeps the upper 8 unless there is one channel
             picture.load()
-            return _in_8_bits(picture, path), picture.info.get(KEY, "")
+            return _in_8_bits(picture, path, deep), picture.info.get(KEY, "")
     except FileFormatError:
         raise
     except UnidentifiedImageError:
@@ -60,17 +61,16 @@ def read_picture(path: Path) -> tuple[Image.Image, str]:
         raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or truncated. Replace or delete it.") from None
 
 
-def _in_8_bits(picture: Image.Image, path: Path) -> Image.Image:
+def _in_8_bits(picture: Image.Image, path: Path, deep: bool) -> Image.Image:
     import numpy as np
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
-        values = np.asarray(picture).astype(np.uint32)
-        if 0 < values.max() < 2**12:
-            known = "A picture with 16 bits a pixel has none above 4,095 of 65,535"
-            warnings.warn(f"{known}, so it is nearly black. If its camera has 12 bits, save its pixels times 16.", stacklevel=2)
-        return Image.fromarray((values // 257).astype(np.uint8))
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if deep and 0 < np.asarray(picture.convert("RGB")).max() < 2**4:
+        known = "A picture with 16 bits a channel has none above 4,095 of 65,535"
+        warnings.warn(f"{known}, so it is nearly black. If its camera has 12 bits, save its pixels times 16.", stacklevel=2)
     if picture.mode in ("I", "F"):
         raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
     mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
@@ -99,6 +99,16 @@ def crop_centre(picture: Image.Image, width: int, height: int) -> Image.Image:
 def is_picture(shape: tuple[int, ...]) -> bool:
     """Returns whether points of a shape are images: (1, H, W) grey or (3, H, W) in color."""
     return len(shape) == 3 and shape[0] in (1, 3)
+
+
+def check_range(images: Tensor, beyond: float = 0.0) -> Tensor:
+    """Returns pictures in [0, 1], or not further than `beyond` from it; raises `OptionError` if they are others."""
+    low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
+    if not -beyond <= low <= high <= 1 + beyond:
+        hints = {"write `(images + 1) / 2`": -1 <= low < 0 and high <= 1, "write `images / 255`": low >= 0 and high <= 255}
+        hint = next((hint for hint, fits in hints.items() if fits), "scale them")
+        raise OptionError(f"Pictures must lie in [0, 1], got {low:.4g} to {high:.4g}: {hint}.")
+    return images
 
 
 def check_path(path: str | Path, known: bool, kinds: str) -> Path:

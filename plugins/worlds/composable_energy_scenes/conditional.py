@@ -47,8 +47,7 @@ class ConditionalEnergy(ce.Energy):
 
     def features(self, y: Tensor) -> Tensor:
         """Returns the numbers that the network reads for classes or numbers $y$: one of them is 1, or the numbers and waves of them."""
-        wanted = self.dims or 1
-        if y.numel() != wanted * len(y):
+        if y.numel() != (wanted := self.dims or 1) * len(y):
             what = "a class" if self.classes else f"{wanted} numbers"
             raise ShapeError(f"{self} takes {what} as y, got values of shape {tuple(y.shape[1:])}.")
         if self.classes:

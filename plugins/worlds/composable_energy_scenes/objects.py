@@ -170,8 +170,7 @@ class Objects(World):
     def sample_labels(self, random: np.random.Generator) -> dict[str, object]:
         azimuth, floor = random.uniform(0, 2 * np.pi), random.uniform(0.32, 0.42) + random.uniform(-0.02, 0.02, 3)
         n = int(random.integers(self.count[0], self.count[1], endpoint=True))
-        solids = next((found for _ in range(_TRIES) if (found := self._sample_solids(random, n))), None)
-        if solids is None:
+        if (solids := next((found for _ in range(_TRIES) if (found := self._sample_solids(random, n))), None)) is None:
             raise OptionError(f"{n} objects with sizes up to {self.sizes[1]} do not fit on the floor: use fewer or smaller ones.")
         padded = {name: np.concatenate([value, np.zeros((self.count[1] - n, *value.shape[1:]))]) for name, value in solids.items()}
         return {**padded, "present": np.arange(self.count[1]) < n, "light": (np.cos(azimuth), np.sin(azimuth)), "floor": floor}
@@ -185,8 +184,7 @@ class Objects(World):
         position = np.empty((0, 2))
         for i in range(n):
             tries = random.uniform(-1, 1, (30, 2))
-            apart = (np.linalg.norm(tries[:, None] - position, axis=2) > reach[i] + reach[:i] + _GAP).all(1)
-            if not apart.any():
+            if not (apart := (np.linalg.norm(tries[:, None] - position, axis=2) > reach[i] + reach[:i] + _GAP).all(1)).any():
                 return None
             position = np.concatenate([position, tries[apart.argmax()][None]])
         if count_visible_pixels(VIEW, outline, position, size).min() < _LEAST_AREA * 64**2:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import composable_energy as ce
-from composable_energy.errors import ShapeError
+from composable_energy_image.metrics import check_pictures
 from composable_energy_image.noise_conditioning import UNet, level_column
 
 CHANNELS = 4
@@ -44,8 +44,7 @@ class PatchCoder(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the codes, with shape $(B, 4, 8, 8)$, of pictures in [0, 1] with shape $(B, 3, 64, 64)$."""
-        if images.shape[1:] != (3, _PIXELS, _PIXELS):
-            raise ShapeError(f"The patch coder encodes pictures of shape (B, 3, {_PIXELS}, {_PIXELS}), got {tuple(images.shape)}.")
+        check_pictures("The patch coder", self, images, (3, _PIXELS, _PIXELS))
         return self.standardize(self.encoder(images * 2 - 1).float())
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -74,8 +74,7 @@ def territory_labels(predicted: Array) -> Tensor:
                 [1, 2, 0],
                 [1, 2, 0]])
     """
-    maps = as_labels("predicted", predicted)
-    if not len(maps):
+    if not len(maps := as_labels("predicted", predicted)):
         raise ShapeError(f"`predicted` must have at least one picture, got {tuple(maps.shape)}.")
     return maps.mode(0).values.expand_as(maps).clone()
 

@@ -23,8 +23,7 @@ def as_tensor(name: str, values: Any) -> Tensor:
 
 def as_labels(name: str, values: Any) -> Tensor:
     """Returns label maps as int64, with the same shape."""
-    maps = as_tensor(name, values)
-    if maps.is_floating_point() or maps.is_complex() or maps.dtype == torch.bool:
+    if (maps := as_tensor(name, values)).is_floating_point() or maps.is_complex() or maps.dtype == torch.bool:
         raise DtypeError(
             f"`{name}` must hold one whole number for each pixel, got {maps.dtype}; for scores (B, K, H, W) write `scores.argmax(1)`, "
             "for one boolean mask `mask.long()`."

@@ -81,8 +81,7 @@ class PipelineEnergy(DiffusionEnergy):
         if name is not None:
             conditions = {"class_label" if self.labels else "prompt": name, **conditions}
         if "class_label" in conditions and isinstance(self.model, ClassNetwork):
-            label = conditions["class_label"]
-            if isinstance(label, str):
+            if isinstance(label := conditions["class_label"], str):
                 if label not in self.labels:
                     raise OptionError(f"{self} has no class {label!r}.{nearest(label, self.labels) or ' Give its number.'}")
                 label = self.labels[label]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import OptionError
 from composable_energy_diffusion.pipelines.files import check_fields
+from composable_energy_viz.files import check_range
 
 
 class Network(nn.Module):
@@ -152,7 +153,7 @@ class Pixels(nn.Module):
         return (x / 2 + 0.5).clamp(0, 1)
 
     def encode(self, images: Tensor) -> Tensor:
-        return images * 2 - 1
+        return check_range(images, 0.5) * 2 - 1
 
 
 class Latents(nn.Module):
@@ -170,7 +171,7 @@ class Latents(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Returns the means of the latent points of pictures."""
-        return (self.vae.encode(images * 2 - 1, return_dict=False)[0].mean - self.shift) * self.scale
+        return (self.vae.encode(check_range(images, 0.5) * 2 - 1, return_dict=False)[0].mean - self.shift) * self.scale
 
 
 def decoder_of(pipeline: Any, network: Network) -> nn.Module:

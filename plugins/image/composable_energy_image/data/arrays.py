@@ -66,14 +66,15 @@ def _read_archive(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # NumPy does not document its errors for damaged files
         raise _damaged(path, error) from None
-    odd = next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)
-    if odd is not None:  # a file in the archive that is no array
+    if (odd := next((name for name, values in arrays.items() if not isinstance(values, np.ndarray)), None)) is not None:
         raise FileFormatError(f"{path} holds {odd!r}, which is no array of numpy: write it again without that.")
     return arrays
 
 
 def _is_object(path: Path, name: str) -> bool:
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+    with zipfile.ZipFile(path) as archive, archive.open(name if name in archive.namelist() else f"{name}.npy") as file:
+        if file.peek(1)[:1] != b"\x93":  # no array  # pyright: ignore[reportAttributeAccessIssue]
+            return False
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, kind = read(file)
@@ -167,8 +168,7 @@ def _read_cifar(request: ReadRequest, description: str, names: list[str], listin
     for column, (attribute, listing) in enumerate(listings.items()):
         words = tuple(line.strip() for line in read_text(request.path / listing).splitlines() if line.strip())
         for file, batch in zip(files, batches, strict=True):
-            wrong = np.flatnonzero(batch[:, column] >= len(words))
-            if len(wrong):
+            if len(wrong := np.flatnonzero(batch[:, column] >= len(words))):
                 value = int(batch[wrong[0], column])
                 raise FileFormatError(f"{file}, picture {wrong[0]}: label {value}, but {listing} has {len(words)} names.")
         labels[attribute] = Labels(torch.from_numpy(np.concatenate([batch[:, column] for batch in batches]).astype(np.int64)), words)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from composable_energy.errors import FileFormatError, OptionError
 from composable_energy.files import exists, is_directory
-from composable_energy_image.data.pictures import BINARY, Labels, labels_from_words
+from composable_energy_image.data.pictures import BINARY, Labels, check_spellings, labels_from_words
 from composable_energy_image.data.source import ENDINGS, PictureSource, ReadRequest, join_names, read_text
 from composable_energy_viz.files import crop_centre, read_picture
 
@@ -44,7 +44,7 @@ def read_folder(request: ReadRequest) -> PictureSource:
         classes = [name.split("/")[0] for name in names]
         if {name.lower() for name in classes} <= {*_PARTS, "val", "validation"}:
             raise FileFormatError(f"{folder} has the parts of a data set, {join_names([*set(classes)])}, and no classes: open one.")
-        index_of = {name: index for index, name in enumerate(sorted(set(classes)))}
+        index_of = {name: index for index, name in enumerate(check_spellings(sorted(set(classes))))}
         labels = {"class": Labels(torch.tensor([index_of[name] for name in classes]), tuple(index_of))}
     else:
         labels = {}
@@ -197,8 +197,7 @@ def check_match(path: Path, listed: Mapping[str, object], present: Sequence[str]
             f"{len(missing):,} of the {len(listed):,} pictures that {path} lists are not in {folder}: {join_names(missing)}. "
             "Names are relative to that folder; add the pictures or delete the lines, or ignore these: strict=False (data.strict=false)."
         )
-    extra = [name for name in present if name not in listed]
-    if extra and strict:
+    if strict and (extra := [name for name in present if name not in listed]):
         raise FileFormatError(
             f"{len(extra):,} of the {len(present):,} pictures in {folder} are not listed in {path}: {join_names(extra)}. "
             "Add lines for them (an empty cell is unknown), or give strict=False (data.strict=false) to use them without labels."

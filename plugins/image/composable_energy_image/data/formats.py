@@ -155,8 +155,7 @@ def cached_pictures(
         digest.update(json.dumps([str(file.absolute()), status.st_size, status.st_mtime_ns]).encode())
     path = folder / f"pictures-{digest.hexdigest()}.npy"
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-        if len(found) == count:
+        if len(found := np.load(path, mmap_mode="r", allow_pickle=False)) == count:
             return found
     except Exception:  # missing or damaged
         pass

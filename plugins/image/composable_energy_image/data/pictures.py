@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from composable_energy.errors import DtypeError, OptionError, ShapeError
 from composable_energy.sampling.noise import key_of, philox
+from composable_energy_viz.files import check_range
 
 BINARY = ("no", "yes")
 _PAIRS = (("0", "1"), ("-1", "1"), ("no", "yes"), ("false", "true"))
@@ -76,6 +78,16 @@ _INTEGER = re.compile(r"[+-]?\d{1,999}")  # Python converts no more than 4,300 d
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
+def check_spellings(names: Sequence[str]) -> Sequence[str]:
+    """Returns names of values or attributes; raises `OptionError` if two are one to a reader, or to a file system that ignores case."""
+    seen: dict[str, str] = {}
+    for name in names:
+        if (key := " ".join(normalize("NFKC", name).casefold().split())) in seen:
+            raise OptionError(f"{seen[key]!r} and {name!r} are alike, except for case, spaces or accents' form: rename one.")
+        seen[key] = name
+    return names
+
+
 def labels_from_words(words: Sequence[str]) -> Labels:
     """Returns the labels in a column of text.
 
@@ -96,7 +108,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
         return labels_from_numbers(classes)
     if broken:
         raise OptionError(f"{broken[0][:40]!r} is not an integer: an attribute has classes, so write the class of each number.")
-    names = tuple(sorted(known, key=int) if numbers else sorted(known))
+    names = tuple(sorted(known, key=int) if numbers else check_spellings(sorted(known)))
     return _as_labels(words, names, names)
 
 
@@ -106,8 +118,7 @@ def labels_from_numbers(values: Tensor) -> Labels:
     Booleans, and integers of 0 and 1, are binary. Other integers are indices into the names "0", "1" and so on; -1 is unknown. Fractions
     from 0 to 1, multiples of $1 / (k - 1)$ with both ends and half of the $k$ values among them, are the integers from 0 to $k - 1$.
     """
-    fractions = _classes(values.detach().cpu().double()) if values.is_floating_point() else None
-    if fractions is not None:
+    if values.is_floating_point() and (fractions := _classes(values.detach().cpu().double())) is not None:
         values = fractions
     if values.is_floating_point() or values.is_complex():
         raise DtypeError(f"Labels must be integers or booleans, got {values.dtype}; write `labels.long()`.")
@@ -155,6 +166,7 @@ class Pictures:
     Raises:
         ShapeError: The pixels have another shape, or the number of labels differs.
         DtypeError: The pixels are not bytes.
+        OptionError: Two attributes have the same name but for case or spaces.
 
     Example:
         >>> import torch
@@ -169,6 +181,7 @@ class Pictures:
         if pixels.dtype != np.uint8:
             raise DtypeError(f"Pixels must be uint8, got {pixels.dtype}; use `Pictures.from_tensors` for numbers in [0, 1].")
         _check_shape(pixels.shape)
+        check_spellings([*labels])
         self.labels = dict(labels)
         self.origin = origin
         self._pixels, self._rows = pixels, rows
@@ -270,8 +283,7 @@ class Pictures:
             known = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join(self.labels)}."
             raise OptionError(f"There is no attribute {name!r}: {known}")
         some = self.labels[name]
-        found = some.values[some.known].unique()
-        if len(found) < 2:
+        if len(found := some.values[some.known].unique()) < 2:
             what = f"is {some.names[int(found)]!r} for all pictures where it is known" if len(found) else "is unknown for all pictures"
             signs = some.binary and not some.known.all()
             hint = " Were the labels -1 and 1? As numbers -1 is unknown: write `labels > 0`." if signs else ""
@@ -283,12 +295,7 @@ def to_bytes(images: Tensor) -> np.ndarray:
     """Returns numbers in [0, 1] as the nearest bytes."""
     if not images.is_floating_point():
         raise DtypeError(f"Images must be uint8, or floating in [0, 1], got {images.dtype}; write `images.to(torch.uint8)` of 0 to 255.")
-    low, high = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
-    if not (low >= 0 and high <= 1):
-        hints = {"write `(images + 1) / 2`": -1 <= low < 0 and high <= 1, "write `images / 255`": low >= 0 and high <= 255}
-        hint = next((hint for hint, fits in hints.items() if fits), "scale them")
-        raise OptionError(f"Images must lie in [0, 1], got [{low:.4g}, {high:.4g}]; {hint}.")
-    return images.float().mul(255).round_().to(torch.uint8).cpu().numpy()
+    return check_range(images).float().mul(255).round_().to(torch.uint8).cpu().numpy()
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -35,8 +35,7 @@ class Distortion:
 
     def __post_init__(self) -> None:
         for name, most in (("rotation", 180), ("zoom", 0.9), ("shift", 1), ("bend", 1)):
-            value = getattr(self, name)
-            if not 0 <= value <= most:
+            if not 0 <= (value := getattr(self, name)) <= most:
                 raise OptionError(f"{name} must be from 0 to {most}, got {value!r}.")
 
     def __bool__(self) -> bool:

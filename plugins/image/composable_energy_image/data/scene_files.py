@@ -120,8 +120,7 @@ def read_rendered(request: ReadRequest) -> PictureSource:
     world = metadata["world"]
     description = f"a rendered world, {world}"
     request.check(description, hint=" (render the other part with another seed)")
-    scenes = open_scenes(folder)
-    if not len(scenes):
+    if not len(scenes := open_scenes(folder)):
         raise FileFormatError(f"{folder} holds no pictures: render some with `composable-energy render {world} -n N -o {folder}`.")
     labels = {}
     for name, array in scenes.labels.items():
@@ -153,8 +152,7 @@ def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, n
 
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
-    path = folder / _METADATA
-    if not exists(path):
+    if not exists(path := folder / _METADATA):
         return None
     try:
         metadata = json.loads(read_bytes(path))
