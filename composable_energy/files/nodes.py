@@ -242,8 +242,7 @@ class _Reader:
             raise ValueError(f"it has the parts {sorted(data)}")
         terms, config = (decode(data[part], self.resolve) for part in ("terms", "config"))
         if kind == "plugin":
-            cls = get_factory("energy", _checked(data["entry"], str))
-            if not (isinstance(cls, type) and issubclass(cls, Energy)):
+            if not (isinstance(cls := get_factory("energy", _checked(data["entry"], str)), type) and issubclass(cls, Energy)):
                 raise ValueError(f"the entry point {data['entry']!r} is not a class of energies")
             check_origin("energy", Origin(data["entry"], options=_checked(config, dict)))
         else:

@@ -263,8 +263,7 @@ def _per_chain(state: State) -> dict[str, Tensor]:
     """Returns the tensors of a state that have one row for each chain; raises if one has others, and is not declared as shared."""
     found, count = {}, len(state.x)
     for field in fields(state):
-        value = getattr(state, field.name)
-        if not isinstance(value, Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
+        if not isinstance(value := getattr(state, field.name), Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
             continue
         if len(value) != count:
             raise ShapeError(

@@ -236,8 +236,7 @@ class _CompiledGradient(EnergyWrapper):
         def gradient(energy: Energy, x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             return energy.with_gradient(x, **dict(zip(names, values, strict=True)))
 
-        key = (*names, *((one.shape, one.stride(), one.dtype, one.device) for one in values))
-        if key not in self.functions:
+        if (key := (*names, *((one.shape, one.stride(), one.dtype, one.device) for one in values))) not in self.functions:
             expected = gradient(self.energy, *values)  # first: what it raises at some points says nothing about compilation
             traced = partial(gradient, _Traced(twin(self.energy)))
             _made(self.functions, key, lambda: _compile(traced, values, expected))
