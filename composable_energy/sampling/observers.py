@@ -152,8 +152,7 @@ class TraceRecorder(Observer):
             self.acceptance.append(info.acceptance)
         for name, value in info.scalars.items():
             self.scalars.setdefault(name, []).append(value)
-        after = chains.step - self.blank.burn_in
-        if self.every is not None and after > 0 and after % self.every == 0:
+        if self.every is not None and (after := chains.step - self.blank.burn_in) > 0 and after % self.every == 0:
             self.points.append(chains.state.x)  # as in a checkpoint; `sample` shows the points of the support
             self.point_steps.append(chains.step)
 
@@ -223,6 +222,7 @@ class CheckpointFile(Observer):
             "first_chain": problem.noise.chains[0],
             "dtype": str(problem.points.dtype),
             "event": problem.points.event,
+            "variables": list(problem.whole.variables.items()) or None,
             "init": None if problem.init is None else digest_of({"init": problem.init}),
             "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
         }
