@@ -342,8 +342,7 @@ def test_rounding_under_other_batch_sizes_is_the_same_energy(tmp_path, dtype, sa
     x = draw(network, **call)
     for size in (1, 7):
         parts = [network.with_gradient(some)[1] for some in x.split(size)]
-        assert not torch.equal(network.with_gradient(x)[1], torch.cat(parts))
-        assert torch.equal(draw(network, batch_size=size, **call), x)
+        assert not torch.equal(network.with_gradient(x)[1], torch.cat(parts)) and torch.equal(draw(network, batch_size=size, **call), x)
 
 
 @pytest.mark.full
@@ -352,7 +351,6 @@ def test_a_sampler_is_tuned_anew_after_an_attribute_of_the_energy_changed():
     _, wide = draw(energy, **call)
     energy.weight = 1e4
     x, narrow = draw(energy, **call)
-    assert narrow.acceptance.mean() > 0.4
-    assert narrow.sampler.step_size != wide.sampler.step_size
+    assert narrow.acceptance.mean() > 0.4 and narrow.sampler.step_size != wide.sampler.step_size
     fresh, trace = draw(Ring(0.0, 2, 1e4), **{**call, "sampler": HMC(tuning_steps=60)})
     assert trace.sampler.step_size == narrow.sampler.step_size and torch.equal(fresh, x)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from arviz_stats import loo
 from torch import Tensor, nn
-from torch.distributions import Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, Uniform, constraints
+from torch.distributions import Bernoulli, Categorical, Dirichlet, Gamma, HalfNormal, MixtureSameFamily, Normal, Uniform, constraints
 
 import composable_energy as ce
 from composable_energy.algebra import Factor
@@ -40,12 +40,11 @@ FAST = {"sampler": "mala", "step_size": 0.1, "steps": 20}  # without pilot chain
 def test_factors_add_up_by_name():
     expected = groups(MU, TAU, THETA) + far(THETA) - Normal(0.0, 2.0).log_prob(MU) - HalfNormal(1.5).log_prob(TAU)
     assert list(MODEL.variables) == ["theta", "mu", "tau"]
-    torch.testing.assert_close(MODEL(POINT), expected)
-    x = join(POINT, MODEL.variables)
-    torch.testing.assert_close(MODEL(x), expected)
-    other = PRIOR & SCALE & GROUPS & FAR
+    x, other = join(POINT, MODEL.variables), PRIOR & SCALE & GROUPS & FAR
     assert list(other.variables) == ["mu", "tau", "theta"]
-    torch.testing.assert_close(other(POINT), expected)
+    for found in (MODEL(POINT), MODEL(x), MODEL(**POINT), -MODEL.log_prob(**POINT, log_z=0.0), other(POINT)):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(lift(lambda x, y: x - y, {"x": (), "y": ()})(x=MU, y=TAU), MU - TAU)
     gradients = [split(one.with_gradient(join(POINT, one.variables))[1], one.variables) for one in (MODEL, other)]
     torch.testing.assert_close(gradients[0], gradients[1])
     torch.testing.assert_close(MODEL.with_gradient(POINT)[1], MODEL.with_gradient(x)[1])
@@ -80,7 +79,7 @@ def test_supports_are_those_of_the_variables():
     flat = ce.as_energy(Gamma(2.0, 1.0), variables={"rate": (2, 2)}) & ce.as_energy(Dirichlet(torch.ones(2, 3)), variables="share")
     draws = flat.sample(50, seed=0, **FAST)
     assert {name: tuple(values.shape) for name, values in draws.items()} == {"rate": (50, 2, 2), "share": (50, 2, 3)}
-    assert (draws["rate"] > 0).all()
+    assert (draws["rate"] > 0).all() and lift(far, {"theta": ((3,), constraints.simplex)}).on(constraints.simplex).support
     torch.testing.assert_close(draws["share"].sum(2), torch.ones(50, 2))
     ends = constraints.interval(torch.zeros(2), torch.tensor([1.0, 5.0]))
     boxed = ce.as_energy(lambda b: 0 * b.sum(1), variables={"b": ((2,), ends)}) & ce.as_energy(Normal(0.0, 1.0), variables="a")
@@ -98,8 +97,7 @@ def test_draws_agree_with_a_closed_form():
     seen = ce.as_energy(lambda b: (b - 1).square().sum(1) / 2, variables={"b": (1,)})
     posterior = noise & seen & ce.as_energy(Normal(0.0, 1.0), variables={"a": (1,)})
     covariance = torch.tensor([[5.0, -4.0], [-4.0, 5.0]]).inverse()
-    draws = posterior.sample(4000, seed=0)
-    points = torch.cat([draws["a"], draws["b"]], 1)
+    points = join(posterior.sample(4000, seed=0), posterior.variables)
     mean, errors = covariance @ torch.tensor([0.0, 1.0]), (covariance.diagonal() / 4000).sqrt()
     assert ((points.mean(0) - mean).abs() < 4 * errors).all()
     torch.testing.assert_close(points.T.cov(), covariance, rtol=4 * math.sqrt(2 / 4000), atol=0)
@@ -110,7 +108,8 @@ def test_a_disjunction_of_other_variables_is_a_factor():
     either = (left | right) & ce.as_energy(Normal(0.0, 1.0), variables={"theta": (3,)}) & PRIOR
     expected = -torch.logaddexp(-far(THETA), -3 * MU.square()) - Normal(0.0, 1.0).log_prob(THETA).sum(1) - Normal(0.0, 2.0).log_prob(MU)
     torch.testing.assert_close(either({"theta": THETA, "mu": MU}), expected)
-    assert either.grounded
+    coin = ce.as_energy(Bernoulli(0.5), variables="z")
+    assert either.grounded and (coin - coin).grounded and (-2 * coin & PRIOR).grounded
     refused(UngroundedError, None, (left | right).sample, 10)
     refused(UngroundedError, None, (left & ~right).sample, 10)
 
@@ -198,8 +197,7 @@ def test_noise_levels_and_scores_reach_the_variables():
     torch.testing.assert_close((noisy.over("x") & clean.over("x")).sample(200, **options)["x"], plain)
     both = ce.ScoreEnergy(lambda x: 3 - x, event_shape=(1,)).over("a") & ce.as_energy(Normal(torch.zeros(1), 1.0), variables="b")
     draws = both.sample(1000, sampler="langevin", step_size=0.1, steps=200, seed=0)
-    assert draws["a"].mean().item() == pytest.approx(3, abs=0.15)
-    assert draws["b"].mean().item() == pytest.approx(0, abs=0.15)
+    assert draws["a"].mean().item() == pytest.approx(3, abs=0.15) and draws["b"].mean().item() == pytest.approx(0, abs=0.15)
 
 
 @pytest.mark.full
@@ -210,8 +208,7 @@ def test_compiled_steps_draw_the_same():
 
 def test_saved_expressions_keep_their_variables(tmp_path):
     expression = PRIOR & SCALE & ce.as_energy(Normal(0.0, 1.0), variables={"theta": (3,)}) & ~PRIOR.over({"mu": (), "tau": ()})
-    fixed = (PRIOR & SCALE).given(tau=1.0)
-    for number, energy in enumerate((expression, fixed)):
+    for number, energy in enumerate((expression, (PRIOR & SCALE).given(tau=1.0))):
         energy.save(tmp_path / str(number))
         loaded = ce.load(tmp_path / str(number))
         assert loaded.equals(energy) and list(loaded.variables.items()) == list(energy.variables.items())
@@ -229,12 +226,17 @@ def test_starts_and_traces_have_names(tmp_path):
     new = trace.predict(lambda mu, theta: mu[:, None] + theta)
     refused(OptionError, "also takes nu", trace.predict, lambda mu, nu: mu + nu)
     torch.testing.assert_close(new[-1], draws["mu"][:, None] + draws["theta"])
-    more, whole = MODEL.sample(16, resume=trace, steps=5), MODEL.sample(16, seed=1, init=first, **FAST | {"steps": 25})
-    torch.testing.assert_close(more, whole, rtol=0, atol=0)
-    watch = [ce.sampling.Checkpoint(tmp_path / "run", every=5)]
-    torch.testing.assert_close(MODEL.sample(16, seed=1, init=first, **FAST | {"steps": 25}, observers=watch), whole, rtol=0, atol=0)
-    plain = MODEL.latents.sample(16, seed=1, init=first, **FAST | {"steps": 25})
-    torch.testing.assert_close(split(plain, MODEL.variables), whole, rtol=0, atol=0)
+    call, watch = {"seed": 1, "init": first, **FAST, "steps": 25}, [ce.sampling.Checkpoint(tmp_path / "run", every=5)]
+    plain, whole = MODEL.latents.sample(16, **call), MODEL.sample(16, **call)
+    for found in (MODEL.sample(16, resume=trace, steps=5), MODEL.sample(16, observers=watch, **call), split(plain, MODEL.variables)):
+        torch.testing.assert_close(found, whole, rtol=0, atol=0)
+
+
+def test_runs_of_other_variables_are_refused(tmp_path):
+    other, call = ce.as_energy(Normal(0.0, 2.0), variables="nu"), {"seed": 0, "observers": [ce.sampling.Checkpoint(tmp_path / "run")]}
+    _, trace = PRIOR.sample(4, trace=True, **call, **FAST)
+    refused(OptionError, r"trace has the variables \['mu'\], and Normal has \['nu'\]", other.sample, 4, resume=trace, steps=5)
+    refused(OptionError, "variables was", other.sample, 4, trace=True, **call, **FAST)
 
 
 def test_arviz_gets_the_axes_of_each_variable():
@@ -254,8 +256,7 @@ def test_arviz_gets_the_log_likelihood_of_each_observation():
     )
     _, trace = model.sample(64, seed=0, steps=100, burn_in=20, trace=1)
     tree = trace.to_arviz(log_likelihood=lambda mu: Normal(mu[:, None], 1.0).log_prob(y))
-    precision = 5 + 0.01
-    rest = Normal((y.sum() - y) / precision, (1 + 1 / precision) ** 0.5)
+    rest = Normal((y.sum() - y) / 5.01, (1 + 1 / 5.01) ** 0.5)  # the precision is that of five observations and of the prior
     assert loo(tree).elpd == pytest.approx(float(rest.log_prob(y).sum()), abs=0.1)
     refused(ShapeError, r"shape \(B, N\) for N observations", trace.to_arviz, log_likelihood=lambda mu: mu)
 
@@ -273,6 +274,7 @@ def lift(obj: object, variables: object, **options: object) -> ce.Energy:
     return ce.as_energy(obj, variables=variables, **options)
 
 
+ROWS = (constraints.simplex, constraints.independent(constraints.positive, 1))
 LATENT = ce.as_energy(lambda z: z.square().sum(1), event_shape=(2,), decoder=nn.Linear(2, 2))
 test_what_does_not_fit_is_refused = refusals(
     (lambda: lift(groups, {"mu": (), "tau": ()})({"mu": MU, "tau": TAU}), ExpressionError, "depends on theta"),
@@ -280,8 +282,7 @@ test_what_does_not_fit_is_refused = refusals(
     *((lambda wrong=wrong: lift(groups, wrong), OptionError, "maps names") for wrong in ("mu", {})),
     *((lambda shape=shape: lift(far, {"theta": shape}), OptionError, "theta is a shape") for shape in (3, (0,))),
     (lambda: lift(far, {"theta": ((2, 2), constraints.corr_cholesky)}), OptionError, "joins its rows"),
-    (lambda: lift(far, {"theta": constraints.simplex}), OptionError, r"simplex, is of rows, and it has no shape"),
-    (lambda: lift(far, {"theta": constraints.independent(constraints.positive, 1)}), OptionError, "give both"),
+    *((lambda rows=rows: lift(far, {"theta": rows}), OptionError, "is of rows, and it has no shape: give both") for rows in ROWS),
     (lambda: lift(far, {"theta 1": (3,)}), OptionError, "identifier"),
     (lambda: lift(far, {"theta": (3,)}, event_shape=(3,)), OptionError, "leave out event_shape"),
     (lambda: lift(Normal(0.0, 1.0), {"a": (), "b": ()}), ShapeError, "one variable"),

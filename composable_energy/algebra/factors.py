@@ -75,6 +75,9 @@ class Factor(Transformed):
             return join_parts({name: flatten_support(name, support, shape) for name, shape in own.items()}, self.variables)
         return join_parts(parts_by_name(support, own), self.variables)
 
+    def join_grounded(self, grounded: Sequence[bool]) -> bool:
+        return self.terms[0].grounded  # also for finitely many states
+
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         evaluation, point = THREAD.evaluation, self.point(x)
         noisy, clean, sigma = (None, None, None) if evaluation is None else evaluation.denoised

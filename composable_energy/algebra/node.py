@@ -20,7 +20,7 @@ from composable_energy.energies.identity import Copies, same
 from composable_energy.errors import ContradictionError, ExpressionError, OptionError, ShapeError
 from composable_energy.events import Formula
 from composable_energy.options import Recommendation
-from composable_energy.supports import Support
+from composable_energy.supports import Support, is_bounded, is_discrete, parts_of
 from composable_energy.supports.variables import unite_variables
 
 Weight = float | Tensor
@@ -118,7 +118,7 @@ class Node(RelativeEnergy, ABC):
 
     @property
     def grounded(self) -> bool:
-        return self.find("grounded", {})
+        return self.find("grounded", {}) or (all(map(is_discrete, parts_of(self.support))) and is_bounded(self.support))
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         """Returns the support of a density from those of the terms; that of the first term by default."""

@@ -14,7 +14,7 @@ from composable_energy.energies.conditions import CHAINS, bound_rows, check_name
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluate_once, is_left_out, seen
 from composable_energy.energies.identity import token_of
-from composable_energy.errors import ExpressionError
+from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import HeadEnergy
 from composable_energy.options import check_instance, check_number
 from composable_energy.supports import Support, check_support, evaluate_inside, format_support, intersect, is_bounded, map_support
@@ -125,6 +125,8 @@ def bind_conditions(energy: Energy, values: Mapping[str, Any]) -> Energy:
     """Binds conditions in the leaves, so that `(A.at(1) & A).at(1)` is `A.at(1) & A.at(1)`; parts that do not depend on them are kept."""
     labels = (list, tuple)  # several labels of one event
     own = {name: list(value) if isinstance(value, labels) else copy_condition(value) for name, value in values.items()}
+    if "sigma" in own and not ((levels := torch.as_tensor(copy_condition(values["sigma"]))) >= 0).logical_and(levels < torch.inf).all():
+        raise OptionError(f"sigma must be a number of at least 0, or a tensor of such, got {format_value(values['sigma'])}.", ["sigma"])
     return _bind_once(energy, own, {})
 
 

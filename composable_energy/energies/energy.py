@@ -23,7 +23,7 @@ from composable_energy.energies.evaluation import THREAD, evaluate, note_detache
 from composable_energy.energies.identity import Origin, same, token_of
 from composable_energy.errors import CalibrationError, ExpressionError, OperatorError, OptionError, ShapeError
 from composable_energy.lazy import LazyMethod
-from composable_energy.options import Recommendation, check_instance, check_number
+from composable_energy.options import Recommendation, check_instance
 from composable_energy.supports import Support, Variables, check_support, map_support
 
 if TYPE_CHECKING:
@@ -145,11 +145,11 @@ class Energy(nn.Module, ABC):
     def forward(self, x: Tensor, *args: Any, **conditions: Any) -> Tensor:
         """Returns the energies, with shape $(B,)$, of points with shape $(B, *)$."""
 
-    def __call__(self, x: Tensor, **conditions: Any) -> Tensor:
+    def __call__(self, x: Any = None, **conditions: Any) -> Tensor:
         """Evaluates `forward` and checks points, conditions and energies.
 
         Args:
-            x: Points, with shape $(B, *)$, or a mapping of named variables; the energies have shape $(B,)$.
+            x: Points, with shape $(B, *)$, or a mapping of named variables, which may also be keywords; the energies have shape $(B,)$.
             **conditions: One value for all points, or one row for each.
 
         Raises:
@@ -172,6 +172,9 @@ class Energy(nn.Module, ABC):
             if x.requires_grad and not energies.requires_grad:
                 note_detached(self, x, conditions)
             return energies
+        if self.variables and not self.variables.keys().isdisjoint(conditions):
+            x = {} if x is None else {"x": x}  # it may be a variable, too
+            x |= {name: conditions.pop(name) for name in self.variables if name in conditions}
         x = x if isinstance(x, Tensor) else as_points(self, x)
         return evaluate(self, x, self._check_input(x, conditions), super().__call__)
 
@@ -181,11 +184,11 @@ class Energy(nn.Module, ABC):
 
     with_gradient = value_and_gradient
 
-    def log_prob(self, x: Tensor, log_z: Any = None, **conditions: Any) -> Tensor:
+    def log_prob(self, x: Any = None, log_z: Any = None, **conditions: Any) -> Tensor:
         r"""Returns $\log p(x) = -E(x) - \log Z$, with shape $(B,)$.
 
         Args:
-            x: Points, with shape $(B, *)$.
+            x: Points or variables, as of the energy.
             log_z: A number or the result of `composable_energy.log_z`; None takes `log_normalizer`.
             **conditions: One value for all points, or one row for each.
 
@@ -201,7 +204,7 @@ class Energy(nn.Module, ABC):
             )
         energies, known = self(x, **conditions), known if isinstance(known, Tensor) else float(known)
         if isinstance(known, Tensor) and known.shape not in ((), energies.shape):
-            raise ShapeError(f"log_z is one number, or one for each of {len(x)} points, got shape {tuple(known.shape)}.")
+            raise ShapeError(f"log_z is one number, or one for each of {len(energies)} points, got shape {tuple(known.shape)}.")
         return -energies - known
 
     def score(self, x: Tensor, *, create_graph: bool = False, **conditions: Any) -> Tensor:
@@ -323,8 +326,6 @@ class Energy(nn.Module, ABC):
 
     def at(self, sigma: float | Tensor) -> Energy:
         r"""Returns the energy $E(x, \sigma)$ at a noise level."""
-        if isinstance(sigma, int | float):
-            check_number("sigma", sigma, least=0)
         return self.given(sigma=sigma)
 
     def on(self, support: Support) -> Energy:

@@ -111,8 +111,7 @@ class ClassifierEnergy(HeadEnergy):
 
     def bind(self, conditions: Mapping[str, Any]) -> Energy:
         """Returns the energy with conditions bound; a label `y` for all points or for each chain makes it an event."""
-        y = conditions.get("y")
-        if self.formula is not None or y is None:
+        if self.formula is not None or (y := conditions.get("y")) is None:
             return super().bind(conditions)
         config = self.config()
         if isinstance(y, Tensor) and y.ndim > 0 and y.shape != (1,):
@@ -290,8 +289,7 @@ class IntervalEnergy(HeadEnergy):
         name: str = "",
     ) -> None:
         super().__init__(base, name)
-        high = high.to(low.device)
-        if len({1, len(low), len(high)}) > 2:
+        if len({1, len(low), len(high := high.to(low.device))}) > 2:
             raise ShapeError(f"low is for {len(low)} chains and high for {len(high)}.")
         if not bool((low < high).all()):
             raise OptionError(f"The upper end must be above the lower one, got {_format_values(low)} to {_format_values(high)}.")

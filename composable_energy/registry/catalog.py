@@ -103,8 +103,7 @@ def members_of(name: str, /) -> tuple[str, ...]:
         PluginConflictError: Several plug-ins offer it.
         PluginLoadError: The plug-in fails to load or breaks the contract.
     """
-    entry = _entry(name)
-    if not _is_family(factory := load("energy", entry)):
+    if not _is_family(factory := load("energy", entry := _entry(name))):
         raise PluginNotFound(f"The energy {name!r} is not a family and has no members.")
     return _members(entry, _family(entry, factory, {}))
 

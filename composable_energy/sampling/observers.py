@@ -222,6 +222,7 @@ class CheckpointFile(Observer):
             "first_chain": problem.noise.chains[0],
             "dtype": str(problem.points.dtype),
             "event": problem.points.event,
+            "variables": list(problem.whole.variables.items()) or None,
             "init": None if problem.init is None else digest_of({"init": problem.init}),
             "resumed": None if resume is None else f"{resume.steps} steps, {resumed}",
         }

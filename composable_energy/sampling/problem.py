@@ -323,6 +323,8 @@ def _resumed(call: Call, resume: Any) -> Call:
     wrong = [name for name, value in given.items() if value is not None and value != getattr(resume, name, None)]
     wrong += ["first_chain"] * (call.first_chain not in (0, resume.first_chain))
     wrong += ["shape"] * (tuple(shape) != resume.shape if isinstance(shape, Sequence) else shape != resume.shape[0])
+    if list((now := call.energy.variables).items()) != list((before := resume.variables).items()):
+        raise OptionError(f"The trace has the variables {list(before)}, and {call.energy} has {list(now)}: give that of the trace.")
     if wrong:
         raise OptionError(f"A resumed call goes on as it began, {resume}: leave out {', '.join(wrong)}.")
     settled = {name: getattr(resume, name) for name in ("sampler", "shape", "seed", "first_chain")}

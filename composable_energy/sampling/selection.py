@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from composable_energy.algebra import weakens_evidence
+from composable_energy.algebra import Difference, weakens_evidence
 from composable_energy.energies.checks import check_value, modules_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
@@ -119,10 +119,11 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     while (term := next((term for term in culprit.terms if not term.grounded), None)) is not None:
         culprit = term
     because = "" if culprit is energy else f", because nothing grounds {culprit}"
+    simpler = "if terms cancel, write what is left, such as `E` for `2 * E - E`; " if isinstance(culprit, Difference) else ""
     raise UngroundedError(
         f"{energy} has no lower bound{because}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all "
         "points obey; or make it relative to a base by `relative_to`, so that `~` is bounded (`negate(..., mode='complement')` or "
-        "`'contrast'`); or insist with allow_improper=True."
+        f"`'contrast'`); {simpler}or insist with allow_improper=True."
     )
 
 
@@ -155,8 +156,7 @@ def recommendations(energy: Energy, outranked: bool = False) -> list[tuple[Energ
 
 def _default(energy: Energy, options: Mapping[str, Any]) -> tuple[str, type[Sampler], dict[str, Any]]:
     """Returns the name, class and options of the recommended sampler, else of the default one; raises where two terms disagree."""
-    found = recommendations(energy)
-    if len(found) > 1:
+    if len(found := recommendations(energy)) > 1:
         listed = "; ".join(f"{leaf} recommends {_written(advice)}" for leaf, advice in found)
         raise OptionError(f"The terms of {energy} recommend different settings: {listed}. Say which with `sampler=` and its options.")
     advice = found[0][1] if found else None

@@ -253,8 +253,7 @@ class GuardedEnergy(EnergyWrapper):
             found = self._by_halves(method, x, conditions, error)
         except ShapeError as alone:
             apart = f"alone {str(alone).partition('; ')[0]}"
-        bad = faults.points - before
-        if found is None or not bad:
+        if found is None or not (bad := faults.points - before):
             raise ExpressionError(
                 f"{self.energy} raised at {len(x)} points together ({first_line(error)}), and {apart}: its function must compute the "
                 "energy of each point from that point alone. Choose by `torch.where`, not by `if`; give data an axis of their own, as in "

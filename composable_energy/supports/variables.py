@@ -112,6 +112,8 @@ def join_parts(parts: Mapping[str, Support], variables: Variables) -> Support:
     if all(parts.get(name) is None for name in variables):
         return None
     found = [constraints.real if (part := parts.get(name)) is None else part for name in variables]
+    if len(found) == 1 and not is_joined(found[0]):
+        return found[0]
     return constraints.cat(found, dim=-1, lengths=[shape.numel() for shape in variables.values()])
 
 

@@ -86,7 +86,10 @@ class _Summed(_Continuous):
 def summed_out(energy: Energy, x: Tensor) -> Energy:
     """Returns the energy of the continuous numbers, summed over the discrete ones; raises `OptionError` for more than 64 combinations."""
     if energy.sites.log_states > math.log(_COMBINATIONS) + 1e-9:
-        raise OptionError(f"{energy} has e^{energy.sites.log_states:.1f} combinations of discrete values, and at most 64 are summed out.")
+        raise OptionError(
+            f"{energy} has e^{energy.sites.log_states:.1f} combinations of discrete values, and at most 64 are summed out: sum over some "
+            "in its function, by `logsumexp` of minus the energies, or take `log_z(E.given(name=value))` for each value of a variable."
+        )
     return _Summed(energy, x)
 
 

@@ -350,7 +350,7 @@ def test_labels_are_summed_out_of_an_integral():
     found = ce.log_z(labels & ce.as_energy(lambda z, x: x * (1 + z.sum(1)), variables={"z": (2,), "x": ce.positive}), seed=0)
     expected = 0.8 * 0.3 + (0.8 * 0.7 + 0.2 * 0.3) / 2 + 0.2 * 0.7 / 3  # of P(z) over the rate of x
     assert abs(found.value - math.log(expected)) < 4 * found.standard_error < 0.05
-    refused(OptionError, "at most 64", ce.log_z, bernoulli(*[0.5] * 7).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x"))
+    refused(OptionError, "at most 64 .*given", ce.log_z, bernoulli(*[0.5] * 7).over("z") & ce.as_energy(td.Normal(0.0, 1.0)).over("x"))
 
 
 def test_models_are_there_by_name():

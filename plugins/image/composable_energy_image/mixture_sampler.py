@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from composable_energy import Energy
+from composable_energy.errors import ExpressionError
 from composable_energy.options import check_integer
 from composable_energy.sampling import Info, Noise, Sampler, State, Traits, has_rows, plain_energy
 from composable_energy_image.code_mixture import CodeMixture
@@ -83,7 +84,9 @@ class MixtureDraws(Sampler):
         return self.draws
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        mixture = find_mixture(energy) if energy.has_value and "sigma" in energy.conditions and not has_rows(energy) else None
+        if "sigma" not in energy.conditions:
+            raise ExpressionError(f"mixture follows noise levels, and no term of {energy} has one unbound: take another, such as `chees`.")
+        mixture = find_mixture(energy) if energy.has_value and not has_rows(energy) else None
         if mixture is not None and (found := self._tuned(energy, mixture, x, noise)) is not None:
             return found, x
         return self._annealed.tune(energy, x, noise)

@@ -6,7 +6,9 @@ from scipy import stats
 from torch import Tensor
 
 import composable_energy as ce
+from composable_energy.errors import ExpressionError
 from composable_energy_image import CodeEnergy, MixtureDraws, MixtureHeads
+from tests.refusals import refused
 
 WEIGHTS = torch.tensor([0.5, 0.2, 0.2, 0.1], dtype=torch.float64)
 CENTRES = torch.tensor([[0.0, 0.0, 0.0], [1.5, 0.0, 1.0], [0.0, 2.0, -1.0], [1.5, 2.0, 0.0]], dtype=torch.float64)
@@ -77,6 +79,7 @@ def test_other_expressions_are_drawn_along_noise_levels(energies):
     steep = ce.as_energy(lambda x: 20 * (x[:, 0] - 4).square(), event_shape=(3,))
     assert type(sampler(even & steep)).__name__ == "Annealed"  # no Gaussian is near it
     assert type(sampler(0.5 * even)).__name__ == "FeynmanKac"
+    refused(ExpressionError, "no term of .* has one unbound", steep.sample, 8, sampler="mixture")
     start = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     found = sampler(even, init=start, sigma_max=1.0)
     assert type(found).__name__ == "Annealed" and found.sigma_max == 1.0

@@ -96,7 +96,9 @@ def minibatched(
     References:
         Control variates for stochastic gradient MCMC (Baker et al., 2019), https://doi.org/10.1007/s11222-018-9826-2
     """
-    tensors = (data,) if isinstance(data, Tensor) else tuple(data)
+    tensors = (data,) if isinstance(data, Tensor) else tuple(data) if isinstance(data, Sequence) else ()
+    if not all(isinstance(some, Tensor) and some.ndim for some in tensors or [data]):
+        raise OptionError(f"Data are one tensor or several, with a row for each datum: write `torch.as_tensor(data)`, got {data!r:.60}.")
     lengths = {len(some) for some in tensors}
     if len(lengths) != 1:
         raise ShapeError(f"Data have one row for each datum, got {', '.join(str(len(some)) for some in tensors) or 'no'} rows.")
