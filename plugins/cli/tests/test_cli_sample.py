@@ -68,8 +68,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     assert report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
     assert isinstance(report["seed"], int) and report["seconds"] > 0
     whole, *terms = report["terms"]
-    assert whole["depth"] == 0 and len(whole["energy"]) == 4
-    assert whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
+    assert whole["depth"] == 0 and len(whole["energy"]) == 4 and whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
     assert {term["depth"] for term in terms} == {1, 2}
 
 
@@ -109,8 +108,7 @@ def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.C
     with_family = arguments if "--in" in arguments else [*arguments, "--in", "toys"]
     assert run("sample", *with_family) == 2
     out, err = capsys.readouterr()
-    assert out == "" and err.startswith("composable-energy: error: ") and "Traceback" not in err
-    assert message in err
+    assert out == "" and err.startswith("composable-energy: error: ") and "Traceback" not in err and message in err
     assert not list(Path().iterdir())  # nothing was written
 
 
@@ -211,8 +209,7 @@ def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
         assert "reached a non-finite point, energy or gradient of cliff" in capsys.readouterr().err
         assert run("sample", *arguments, "--option", "on_divergence=keep") == 0
     count = len(np.load("x.npy"))
-    assert 0 < count < 64
-    assert f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
+    assert 0 < count < 64 and f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
 
 
 def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture[str]):
