@@ -45,8 +45,7 @@ def test_underdamped_is_biased_as_derived(step_size, friction, temperature, vari
     x, trace = energy.sample((n, 2), sampler=sampler, steps=60, seed=2, init=start, trace=True)
     momentum = trace.state.momentum
     of_x, of_momentum = temperature * variance, temperature * (1 - step_size**2 / (4 * variance))
-    assert abs(x.square().mean() / of_x - 1) * math.sqrt(n) < 4
-    assert abs(momentum.square().mean() / of_momentum - 1) * math.sqrt(n) < 4
+    assert abs(x.square().mean() / of_x - 1) * math.sqrt(n) < 4 and abs(momentum.square().mean() / of_momentum - 1) * math.sqrt(n) < 4
     assert abs((x * momentum).mean()) / math.sqrt(of_x * of_momentum) * math.sqrt(2 * n) < 4
 
 
@@ -73,8 +72,7 @@ def test_annealed_without_noise_levels_lowers_the_temperature():
     n = 4000
     x, trace = gaussian([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).sample((n, 2), sampler=Annealed(delta=0.05), seed=0, trace=True, dtype=F64)
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
-    assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1
-    assert (x.var(0) - 1).abs().max() < 0.1
+    assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1 and (x.var(0) - 1).abs().max() < 0.1
 
 
 # Annealing from a Gaussian
@@ -229,8 +227,7 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
     calls.clear()
     _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
-    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 * 8)
-    assert trace.scalars["b"][-4:] == [1.0] * 4
+    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 * 8) and trace.scalars["b"][-4:] == [1.0] * 4
     _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
     assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
     refused(OptionError, "takes 8 steps: 0 are done, and 9 were asked for", energy.sample, (10, 2), sampler=trace.sampler, steps=9)
@@ -273,8 +270,7 @@ def line(x, a, y):
 def test_draws_are_those_of_the_posterior_for_any_batch_size(call, variance):
     energy, n = minibatched(line, FIT, 100, event_shape=(1,)) & PRIOR, 256
     x = energy.sample(n, **call)
-    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt()
-    assert x.var() / variance == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
+    assert abs(x.mean() - MEAN) < 4 * (VARIANCE / n).sqrt() and x.var() / variance == pytest.approx(1, rel=4 * (2 / n) ** 0.5)
     assert torch.equal(energy.sample(n, batch_size=100, **call), x)
 
 
