@@ -154,7 +154,7 @@ class NoiseLevels(Sampler, ABC):
         levels, spread = [self.level(i + 1) for i in range(self.total_steps)], _rms(x.double() - x.double().mean(0))
         seen = f"they differ by {spread:.2g}, less than the lowest noise level, {levels[-1]:.3g}" if spread < levels[-1] / 10 else ""
         near = set[float]() if seen else {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES}
-        for s in near:
+        for s in near | {levels[len(levels) // 2]}:  # also where the draws are wider than all levels
             if off := _residual(energy, x, s):
                 seen = f"at the noise level {s:.3g} denoised points are off by {off:.2g} of the level"
         advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more `levels`, "
