@@ -109,6 +109,8 @@ def test_levels_are_those_that_all_models_know():
     closed.recommended = ce.Recommendation("annealed", {"sigma_max": 6.0})
     _, trace = closed.sample(3, sampler="sde", seed=0, trace=True)
     assert trace.sampler.level(1) == pytest.approx(6.0)
+    far = ce.as_energy(lambda x, sigma: x.square().sum(1) / (2 * (1e8 + sigma**2)), event_shape=(1,))  # 500 times the usual level
+    assert abs(far.sample(500, sampler="sde", seed=0).std() / 1e4 - 1) < 0.1
 
 
 @pytest.mark.parametrize("ends", [(0.02, 0.5), (2.0, 30.0)])
@@ -123,19 +125,20 @@ def test_models_of_few_levels_are_evaluated_inside_of_them_alone(ends, sampler, 
 
 
 @pytest.mark.parametrize("sampler", ["ode", "sde", "annealed", "feynman-kac"])
-@pytest.mark.parametrize(("wrong", "declared"), [("half", "epsilon"), ("sign", "x0"), ("epsilon", "v"), ("epsilon", "x0")])
+@pytest.mark.parametrize(("wrong", "declared"), [(0.5, "epsilon"), ("sign", "x0"), (1, "v"), (1, "x0"), (0, "x0"), ("clamp", "x0")])
 def test_draws_that_a_model_does_not_denoise_warn(wrong, declared, sampler):
     """Right models are silent in all tests, and draws that need not be those of the density here: at a temperature, from given points."""
 
     def model(x: Tensor, t: Tensor) -> Tensor:
-        return t[:, None] * unit(x - 2, t) - x if wrong == "sign" else unit(x - 2, t) / (2 if wrong == "half" else 1)
+        clean = x - t[:, None] * unit(x - 2, t)
+        return -clean if wrong == "sign" else clean.clamp(1, 3) if wrong == "clamp" else wrong * unit(x - 2, t)
 
     E = DiffusionEnergy(model, "ve", declared, event_shape=(2,))
     with pytest.warns(SamplingWarning, match="scores: The model diffusion does not denoise its own draws"):
-        E.sample(100, sampler=sampler, seed=0)
-    if wrong == "half" and sampler != "feynman-kac":
+        E.sample(256, sampler=sampler, seed=0)
+    if wrong == 0.5 and sampler != "feynman-kac":
         E.sample(100, sampler=sampler, seed=0, init=3 * torch.randn(100, 2), sigma_max=2.0)
-    if wrong == "half" and sampler == "annealed":
+    if wrong == 0.5 and sampler == "annealed":
         E.sample(100, sampler=sampler, seed=0, temperature=0.5)
 
 

@@ -30,7 +30,7 @@ _FARTHER = 16.0, 256.0  # where data that a level does not show would appear
 _REACH = 1.5  # of the secants along the direction in which denoised points differ, in noise levels
 _NEAR, _UNIT = 0.02, 1 / 15
 _THROWN = 3.0  # widths by which denoised points are off where steep terms, such as weighted classifiers, threw the fit away
-_FEWEST, _SHARES, _INCONSISTENT = 16, (0.3, 1.0, 3.0), 0.1  # draws; noise levels in units of their spread; right models have up to .06
+_FEWEST, _SHARES, _INCONSISTENT = 16, (0.1, 0.3, 1.0, 3.0), 0.1  # draws; noise levels in units of their spread; right models have up to .06
 _LEAST, _LARGEST = 1e-8, 1 - 1e-5
 
 
@@ -152,14 +152,14 @@ class NoiseLevels(Sampler, ABC):
         if several or _evaluated(energy) or "sigma" not in energy.conditions or len(x) < _FEWEST or not x.isfinite().all():
             return ()
         levels, spread = [self.level(i + 1) for i in range(self.total_steps)], _rms(x.double() - x.double().mean(0))
-        near = {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES} if spread else set[float]()
-        for s in near | {levels[len(levels) // 2]}:  # also where the draws collapsed to a point
+        seen = f"they differ by {spread:.2g}, less than the lowest noise level, {levels[-1]:.3g}" if spread < levels[-1] / 10 else ""
+        near = set[float]() if seen else {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES}
+        for s in near | {levels[len(levels) // 2]}:  # also where the draws are wider than all levels
             if off := _residual(energy, x, s):
-                seen = f"The model {energy} does not denoise its own draws: at the noise level {s:.3g} denoised points are off by "
-                advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more "
-                advice += "`levels` or train it longer. Guided scores, or a sum of several, are those of no density."
-                return (SamplingWarning("scores", f"{seen}{off:.2g} of the level.", advice),)
-        return ()
+                seen = f"at the noise level {s:.3g} denoised points are off by {off:.2g} of the level"
+        advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more `levels`, "
+        advice += "a lower `sigma_min`, or train it longer. Guided scores, or a sum of several, are those of no density."
+        return (SamplingWarning("scores", f"The model {energy} does not denoise its own draws: {seen}.", advice),) if seen else ()
 
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, check_init=check_init, check_draws=check_draws)
 
@@ -177,7 +177,7 @@ def _residual(energy: Energy, x: Tensor, sigma: float) -> float:
     each = (left * gap).reshape(len(x), -1).mean(1) / (_rms(gap) * sigma)
     slope, slope_error = each.mean().abs().item(), each.std().item() / math.sqrt(len(x))
     shift, shift_error = _rms(left.mean(0)) / sigma, _rms(left - left.mean(0)) / sigma / math.sqrt(len(x))
-    off = slope > _INCONSISTENT + 3 * slope_error or shift > math.hypot(_INCONSISTENT, 3 * shift_error)
+    off = slope > math.hypot(_INCONSISTENT, 3 * slope_error) or shift > math.hypot(_INCONSISTENT, 3 * shift_error)
     return max(slope, shift) if off else 0.0
 
 
@@ -286,7 +286,8 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
     way = (way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(way.dtype).tiny)).view(xi.shape)
     ahead, back = (denoise((mean + sign * _REACH * scale * way).to(xi)) for sign in (1, -1))
     off = (((ahead - back) / 2 - share * _REACH * scale * way) * way).reshape(len(xi), -1).sum(1).abs() / (_REACH * sigma)
-    misfit = torch.maximum(misfit, off.mean()).item()
+    unseen = float((raw > _LARGEST).any())  # a spread that the level does not resolve
+    misfit = max(torch.maximum(misfit, off.mean()).item(), unseen)
     if not math.isfinite(misfit):  # the driver reports it
         return LevelStart(sigma, torch.zeros_like(xi[0]), torch.ones_like(xi[0]), 0.0, 1.0, 1.0)
     variance, upper = (sigma**2 * part / (1 - part) for part in (share, (share + 2 * error).clamp(max=_LARGEST)))

@@ -85,8 +85,7 @@ def test_annealed_counts_its_gradients_and_knows_its_end():
 
     energy, sampler = ce.as_energy(counted), Annealed(levels=10, corrector_steps=3, sigma_max=2.0, sigma_min=0.1)
     x = energy.sample((1000, 2), sampler=sampler, seed=0)
-    assert len(calls) == 10 * 4 + 1
-    assert calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
+    assert len(calls) == 10 * 4 + 1 and calls[0] == 2.0 and calls[-1] == pytest.approx(0.1) and calls == sorted(calls, reverse=True)
     with pytest.warns(ce.SamplingWarning, match="drift: 3 of the 10 steps of Annealed are taken, so the points are no draws yet"):
         energy.sample((5, 2), sampler=sampler, steps=3, seed=0)
     assert abs(x.std() - 1) < 0.15  # ten levels leave a bias of -.09, with a standard error of .016

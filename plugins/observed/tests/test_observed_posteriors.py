@@ -127,8 +127,7 @@ def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
 def test_a_precise_blur_does_not_run_away():
     noise, operator, truth = 0.02, Blur(1.0), torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
     x = draw(diffusion() & ce.observed(operator(truth)[0], operator, noise))
-    assert x.square().mean() < 1.5
-    assert (operator(x) - operator(truth)).square().mean().sqrt() < 3 * noise
+    assert x.square().mean() < 1.5 and (operator(x) - operator(truth)).square().mean().sqrt() < 3 * noise
 
 
 class Rows(nn.Module):
@@ -148,8 +147,7 @@ class Rows(nn.Module):
 def test_a_decoder_counts_in_what_is_not_known():
     x = draw(diffusion((3,), Rows(3, 3)) & ce.observed(torch.full((2, 3), 3.0), None, 0.5))[:, 0] / 3
     precision = 1 + 18 / 0.5**2
-    assert (x.mean() - 18 / 0.5**2 / precision).abs() < 0.01
-    assert abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
+    assert (x.mean() - 18 / 0.5**2 / precision).abs() < 0.01 and abs(x.std(0).mean() * math.sqrt(precision) - 1) < 0.04
 
 
 @pytest.mark.slow

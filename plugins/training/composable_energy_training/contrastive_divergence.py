@@ -213,7 +213,7 @@ def run_langevin(
     """
     start = x = x.detach()
     for number, pair in enumerate(factors, 1):
-        drift, scale = (unsqueeze_to(factor, x) if isinstance(factor, Tensor) else factor for factor in pair)
+        drift, scale = (unsqueeze_to(factor.to(x), x) if isinstance(factor, Tensor) else factor for factor in pair)
         x = x - drift * gradient(x) + scale * noise.at(number).normal(x)
     finite = x.flatten(1).isfinite().all(1)
     return torch.where(unsqueeze_to(finite, x), x, start), 1 - finite.to(x).mean()

@@ -105,7 +105,7 @@ class EnergyMatching(Objective):
                 "multiple of `coupling`, or set coupling=1."
             )
         assign = import_extra("scipy.optimize", "metrics").linear_sum_assignment
-        data, noise = (part.detach().flatten(1).double().unflatten(0, (-1, self.coupling)) for part in (batch.x, start))
+        data, noise = (part.detach().reshape(len(part), -1).double().unflatten(0, (-1, self.coupling)) for part in (batch.x, start))
         costs = torch.cdist(data, noise).square().cpu().numpy()
         order = torch.stack([torch.from_numpy(assign(cost)[1]) + i * self.coupling for i, cost in enumerate(costs)]).flatten()
         return start[order.to(start.device)]

@@ -202,8 +202,9 @@ class LabelContrast(Objective):
         r"""Returns the loss. Its scalars are `accuracy`, the share of rows whose own class has the lowest energy of $S$, `margin`, the mean
         of the other classes' energies minus the own, and `magnitude`, the mean absolute energy.
         """
-        if (labels := get_conditions(require_energy(model), batch, self.condition)["y"]).is_floating_point():
-            raise OptionError(f"A contrast of labels needs classes, {self.condition} has numbers.")
+        if (labels := get_conditions(require_energy(model), batch, self.condition)["y"]).is_floating_point() or labels.ndim != 1:
+            got = f"{self.condition} has shape {tuple(labels.shape)} of {labels.dtype}"
+            raise OptionError(f"A contrast of labels needs classes, whole numbers with shape (B,); {got}.")
         classes = labels.unique() if self.classes is None else torch.tensor(self.classes, device=labels.device)
         count = len(classes)
         place = torch.searchsorted(classes, labels).clamp_max(count - 1)

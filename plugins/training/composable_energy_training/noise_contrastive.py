@@ -38,16 +38,16 @@ class NoiseDistribution(nn.Module, ABC):
     def log_prob(self, x: Tensor) -> Tensor:
         """Returns log densities, with shape $(B,)$, of points with shape $(B, *)$."""
         self._check(x)
-        z, log_det = self.pull(x.flatten(1))
+        z, log_det = self.pull(as_float32(x).flatten(1))
         return _log_normal(z) - log_det
 
     @torch.no_grad()
     def draw(self, like: Tensor, noise: Noise, stream: int = 0) -> tuple[Tensor, Tensor]:
         """Returns points with the shape of `like`, $(B, *)$, and their log densities; `stream` is the number of the draw at this step."""
         self._check(like)
-        z = noise.normal(like, stream).flatten(1)
+        z = as_float32(noise.normal(like, stream)).flatten(1)
         x, log_det = self.push(z)
-        return x.view_as(like), _log_normal(z) - log_det
+        return x.view_as(like).to(like), _log_normal(z) - log_det
 
     def _check(self, x: Tensor) -> None:
         if x.shape[1:] != self.event_shape:
@@ -74,8 +74,8 @@ class GaussianNoise(NoiseDistribution):
             raise ShapeError(f"scale must have shape {(mean.numel(), mean.numel())} for points of shape {tuple(mean.shape)}.")
         if not bool((scale.diagonal() > 0).all() & scale.isfinite().all() & (scale.triu(1) == 0).all()):
             raise OptionError("scale must be lower triangular with a positive diagonal; for constant coordinates add noise to the data.")
-        self.register_buffer("mean", mean.detach().flatten().clone())
-        self.register_buffer("scale", scale.detach().clone())
+        self.register_buffer("mean", as_float32(mean).detach().flatten().clone())
+        self.register_buffer("scale", as_float32(scale).detach().clone())
 
     @classmethod
     def fit(cls, x: Tensor, *, widen: float = 1.0, jitter: float = 1e-3) -> GaussianNoise:
@@ -98,7 +98,7 @@ class GaussianNoise(NoiseDistribution):
         scale, failed = torch.linalg.cholesky_ex(covariance + floor * torch.eye(len(covariance)).to(flat))
         if int(failed) or not bool(scale.isfinite().all()):
             raise OptionError("The covariance of the points is singular: increase jitter, or add noise to the points.")
-        return cls(flat.mean(0).view(x.shape[1:]).to(x.dtype), widen * scale.to(x.dtype))
+        return cls(flat.mean(0).view(x.shape[1:]).to(as_float32(x)), widen * scale.to(as_float32(x)))
 
     def push(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.mean + z @ self.scale.to(z).T, self._log_det(z)
@@ -147,7 +147,7 @@ class FlowNoise(NoiseDistribution):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             GaussianNoise.fit(x)  # refuses what is no data
-            x = x.detach()[torch.randperm(len(x))]
+            x = as_float32(x.detach())[torch.randperm(len(x))]
             count = max(2, round(len(x) / 10))
             test, train = x[:count], x[count:]
             flow = cls(GaussianNoise.fit(train), layers=layers, hidden=hidden)
@@ -232,7 +232,7 @@ class NoiseContrastive(Objective):
         self.noise, self.ratio, self.condition = noise, check_integer("ratio", ratio), condition
 
     def begin(self, model: nn.Module, context: RankContext) -> None:
-        self.noise = copy.deepcopy(self.noise).to(context.device)
+        self.noise = copy.deepcopy(self.noise).to(context.device, torch.promote_types(context.dtype, torch.float32))
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         r"""Returns the loss. Its scalars are `accuracy`, the share of data and noise that is recognized at equal numbers, `margin`, the

@@ -54,14 +54,16 @@ class TrainStep:
         if not self.parameters:
             raise OptionError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
         self.settings, self.accumulate, self.ranks, self.device = optimizer, optimizer.accumulate, ranks, device
+        self.buffers = list(model.buffers())
         self.optimizer = optimizer.build(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
 
     def __call__(self, batch: Batch, rate: float) -> tuple[dict[str, float], bool]:
         """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars. The second value
-        says whether loss and gradient were finite; if not, the weights are unchanged."""
+        says whether loss and gradient were finite; if not, the weights and buffers, such as statistics of batch norm, are unchanged."""
         self.optimizer.zero_grad(set_to_none=True)
+        before = [buffer.clone() for buffer in self.buffers]
         parts: list[dict[str, Tensor]] = []
         for number, part in enumerate(split_batch(batch, self.accumulate), 1):
             with self.ranks.detect_loss(), nullcontext() if number == self.accumulate else self.ranks.skip_sync(self._losses):
@@ -78,6 +80,8 @@ class TrainStep:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             self.scaler.step(self.optimizer)
+        for buffer, old in zip(self.buffers, before, strict=True) if not finite else ():
+            buffer.copy_(old)
         self.scaler.update()
         return means, finite
 

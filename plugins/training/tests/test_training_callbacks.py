@@ -232,6 +232,13 @@ def test_steps_that_are_not_finite_do_not_change_the_weights(what):
         training.Trainer(model, bad, DATA, steps=6, batch_size=8, callbacks=[training.Monitor("stop", nonfinite=3)]).fit()
 
 
+def test_a_batch_with_nan_does_not_change_the_statistics_of_batch_norm():
+    model = ce.as_energy(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1), nn.Flatten(0)))
+    batches = [torch.ones(8, 2), torch.full((8, 2), math.nan)]
+    assert training.Trainer(model, training.EnergyDiscrepancy(0.1), batches, steps=2, batch_size=8).fit().skipped == 1
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_around_its_rollback_ends_with_the_same_bits(tmp_path):
     def objective():

@@ -1,5 +1,6 @@
 """Contrastive divergence, heads and the joint classifier against closed forms and formulas; errors of all objectives for bad input."""
 
+import itertools
 import math
 from typing import Any
 
@@ -31,10 +32,6 @@ def labelled(label):
     return batch_of(data(4, 2), kind=torch.tensor([0, 1, 2, label]))
 
 
-def scattered():
-    return training.Batch(data(2, 2), {}, Noise(0, (1, 3), 1))
-
-
 PLANE = ce.as_energy(lambda x, y: x.sum(1) * y)
 MALE_AND_HAIR = training.AttributeHeads({"male": 2, "hair": 3}, 0.1, 1.0)
 test_bad_input_is_reported = refusals(
@@ -46,7 +43,7 @@ test_bad_input_is_reported = refusals(
     (lambda: Divergence(**LANGEVIN).loss(Net(), batch_of(data(4, 2))), "is not prepared"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="hair")).loss(Net(3), labelled(0)), "no attribute hair; they have kind"),
     (lambda: prepare(Divergence(**LANGEVIN, condition="kind")).loss(Net(3), labelled(-1)), "kind is unknown"),
-    (lambda: prepare(Divergence(**LANGEVIN)).loss(Net(), scattered()), "must be consecutive"),
+    (lambda: prepare(Divergence(**LANGEVIN)).loss(Net(), training.Batch(data(2, 2), {}, Noise(0, (1, 3), 1))), "must be consecutive"),
     (lambda: training.DenoisingScoreMatching(0.0, 1.0), "sigma_min must be a positive number, got 0.0"),
     (lambda: training.DenoisingScoreMatching(2.0, 1.0), "0 < sigma_min <= sigma_max, got 2.0 and 1.0"),
     (lambda: training.AttributeHeads({"male": 1}, 0.1, 1.0), "The number of values of male must be a whole number of at least 2, got 1"),
@@ -73,10 +70,12 @@ test_bad_input_is_reported = refusals(
     (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
     (lambda: training.EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),
     (lambda: training.EnergyMatching(**MATCHING, coupling=3).loss(Net(), labelled(0)), "Rows 0 to 3 cannot be divided into groups of 3"),
+    (lambda: training.EnergyMatching(**MATCHING, coupling=2).loss(Net(), batch_of(data(4))), r"points of shape \(B, 2\), got \(4,\)"),
     (lambda: training.LabelContrast("kind", classes=[1]), r"at least two classes, got \[1\]"),
     (lambda: training.LabelContrast("kind", classes=[0, 1]).loss(Net(3), labelled(0)), r"kind has the class 2, but classes are \[0, 1\]"),
     (lambda: training.LabelContrast("kind").begin(Net(3), context(4, (2,), range(2))), "give `classes`"),
-    (lambda: training.LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), "size has numbers"),
+    (lambda: training.LabelContrast("size").loss(Net(3), batch_of(data(4, 2), size=data(4))), r"shape \(B,\); size has .* torch.float64"),
+    (lambda: training.LabelContrast("kind").loss(Net(3), batch_of(data(4, 2), kind=torch.zeros(4, 1).long())), r"kind has shape \(4, 1\)"),
     (lambda: training.NoiseContrastive(NOISE).loss(Net(), batch_of(data(4, 3))), r"points of shape \(2,\), got points of shape \(3,\)"),
     (lambda: MALE_AND_HAIR.loss(Heads(5), labelled(0)), r"male \(2\), hair \(3\) need logits of shape \(4, 4\), one .* got \(4, 5\)"),
     error=ce.errors.ComposableEnergyError,
@@ -425,3 +424,11 @@ def test_networks_may_compute_in_half_precision(objective):
         assert ("margin" in loss.scalars) == margin and not (margin and "gap" in loss.scalars)
         results.append(torch.cat([grad.flatten() for grad in gradients(model, loss)]))
     assert (results[0] - results[1]).norm() < 0.05 * results[0].norm()
+
+
+@pytest.mark.parametrize(("points", "weights"), [*itertools.permutations(("bfloat16", "float32", "float64"), 2)])
+def test_data_and_noise_may_have_another_dtype_than_the_model(points, weights):
+    x, model = data(64, 2).to(getattr(torch, points)), training.MLPEnergy(2).to(getattr(torch, weights))
+    noises = [training.NoiseContrastive(noise) for noise in (training.GaussianNoise.fit(x), training.FlowNoise.fit(x, steps=1))]
+    for objective in (*noises, training.EnergyMatching(**MATCHING, steps=2)):
+        assert math.isfinite(training.Trainer(model, objective, x, steps=1, batch_size=16).fit().scalars["loss"])

@@ -55,8 +55,7 @@ def test_weights_and_temperature_are_written_into_the_expression(weights, temper
 
 
 def test_an_expression_that_is_no_conjunction_has_one_weight():
-    assert Order("ring | bar", weights=(2.0,)).text == "2 * (ring | bar)"
-    assert Order("ring | bar").terms == ("ring | bar",)
+    assert Order("ring | bar", weights=(2.0,)).text == "2 * (ring | bar)" and Order("ring | bar").terms == ("ring | bar",)
 
 
 test_what_is_out_of_limits_is_refused = refusals(
