@@ -60,8 +60,7 @@ def run_code(code: str, folder: Path | None = None, **variables: str | None) -> 
     """Runs code in a new process, with warnings as errors and what is importable here; a variable that is None is removed."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **variables}
     known = {name: value for name, value in environment.items() if value is not None}
-    command = [sys.executable, "-W", "error", "-c", code]
-    return subprocess.run(command, cwd=folder, env=known, capture_output=True, text=True, timeout=LIMIT)
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, env=known, capture_output=True, text=True, timeout=LIMIT)
 
 
 def _stop(processes: list[BaseProcess], message: str) -> None:

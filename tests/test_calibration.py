@@ -155,8 +155,7 @@ class TestCalibrate:
     def test_every_mixture_in_a_tree_and_nothing_else(self):
         A, B, C = gaussian(0.5), gaussian(1.0), gaussian(2.0)
         weight = torch.nn.Parameter(torch.tensor(2.0))
-        tree = ce.calibrate((weight * (A | B)) & C & (ce.any_of(A | B, C, weights=[1, 3])).sharpened(2.0), **QUICK)
-        scaled, alone, sharp = tree.terms
+        scaled, alone, sharp = ce.calibrate((weight * (A | B)) & C & (ce.any_of(A | B, C, weights=[1, 3])).sharpened(2.0), **QUICK).terms
         inner, outer = scaled.terms[0], sharp.terms[0]
         assert isinstance(scaled, ce.algebra.Weighted) and isinstance(inner, ce.Disjunction) and isinstance(outer, ce.Disjunction)
         assert alone is C and scaled.weight is weight and inner.terms[0] is A

@@ -40,8 +40,7 @@ def _print(place, words):
 
 def campaign(folder, *options):
     """Runs a campaign in a forked process, which has the imports already; returns its exit code and what it printed."""
-    words = ["--seed", "20", "--minutes", "4", "--out", str(folder), *options]
-    (code,) = ended([start("campaign", _print, folder, words, parent=True)])
+    (code,) = ended([start("campaign", _print, folder, ["--seed", "20", "--minutes", "4", "--out", str(folder), *options], parent=True)])
     return code, (folder / "printed").read_text()
 
 

@@ -158,8 +158,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_why_once(way, reason):
 def test_the_checks_of_distributions_reject_points_there_too():
     data = torch.tensor([0.3, 1.2, 2.0], dtype=DTYPE)
     energy = ce.as_energy(lambda x: -torch.distributions.Gamma(x[:, :1], x[:, 1:]).log_prob(data).sum(1), event_shape=(2,))
-    options = {"sampler": MALA(0.5), "steps": 30, "seed": 0, "init": torch.ones(8, 2, dtype=DTYPE), **ONE_STEP}
-    assert_draws_same(energy, (8, 2), **options)
+    assert_draws_same(energy, (8, 2), **{"sampler": MALA(0.5), "steps": 30, "seed": 0, "init": torch.ones(8, 2, dtype=DTYPE), **ONE_STEP})
     with pytest.raises(ValueError, match="concentration"):  # also after the compiler was used
         energy(-torch.ones(1, 2, dtype=DTYPE))
 

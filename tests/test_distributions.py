@@ -85,8 +85,7 @@ def test_an_energy_of_seen_points_is_pulled_back_to_the_latents():
 def test_pulled_back_energies_work_under_autocast_of_their_processor():
     """The decoder then gives bfloat16 points, which the float32 weights of the energy take."""
     torch.manual_seed(0)
-    seen = ce.as_energy(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), event_shape=(3,))
-    energy, z = seen.pull_back(nn.Linear(2, 3)), torch.ones(4, 2)
+    energy, z = ce.as_energy(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), event_shape=(3,)).pull_back(nn.Linear(2, 3)), torch.ones(4, 2)
     with torch.autocast("cpu", torch.bfloat16):
         low = energy(z)
     torch.testing.assert_close(low.float(), energy(z), rtol=0.05, atol=0.05)

@@ -271,8 +271,7 @@ class TestSummary:
                 "r_hat": arviz_stats.rhat(tree, group=group, var_names=name),
             }
             for statistic, data in found.items():
-                own = [getattr(rows[place], statistic) for place in places]
-                np.testing.assert_allclose(own, data[name].values.reshape(-1), rtol=1e-9)
+                np.testing.assert_allclose([getattr(rows[place], statistic) for place in places], data[name].values.reshape(-1), rtol=1e-9)
         for axis, x in enumerate(trace.points.flatten(0, 1).T):
             row = rows[f"x[{axis}]"]
             assert row.mean == pytest.approx(x.mean().item()) and row.sd == pytest.approx(x.std().item())

@@ -183,8 +183,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 
     energy = ce.as_energy(function, support=MIXED, event_shape=(7,))
     n = DRAWS
-    start = t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7)
-    drawn, trace = energy.sample(n, seed=0, dtype=F64, init=start, trace=50, **{**SHORT, "steps": 100})
+    drawn, trace = energy.sample(n, seed=0, dtype=F64, init=t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7), trace=50, **{**SHORT, "steps": 100})
     assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all()
     assert torch.equal(trace.points[-1], drawn)
     torch.testing.assert_close(trace.energies[-1], energy(drawn))

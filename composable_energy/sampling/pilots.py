@@ -51,11 +51,9 @@ class _Reported(EnergyWrapper):
 
 
 def tune_sampler(problem: Problem) -> Problem:
-    """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run.
-
-    The noise of the pilots has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the
-    seed of the draws, their number or batches. The sampler of a resumed trace is tuned already. Observers hear of each evaluation.
-    """
+    """Returns the problem with all options of its sampler set, and where the pilot chains arrived, if any were run. The noise of the pilots
+    has a fixed seed. So the options follow from the sampler, the energy and the start points alone: not from the seed of the draws, their
+    number or batches. The sampler of a resumed trace is tuned already. Observers hear of each evaluation."""
     sampler, points, energy = problem.sampler, problem.points, problem.energy
     if type(sampler).tune is Sampler.tune or sampler.tuned or problem.call.resume is not None:
         return problem
@@ -90,11 +88,9 @@ def tune_sampler(problem: Problem) -> Problem:
 
 
 def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
-    """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk.
-
-    Without `init` they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The
-    sampler moves points in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. No chain depends on others.
-    """
+    """Returns the state of chains at their start, and how many of them the sampler could not bring from `init` to the bulk. Without `init`
+    they start at draws of the branches of a mixture, else at points of the sampler, or where pilot chains arrived. The sampler moves points
+    in a tail; a chain that it cannot bring to the bulk starts where a pilot chain arrived. No chain depends on others."""
     sampler, pilots, drawn, zeros = problem.sampler, problem.pilots, problem.drawn, problem.points.zeros()
     energy, noise, like, relocated = problem.energy_of(ids), problem.noise_of(ids), zeros.expand(len(ids), *zeros.shape), 0
     level, approach = None if pilots is None else pilots.level, noise.child("approach")
@@ -187,11 +183,9 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
 
 
 def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
-    """Returns distributions whose draws cover all modes that an expression may have; none where it has one, or where none are known.
-
-    They are those of an expression with modes; else, for few coordinates, uniform ones on a bounded support, on which a function may have
-    any modes, and wide ones on all of R^n for an expression that may have several.
-    """
+    """Returns distributions whose draws cover all modes that an expression may have; none where it has one, or where none are known. They
+    are those of an expression with modes; else, for few coordinates, uniform ones on a bounded support, on which a function may have any
+    modes, and wide ones on all of R^n for an expression that may have several."""
     while isinstance(energy, Disjunction) and len(energy.satisfiable_terms) == 1:  # branches without density hold no modes
         energy = energy.satisfiable_terms[0]
     modes = False

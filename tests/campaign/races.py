@@ -94,8 +94,7 @@ def race(chance: random.Random, place: Path) -> str:
         case 0 | 1:
             saved = place / "saved"
             normal(0.0).save(saved)
-            writers = [lambda mean=mean: write(saved, mean) for mean in (1.0, 2.0)]
-            at_once([*writers, *[lambda: read(saved)] * chance.choice([1, 2, 6])])
+            at_once([*[lambda mean=mean: write(saved, mean) for mean in (1.0, 2.0)], *[lambda: read(saved)] * chance.choice([1, 2, 6])])
             check(len(names_in(saved)) == 1 and names_in(place) == ["busy", "saved"], "left behind", names_in(saved))
             return "readers and writers"
         case 2 | 3 | 4:

@@ -69,8 +69,7 @@ def evaluate(case: str, points: Tensor) -> dict[str, Tensor]:
     energy = CASES[case]()
     if not energy.has_value:
         return {}
-    where = energy.at(0.5) if case == "noised" else ce.calibrate(energy) if case == "negation" else energy
-    value, gradient = where.with_gradient(points)
+    value, gradient = (energy.at(0.5) if case == "noised" else ce.calibrate(energy) if case == "negation" else energy).with_gradient(points)
     return {"energy": value.detach(), "gradient": first_numbers(gradient)}
 
 

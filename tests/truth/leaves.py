@@ -64,8 +64,7 @@ def _law(build: Callable[..., td.Distribution], logpdf: Callable[..., Array], *r
 
     def leaf(rng: np.random.Generator, space: Space) -> Known:
         values = [rng.uniform(*ends, space.event) for ends in ranges]
-        energy = ce.as_energy(build(*map(_numbers, values)))
-        return Known(energy, lambda x: -logpdf(x, *values).sum(1), is_leaf=True, draws_known=True)
+        return Known(ce.as_energy(build(*map(_numbers, values))), lambda x: -logpdf(x, *values).sum(1), is_leaf=True, draws_known=True)
 
     return leaf
 
@@ -94,11 +93,9 @@ def mixture(rng: np.random.Generator, space: Space) -> Known:
     parts = td.Independent(td.Normal(_numbers(means), _numbers(scales)), 1)
 
     def energy(x: Array) -> Array:
-        logs = [np.log(w) + stats.norm.logpdf(x, m, s).sum(1) for w, m, s in zip(weights, means, scales, strict=True)]
-        return -np.logaddexp(*logs)
+        return -np.logaddexp(*[np.log(w) + stats.norm.logpdf(x, m, s).sum(1) for w, m, s in zip(weights, means, scales, strict=True)])
 
-    lifted = ce.as_energy(td.MixtureSameFamily(td.Categorical(_numbers(weights)), parts))
-    return Known(lifted, energy, is_leaf=True, draws_known=True)
+    return Known(ce.as_energy(td.MixtureSameFamily(td.Categorical(_numbers(weights)), parts)), energy, is_leaf=True, draws_known=True)
 
 
 def network(rng: np.random.Generator, space: Space) -> Known:

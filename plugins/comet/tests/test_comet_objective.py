@@ -46,8 +46,7 @@ def unrolled(comet, data, iterations, detached_before=0):
         held = z.detach() if n < detached_before else z
         point = (x.detach() if n <= detached_before else x).clone()
         point = point if point.requires_grad else point.requires_grad_()
-        total = sum(energy(point, z=held[:, k]).sum() for k in range(z.shape[1]))
-        moved = point - torch.autograd.grad(total, point, create_graph=True)[0]
+        moved = point - torch.autograd.grad(sum(energy(point, z=held[:, k]).sum() for k in range(z.shape[1])), point, create_graph=True)[0]
         x = moved.clamp(0, 1)
     return squared_error(moved, data.x).mean()
 
@@ -139,8 +138,7 @@ def latents(n: int, seed: int) -> torch.Tensor:
     own, light = torch.randn(n, OBJECTS + 1, LATENT, generator=generator), torch.randn(n, 1, generator=generator)
     own[:, :, 0] = OWN * own[:, :, 0] + LIGHT * light
     turned = own @ torch.linalg.qr(torch.randn(LATENT, LATENT, generator=torch.Generator().manual_seed(9)))[0]
-    pose = torch.tensor([[0.0, 0.0, 0.0], [-0.5, -0.5, 0.4], [0.5, -0.5, 0.4], [0.0, 0.5, 0.4]])
-    return torch.cat([turned, pose.expand(n, -1, -1)], 2)
+    return torch.cat([turned, torch.tensor([[0.0, 0.0, 0.0], [-0.5, -0.5, 0.4], [0.5, -0.5, 0.4], [0.0, 0.5, 0.4]]).expand(n, -1, -1)], 2)
 
 
 class Drawn(Comet):

@@ -171,8 +171,7 @@ class Solids(World):
         return {"shape": shape, "row": row, "lit": random.random() < 0.5, "position": random.random(2), "height": random.random()}
 
     def render(self, labels, *, masks=False):
-        row = self.check_labels(labels)["row"]
-        return Scenes((40 * row[:, None, None, None] + np.zeros((1, 1, 16, 16))).astype(np.uint8), labels)
+        return Scenes((40 * self.check_labels(labels)["row"][:, None, None, None] + np.zeros((1, 1, 16, 16))).astype(np.uint8), labels)
 
 
 def test_classes_become_attributes_with_their_names_and_numbers_are_named(tmp_path):

@@ -168,8 +168,7 @@ def test_parameters_come_back_rounded_to_half_precision_and_statistics_as_they_w
 def test_layers_with_other_names_are_reported(tmp_path):
     write_weights(network(0), "net", tmp_path)
     new = load_file(tmp_path / "net.safetensors")
-    old = {f"former.{name[2:]}" if name.startswith("2.") else name: value for name, value in new.items()}
-    save_file(old, tmp_path / "old.safetensors")
+    save_file({f"former.{name[2:]}" if name.startswith("2.") else name: value for name, value in new.items()}, tmp_path / "old.safetensors")
     with pytest.raises(FileFormatError, match=r"differing: \['2.bias', '2.weight', 'former.bias', 'former.weight'\]"):
         read_weights(network(1), "old", tmp_path)
 
@@ -354,8 +353,7 @@ class TestRecipes:
         [("decoder.adversarial", -1.0, "at least 0"), ("autoencoder.batch_size", 1, "at least 2"), ("data.held_out", 1.0, "Set it to 0")],
     )
     def test_a_setting_out_of_range_is_refused(self, tmp_path, name, value, told):
-        recipe = base_and_attributes().with_changes({name: value})
-        refused(OptionError, f"{name}.*{told}", recipe.train, pictures_of(4), tmp_path / "out")
+        refused(OptionError, f"{name}.*{told}", base_and_attributes().with_changes({name: value}).train, pictures_of(4), tmp_path / "out")
 
     def test_what_is_no_base_is_refused(self, tmp_path):
         data = write_folder(tmp_path / "data", pictures_of(4))

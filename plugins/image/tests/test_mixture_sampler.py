@@ -80,8 +80,7 @@ def test_other_expressions_are_drawn_along_noise_levels(energies):
     assert type(sampler(even & steep)).__name__ == "Annealed"  # no Gaussian is near it
     assert type(sampler(0.5 * even)).__name__ == "FeynmanKac"
     refused(ExpressionError, "no term of .* has one unbound", steep.sample, 8, sampler="mixture")
-    start = 1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = sampler(even, init=start, sigma_max=1.0)
+    found = sampler(even, init=(1.5 * torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))), sigma_max=1.0)
     assert type(found).__name__ == "Annealed" and found.sigma_max == 1.0
 
 

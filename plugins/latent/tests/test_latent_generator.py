@@ -218,8 +218,7 @@ def test_an_expression_over_a_file_can_be_saved(tmp_path):
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.script(network()).save(tmp_path / "g.pt")
     with ce.register("encoder", "mine", lambda: load_generator(tmp_path / "g.pt", trust=True)):
-        base = ce.as_energy(torch.distributions.Normal(torch.zeros(4), 1.0), decoder=ce.get("encoder", "mine"), name="prior")
-        base.save(tmp_path / "E")
+        ce.as_energy(torch.distributions.Normal(torch.zeros(4), 1.0), decoder=ce.get("encoder", "mine"), name="prior").save(tmp_path / "E")
         again = ce.load(tmp_path / "E")
     assert again.sample(2, seed=0, steps=2).shape == (2, 3, 2, 2)
     torch.testing.assert_close(again.decoder(Z), network()(Z))

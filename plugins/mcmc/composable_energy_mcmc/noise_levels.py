@@ -152,14 +152,17 @@ class NoiseLevels(Sampler, ABC):
         if several or _evaluated(energy) or "sigma" not in energy.conditions or len(x) < _FEWEST or not x.isfinite().all():
             return ()
         levels, spread = [self.level(i + 1) for i in range(self.total_steps)], _rms(x.double() - x.double().mean(0))
-        seen = f"they differ by {spread:.2g}, less than the lowest noise level, {levels[-1]:.3g}" if spread < levels[-1] / 10 else ""
+        alike = f"Draws of {energy} collapse to a point: they differ by {spread:.2g}, and the lowest noise level is {levels[-1]:.3g}."
+        seen = alike if spread < levels[-1] / 10 else ""
         near = set[float]() if seen else {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES}
         for s in near | {levels[len(levels) // 2]}:  # also where the draws are wider than all levels
             if off := _residual(energy, x, s):
-                seen = f"at the noise level {s:.3g} denoised points are off by {off:.2g} of the level"
+                seen = (
+                    f"The model {energy} does not denoise its own draws: at the noise level {s:.3g} they are off by {off:.2g} of the level."
+                )
         advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more `levels`, "
         advice += "a lower `sigma_min`, or train it longer. Guided scores, or a sum of several, are those of no density."
-        return (SamplingWarning("scores", f"The model {energy} does not denoise its own draws: {seen}.", advice),) if seen else ()
+        return (SamplingWarning("scores", seen, advice),) if seen else ()
 
     traits: ClassVar[Traits] = Traits(values=False, binds={"sigma": levels_of}, check_init=check_init, check_draws=check_draws)
 

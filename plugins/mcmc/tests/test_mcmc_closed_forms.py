@@ -69,8 +69,7 @@ def test_annealed_finds_modes_with_their_weights():
 
 
 def test_annealed_without_noise_levels_lowers_the_temperature():
-    n = 4000
-    x, trace = gaussian([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).sample((n, 2), sampler=Annealed(delta=0.05), seed=0, trace=True, dtype=F64)
+    x, trace = gaussian([1.0, 0.0], [[1.0, 0.0], [0.0, 1.0]]).sample((4000, 2), sampler=Annealed(delta=0.05), seed=0, trace=True, dtype=F64)
     assert trace.scalars["temperature"][0] == 17 and trace.scalars["temperature"][-1] == 1
     assert (x.mean(0) - torch.tensor([1.0, 0.0])).abs().max() < 0.1 and (x.var(0) - 1).abs().max() < 0.1
 

@@ -60,8 +60,7 @@ def test_a_library_is_a_density_and_draws_from_it():
     context = molecules.context_of("LEU", 0.0, 0.0)
     centres = (torch.arange(24) + 0.5) * 2 * math.pi / 24 - math.pi
     pairs = torch.cartesian_prod(centres, centres)
-    points = torch.cat([pairs, torch.zeros_like(pairs)], 1)[None]
-    probabilities = library.log_prob(points, context)[0].exp() * (2 * math.pi / 24) ** 2
+    probabilities = library.log_prob(torch.cat([pairs, torch.zeros_like(pairs)], 1)[None], context)[0].exp() * (2 * math.pi / 24) ** 2
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-4)
     drawn = library.draw(context, torch.rand(1, 20_000, 4, generator=torch.Generator().manual_seed(0)))
     assert not bool(drawn[..., 2:].any())

@@ -48,8 +48,7 @@ def test_the_posterior_of_a_gaussian_prior_and_a_linear_operator_is_the_gaussian
     y = clean + sigma * torch.randn(clean.shape, dtype=F64, generator=generator)
 
     precision = torch.diag(scale**-2) + matrix.T @ (matrix / sigma.expand(clean.shape).reshape(-1, 1) ** 2)
-    shift = matrix.T @ ((y.flatten() - matrix @ mean) / sigma.expand(clean.shape).flatten() ** 2)
-    expected = mean + torch.linalg.solve(precision, shift)
+    expected = mean + torch.linalg.solve(precision, matrix.T @ ((y.flatten() - matrix @ mean) / sigma.expand(clean.shape).flatten() ** 2))
 
     prior = ce.as_energy(td.Normal(mean.view(SHAPE), scale.view(SHAPE)))
     seen = ce.observed(y, operator, sigma, event_shape=SHAPE)

@@ -301,8 +301,7 @@ class Convolutions(nn.Module):
 
 
 def points(kind: str) -> Tensor:
-    axes = {"line": 1, "volume": 3}.get(kind, 2)
-    return torch.randn(3, 2, *[8] * axes, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return torch.randn(3, 2, *[8] * {"line": 1, "volume": 3}.get(kind, 2), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
 def plain_gradient(function: Any, x: Tensor) -> tuple[Tensor, Tensor]:
