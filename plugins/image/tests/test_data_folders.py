@@ -57,6 +57,7 @@ class TestFolder:
             ("file,x\na.png,1\nb.png,0\nc.png,1\nd.png,1\ne.png,1", r"2 of the 5 pictures.*not in.*d.png, e.png.*strict=False"),
             ("file,x\na.png,1", r"2 of the 3 pictures.*not listed in.*b.png, c.png.*strict=False"),
             ("file,x\na.png,1\nb.png,two\nc.png,3", "column 'x': numbers such as '1' beside words such as 'two'"),
+            ("file,x\na.png,yes\nb.png,NA\nc.png,no", "column 'x': 'NA' often means unknown: leave such cells empty"),
             ("file,x\na.png,Male\nb.png,male \nc.png,no", "column 'x': 'Male' and 'male' are alike, except for case"),
             ('file,x\na.png,"1\nb.png,0\n', "line 3: unexpected end of data"),
         ],

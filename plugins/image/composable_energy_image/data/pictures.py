@@ -92,11 +92,14 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     """Returns the labels in a column of text.
 
     A column of 0 and 1, -1 and 1, no and yes, or false and true (in any case) is binary. Any other is categorical: integers in numeric
-    order, words sorted. Empty cells are unknown. Integers that a spreadsheet wrote as 1.0 count as integers, fractions as their multiples.
+    order, words sorted. Empty cells are unknown; `NA`, `nan` and `?` are refused. Integers that a spreadsheet wrote as 1.0 count as
+    integers, fractions as their multiples.
     """
     words = [_normalize(word) for word in words]
     if not (known := set(words) - {""}):
         raise OptionError("all values are empty: fill the column, or leave it out.")
+    if missing := sorted(word for word in known if word.lower() in ("na", "n/a", "nan", "null", "?")):
+        raise OptionError(f"{missing[0]!r} often means unknown: leave such cells empty, or write that class in another way.")
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
             return _as_labels([word.lower() for word in words], pair, BINARY)
