@@ -48,16 +48,16 @@ class DenoisingScoreMatching(Objective):
         self.scale = None if scale is None else check_number("scale", scale, above=0)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars are `error`, the loss itself, and `magnitude`, the mean absolute energy."""
+        """Returns the loss. Its scalars are `error`, the loss itself, its `excess` over that of a flat energy, and `magnitude`, the mean
+        absolute energy."""
         energy = require_levels(model)
         x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
         conditions = get_conditions(energy, batch, self.condition)
         energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **conditions)
-        errors = as_float32(gradient * unsqueeze_to(sigma, x) - xi).square()
-        if self.scale is not None:
-            errors = errors * (1 + unsqueeze_to(sigma / self.scale, x).square())
-        error = errors.mean()
-        return Loss(error, {"error": error.detach(), "magnitude": as_float32(energies.detach()).abs().mean()})
+        weight = 1 if self.scale is None else 1 + unsqueeze_to(sigma / self.scale, x).square()
+        error, nothing = ((as_float32(left).square() * weight).mean() for left in (gradient * unsqueeze_to(sigma, x) - xi, xi))
+        scalars = {"error": error.detach(), "excess": (error - nothing).detach(), "magnitude": as_float32(energies.detach()).abs().mean()}
+        return Loss(error, scalars)
 
 
 def require_levels(model: nn.Module) -> Energy:

@@ -190,6 +190,8 @@ def test_denoising_is_least_at_the_density_of_the_data():
     assert abs(by_mean) < 4 * 2 / math.sqrt(rows) and abs(by_log_variance / variance) < 4 * 2 / math.sqrt(rows)
     for wrong in (NoisyBell(mean + 0.3, variance), NoisyBell(mean, 2 * variance), NoisyBell(mean, variance / 2)):
         assert training.DenoisingScoreMatching(low, high).loss(wrong, batch).value > loss.value
+    with pytest.warns(training.TrainingWarning, match="excess: the loss exceeds that of an energy that learnt nothing"):
+        training.Trainer(NoisyBell(0.0, 1.0), training.DenoisingScoreMatching(low, high), 1e3 * data(200, 1), steps=50).fit()
 
 
 def test_with_a_scale_all_levels_count_alike():
