@@ -258,8 +258,9 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
 @pytest.mark.slow
 def test_the_prior_may_have_any_mean_and_scale():
     E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
-    z = E.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
-    assert max(errors(z @ a, moments(2.0, 1.0, float(-direction(3).sum()), 0.5))) < 4
+    for one, sign in ((E, 1.0), (~E, -1.0)):  # chains of a complement start at draws of the prior, too
+        z = one.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
+        assert max(errors(z @ a, moments(2.0 * sign, sign, float(-direction(3).sum()), 0.5))) < 4
 
 
 def test_labels_of_each_chain_are_kept_apart():
