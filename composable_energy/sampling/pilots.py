@@ -115,14 +115,14 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
 
 
 def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:
-    """Returns draws of an expression with mixtures; None for another one, where it has no draws, and where chains have start points.
+    """Returns draws of an expression with mixtures; None for another one, without draws, or if the call or sampler has start points.
 
     Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
     a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
     resampled. Any other branch, and an observation of a trained prior, is drawn by chains of its own. All seeds are fixed, as of tuning.
     """
     points, branches, found, shares, all_exact = problem.points, problem.branches, list[Tensor](), list[float](), True
-    if problem.density is None or problem.init is not None or problem.call.resume is not None:
+    if problem.density is None or problem.init is not None or problem.call.resume is not None or problem.sampler.traits.start is not None:
         return None
     most = min(_DRAWS, _NUMBERS // max(1, points.event.numel())) // max(1, len(branches))
     for number, (energy, _, share, _) in enumerate(branches or (Branch(problem.density, 0.0, 1.0, 0.0),)):

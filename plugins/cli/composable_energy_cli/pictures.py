@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -26,8 +27,8 @@ def check_target(path: Path, shape: tuple[int, ...]) -> None:
     """Raises if points of a shape cannot be written to a file; called before sampling."""
     if path.suffix.lower() not in PICTURES + ARRAYS:
         raise OptionError(f"-o takes a file that ends in {', '.join(PICTURES + ARRAYS)}, got {str(path)!r}.")
-    if not is_directory(path.parent):
-        raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}.")
+    if not (is_directory(path.parent) and os.access(path.resolve().parent, os.W_OK)):
+        raise OptionError(f"-o {path}: there is no folder {str(path.parent)!r}, or no file can be written to it.")
     if is_directory(path):
         raise OptionError(f"-o {path} is a folder; name a file.")
     if path.suffix.lower() in PICTURES and not is_picture(shape):

@@ -112,6 +112,11 @@ def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.C
     assert not list(Path().iterdir())  # nothing was written
 
 
+def test_a_folder_that_takes_no_file_is_found_before_sampling(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert run("sample", "toys/bright", "-o", "a.npy") == 2 and "or no file can be written to it" in capsys.readouterr().err
+
+
 def test_one_name_is_one_energy():
     """Else `A | ~A` would be two events."""
     assert run("sample", "bright | ~toys/bright", "--in", "toys", "--steps", "1") == 0

@@ -123,7 +123,7 @@ def attribute(
     Raises:
         OptionError: `on` is unknown, or the base has no generator.
     """
-    return ClassifierEnergy(network_on(on, logits, base.decoder), label, base, columns=columns, name=name)
+    return ClassifierEnergy(network_on(on, logits, getattr(base, "decoder", None)), label, base, columns=columns, name=name)
 
 
 def continuous(

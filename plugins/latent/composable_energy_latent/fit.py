@@ -84,6 +84,7 @@ def fit_attributes(
     check_choice("on", on, ("z", "w"))
     check_integer("count", count, 100 * (1 + check_integer("rounds", rounds, 0)))
     check_integer("steps", steps)
+    check_integer("batch_size", batch_size)
     check_number("rate", rate, above=0)
     began = time.perf_counter()
     parts = [(count // 2 + i) // rounds for i in range(rounds)]  # of the points, those of each round
@@ -292,7 +293,8 @@ class FitReport:
 
     def __getitem__(self, name: str) -> AttributeReport:
         """Returns the report of an attribute."""
-        return next(row for row in self.rows if row.name == name)
+        rows = {row.name: row for row in self.rows}
+        return rows[check_choice("name", name, tuple(rows))]
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)

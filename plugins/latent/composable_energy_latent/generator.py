@@ -155,7 +155,6 @@ def latent(
         >>> base.sample(5, seed=0).shape
         torch.Size([5, 12])
     """
-    options: dict[str, Any] = {"name": name}
     if isinstance(prior, int) and not isinstance(prior, bool):
         prior = (prior,)
     if isinstance(prior, Sequence) and all(isinstance(length, int) and length > 0 for length in prior):
@@ -167,9 +166,11 @@ def latent(
         raise OptionError(f"The shape of one point of the prior {prior} is not known: set its `event_shape`.")
     if not isinstance(generator, Generator):
         generator = Generator(generator, shape, mapping=mapping)
+    elif mapping is not None:
+        raise OptionError("The generator is a Generator, which has its own mapping: leave `mapping` out, or give it to `Generator`.")
     if generator.latent_shape != shape:
         raise GeneratorError(f"The generator takes points of shape ({_text(generator.latent_shape)}), the prior has ({_text(shape)}).")
-    base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else options))
+    base = ce.as_energy(prior, decoder=generator, **({} if isinstance(prior, Energy) else {"name": name}))
     base.name = name
     return base
 
@@ -203,8 +204,7 @@ def load_generator(path: str | Path, *, trust: bool = False) -> nn.Module:
     """
     check_flag("trust", trust)
     path = expanded(path)
-    data = read_bytes(path)
-    read = _reader(path, data)
+    read = _reader(path, data := read_bytes(path))
     if not trust:
         raise OptionError(f"{path} can run any code when it is read: say trust=True if you know its author. Else {_WAYS}.", ["trust"])
     try:

@@ -160,7 +160,7 @@ class Kept:
 
 def kept_attributes(keep: Keep, expression: Energy) -> dict[str, Kept]:
     """Returns what is kept by name; of a mapping, what the expression does not speak of."""
-    listed: Any = [keep] if isinstance(keep, Energy | GaussianHead) else keep
+    listed: Any = keep if isinstance(keep, Iterable) else [keep]
     named: dict[Any, Any] = dict(keep) if isinstance(keep, Mapping) else {str(getattr(part, "name", "") or part): part for part in listed}
     spoken, found = _variables(expression), {}
     for name, part in named.items():

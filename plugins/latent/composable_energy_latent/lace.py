@@ -66,9 +66,7 @@ def integrate(
         factor = (_SAFETY * error.clamp(min=1e-6) ** (-1 / 3)).clamp(_LEAST, _GREATEST)
         step[active] = h * torch.where(error.isfinite(), factor, _LEAST)
         active = active[time[active] < end - 1e-6 * (end - start)]
-    arrived = torch.ones(len(x), dtype=torch.bool, device=x.device)
-    arrived[active] = False
-    return x, count, arrived
+    return x, count, x.new_ones(len(x), dtype=torch.bool).index_fill(0, active, False)
 
 
 def descend(
@@ -164,9 +162,7 @@ class LACE(Sampler):
         return self.levels
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
-        if self.mean is not None and self.scale is not None:
-            return self, x
-        mean, scale = _normal_prior(energy, x)
+        mean, scale = self._prior(energy, x)
         return replace(self, mean=mean, scale=scale), x
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:
@@ -261,7 +257,10 @@ class LACE(Sampler):
             SamplingWarning("draws", seen, advice).emit()
 
     def _prior(self, energy: Energy, x: Tensor) -> tuple[Tensor, Tensor]:
-        mean, scale = (self.mean, self.scale) if self.mean is not None and self.scale is not None else _normal_prior(energy, x)
+        mean, scale = self.mean, self.scale
+        if mean is None or scale is None:
+            found = _normal_prior(energy, x)
+            mean, scale = found[0] if mean is None else mean, found[1] if scale is None else scale
         return mean.to(x), scale.to(x)
 
 

@@ -138,6 +138,7 @@ def test_contradictions_say_what_is_kept(found):
     latents.edit(Z, a & b, keep=found)  # of a mapping, b is skipped
     refused(latents.EditError, "No picture fulfils", latents.edit, Z, a & ~a)
     refused(ce.errors.OptionError, "weights must be a EditWeights, got 3", latents.edit, Z, a, weights=3)
+    refused(ce.errors.OptionError, "keep takes events .* got None", latents.edit, Z, a, keep=None)
 
 
 def test_other_wrong_arguments(found, tmp_path):
@@ -175,6 +176,7 @@ def fitted():
 
 @pytest.mark.full
 def test_it_learns_labels_of_all_kinds(fitted):
+    refused(OptionError, "name must be one of '", fitted.report.__getitem__, "nobody")
     assert list(fitted) == ["bright", "side=left", "side=middle", "side=right", "tone"]
     report = fitted.report
     assert (report.pictures, report.held_out) == (4000, 400)
@@ -239,7 +241,7 @@ test_labels_that_teach_nothing_are_refused = refusals(
 def test_other_wrong_arguments_of_fits():
     plain = ce.as_energy(torch.distributions.Normal(torch.zeros(3), 1.0), decoder=nn.Linear(3, 4))
     refused(latents.LabelError, "no Generator as its decoder", latents.fit_attributes, plain, labeller, count=200)
-    for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"width": 0}):
+    for wrong in ({"on": "x"}, {"count": 5}, {"rounds": 2}, {"steps": 0}, {"batch_size": 0}, {"width": 0}):
         refused(OptionError, None, latents.fit_attributes, base(), labeller, **{"count": 200, "steps": 1, **wrong})
 
 
@@ -258,8 +260,9 @@ def test_draws_have_the_moments_of_the_posterior(d, slope, offset, sampler):
 @pytest.mark.slow
 def test_the_prior_may_have_any_mean_and_scale():
     E, a = logistic(3, 2.0, 1.0, mean=-1.0, scale=0.5)
-    z = E.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
-    assert max(errors(z @ a, moments(2.0, 1.0, float(-direction(3).sum()), 0.5))) < 4
+    for one, sign in ((E, 1.0), (~E, -1.0)):  # chains of a complement start at draws of the prior, too
+        z = one.latents.sample(500, sampler=latents.LACE(draws=64), seed=0)
+        assert max(errors(z @ a, moments(2.0 * sign, sign, float(-direction(3).sum()), 0.5))) < 4
 
 
 def test_labels_of_each_chain_are_kept_apart():
@@ -281,6 +284,8 @@ def test_a_rare_expression_warns_and_wrong_options_are_refused():
     for start in (prior + 1, 2 * prior, 0 * prior):
         refused(OptionError, "mean or variance of init is", E.latents.sample, 200, sampler=latents.LACE(draws=4), init=start)
     assert E.latents.sample(200, sampler=latents.LACE(draws=0), init=prior + 1, seed=0).shape == (200, 2)
+    shifted = latents.LACE(draws=0, mean=torch.ones(2))  # the scale alone is found
+    assert torch.equal(E.latents.sample(2, sampler=shifted, trace=True)[1].sampler.mean, torch.ones(2))
 
 
 @pytest.mark.full

@@ -113,6 +113,7 @@ test_bad_generators_are_refused_when_they_are_made_and_later = refusals(
 PLAIN = latent(nn.Linear(4, 3), 4)
 COLUMN = lambda z: z[:, 0]
 test_wrong_arguments_are_refused = refusals(
+    (lambda: latent(Generator(nn.Identity(), (2,)), 2, mapping=nn.Identity()), OptionError, "has its own mapping"),
     (lambda: PLAIN.decoder(torch.zeros(2, 5)), ShapeError, r"\(B, 4\), got \(2, 5\)"),
     (lambda: attribute(PLAIN, COLUMN, "a")(torch.zeros(2, 5)), ShapeError, r"\(B, 4\)"),
     (lambda: latent(Generator(nn.Linear(4, 3), (4,)), 3), GeneratorError, r"shape \(4\), the prior has \(3\)"),
