@@ -26,10 +26,8 @@ def flatten_points(x: Tensor) -> Tensor:
 
 def map_points(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Returns what a product with a matrix, or a solution by one, makes of points, to the same bits for each of them in any batch.
-
-    Libraries use other kernels for few rows, and for those that remain beside whole blocks, which round differently. So the rows are
-    filled up by zeros to a multiple of 16.
-    """
+    Libraries use other kernels for few rows, and for those that remain beside whole blocks, which round differently. So the rows are filled
+    up by zeros to a multiple of 16."""
     rows = flatten_points(x)
     if missing := -len(rows) % _BLOCK:
         return function(pad(rows, (0, 0, 0, missing)))[: len(rows)].view_as(x)

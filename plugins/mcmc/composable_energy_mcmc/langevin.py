@@ -160,11 +160,9 @@ _AWAY = 1e3  # the growth of points that have run away
 def tune_unadjusted(
     energy: Energy, x: Tensor, noise: Noise, *, max_bias: float, temperature: float, metric: Metric = IDENTITY
 ) -> tuple[float, Tensor]:
-    r"""Returns the step size of `langevin`, $\lambda = 4 b / \max_i \langle g_i^2 \rangle$, and the last points of the pilot chains.
-
-    With the gradients $g$ of $E / T$ at whitened points, $\langle g_i^2 \rangle$ is the mean curvature along coordinate $i$, and
-    $\lambda \langle g_i^2 \rangle / 4$ the relative excess of the variance along it on a Gaussian.
-    """
+    r"""Returns the step size of `langevin`, $\lambda = 4 b / \max_i \langle g_i^2 \rangle$, and the last points of the pilot chains. With
+    the gradients $g$ of $E / T$ at whitened points, $\langle g_i^2 \rangle$ is the mean curvature along coordinate $i$, and $\lambda
+    \langle g_i^2 \rangle / 4$ the relative excess of the variance along it on a Gaussian."""
     state = State(x, *energy.with_gradient(x))
     if energy.has_value and temperature == 1:
         state, _ = approach(energy, x, noise.child("approach"), metric=metric)

@@ -201,11 +201,9 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
 
 
 def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, sampler: str) -> Tensor:
-    """Returns draws, NaN for chains that ran away, and warns of terms that are more precise than the lowest noise level.
-
-    A term without noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values
-    lower than at the data. NaN makes it a diverged chain. Other expressions are not checked.
-    """
+    """Returns draws, NaN for chains that ran away, and warns of terms that are more precise than the lowest noise level. A term without
+    noise levels that is stiff and far from quadratic may drive a chain away from the data, where an energy may have values lower than at
+    the data. NaN makes it a diverged chain. Other expressions are not checked."""
     if (mixed := _mixed(energy)) is None:
         return x
     away = x.square().reshape(len(x), -1).mean(1).sqrt() > _AWAY * scale

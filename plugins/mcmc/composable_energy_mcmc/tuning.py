@@ -49,11 +49,9 @@ def approach(
 
 
 def redraw_outliers(energy: Energy, state: State, noise: Noise) -> State:
-    r"""Moves pilot chains with outlying energies, such as those stuck in a tail, to points of others.
-
-    With the lowest energy $E_0$ and the lower quartile $E_1$, energies above $E_1 + 5\, (E_1 - E_0) + 8$ are outlying. The lowest quarter
-    decides, because any number of chains may be stuck.
-    """
+    r"""Moves pilot chains with outlying energies, such as those stuck in a tail, to points of others. With the lowest energy $E_0$ and the
+    lower quartile $E_1$, energies above $E_1 + 5\, (E_1 - E_0) + 8$ are outlying. The lowest quarter decides, because any number of chains
+    may be stuck."""
     here = finite_rows(state)
     if has_rows(energy) or not here.any():  # energies of chains with conditions of their own do not compare
         return state
@@ -91,11 +89,9 @@ _LEAST = 0.05  # the smallest acceptance in a harmonic mean, or one bad trajecto
 def tune_step_size(
     make: Callable[[float], Sampler], energy: Energy, x: Tensor, noise: Noise, acceptance: float, steps: int
 ) -> tuple[Sampler, Tensor]:
-    r"""Returns a sampler whose mean acceptance on pilot chains is a target, and the last points of these chains.
-
-    The chains leave the tails first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman &
-    Gelman (2014), with the mean acceptance over all pilot chains as its signal, so that a short run will do.
-    """
+    r"""Returns a sampler whose mean acceptance on pilot chains is a target, and the last points of these chains. The chains leave the tails
+    first. Then the logarithm of the length $\varepsilon$ of a step follows the dual averaging of Hoffman & Gelman (2014), with the mean
+    acceptance over all pilot chains as its signal, so that a short run will do."""
     state, _ = approach(energy, x, noise.child("approach"))
     state = redraw_outliers(energy, state, noise.child("redraw"))
     averaging = DualAveraging(find_first_length(make, energy, state, noise))
@@ -180,11 +176,9 @@ def take_step(sampler: ChEES, energy: Energy, state: State, noise: Noise) -> tup
 
 
 def mean_rate(rates: Tensor, jumps: bool) -> float:
-    """Returns the mean acceptance to tune for.
-
-    Trajectories that end outside the support, where it is zero for any step, count by the arithmetic mean of all, if that is lower. So do
-    all trajectories of an energy that jumps: few of them are rejected for any step, and steps that avoid this would be far too short.
-    """
+    """Returns the mean acceptance to tune for. Trajectories that end outside the support, where it is zero for any step, count by the
+    arithmetic mean of all, if that is lower. So do all trajectories of an energy that jumps: few of them are rejected for any step, and
+    steps that avoid this would be far too short."""
     if rates.isnan().all():
         return 0.0
     arithmetic = rates.nan_to_num(0.0).mean().item()
