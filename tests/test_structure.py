@@ -364,6 +364,8 @@ test_wrong_conditions_are_errors = refusals(
     (lambda base: base.infer(X, over={"z": [0.0]}), errors.OptionError, r"depends on no condition; got candidates of \['z'\]"),
     (lambda base: LABELLED.infer(X, over={"y": []}), errors.OptionError, "at least one candidate"),
     (lambda base: LABELLED.infer(X, over={"y": torch.tensor(1.0)}), errors.OptionError, "Candidates must be lists"),
+    (lambda base: LABELLED.infer(X, over={"y": [0.0, torch.inf - torch.inf]}), errors.ExpressionError, "or an energy is not a number"),
+    (lambda base: LABELLED.on(ce.positive).infer(-X.abs(), over={"y": [0.0, 1.0]}), errors.ExpressionError, "no candidate is possible"),
     fixture="base",
 )
 
@@ -390,6 +392,10 @@ def test_infer_finds_the_condition_behind_points():
     torch.testing.assert_close(found.probabilities, expected)
     together = energy.infer(x, over={"y": torch.tensor([0.0, 1.5])}, joint=True)
     assert together.probabilities.shape == (1, 2) and together.best[0]["y"] == 1.5
+    far = ce.as_energy(lambda x, y: 3e3 + x[:, 0] * y, event_shape=(1,)).infer(
+        torch.full((8193, 1), 2**-12), over={"y": [0, 1]}, joint=True
+    )
+    torch.testing.assert_close(far.log_probabilities.diff(), torch.tensor([[-8193 / 4096]]))  # of sums of 2e7
 
 
 class Embedded(nn.Module):

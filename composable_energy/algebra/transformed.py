@@ -261,9 +261,9 @@ class NoiseLeaves(NamedTuple):
 
     @property
     def widened(self) -> bool:
-        """Whether all terms without noise levels allow for the spread of the data around denoised points themselves."""
-        leaves = (term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms)
-        return all(leaf.widens_itself for leaf in leaves)
+        """Whether one term without noise levels allows for the spread of the data itself: several share it, and none knows the others."""
+        leaves = [term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms]
+        return len(leaves) == 1 and leaves[0].widens_itself
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:

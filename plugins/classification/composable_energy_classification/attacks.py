@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
-from composable_energy.options import check_choice, check_integer, check_number
+from composable_energy.options import check_choice, check_integer, check_interval, check_number
 from composable_energy.sampling import Noise, twin
 from composable_energy_classification.calibration import check_labels, check_points
 from composable_energy_classification.classifier import Classifier
@@ -69,7 +69,7 @@ def pgd(
     size = 2.5 * radius / steps if step_size is None else check_number("step_size", step_size, above=0)
     check_choice("loss", loss, ("margin", "cross-entropy"))
     check_points(x)
-    if bounds is not None and not bool(((x >= bounds[0]) & (x <= bounds[1])).all()):
+    if (bounds := None if bounds is None else check_interval("bounds", bounds)) and not bool(((x >= bounds[0]) & (x <= bounds[1])).all()):
         raise OptionError(f"Points are not within bounds={bounds}: they reach from {float(x.min()):g} to {float(x.max()):g}.")
     model = twin(model) if isinstance(model, nn.Module) and not isinstance(model, Classifier) else model
     noise = Noise(seed, range(len(x))).child("pgd")

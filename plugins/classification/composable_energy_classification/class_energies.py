@@ -91,8 +91,7 @@ def class_energies(energy: Any, over: str, classes: Iterable[Any] | int | None) 
     if isinstance(classes, int | str):
         raise OptionError(f"The names of branches are a list, got classes={classes!r}.")
     names = energy if isinstance(energy, Mapping) else map(str, mixture.terms) if classes is None else classes
-    labels = list(names)
-    if len(labels) != len(mixture.terms):
+    if len(labels := list(names)) != len(mixture.terms):
         raise OptionError(f"A mixture of {len(mixture.terms)} branches has {len(labels)} names in `classes`; give one for each.")
     _check_exclusive(mixture.terms, labels)
     if shares == "unknown":

@@ -64,7 +64,7 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     Raises:
         OptionError: The energy does not depend on a condition, or `over` is no mapping from conditions to lists of candidates.
         ContradictionError: No point fulfils the energy for any candidate. A candidate that no point fulfils has probability 0.
-        ExpressionError: The energy has no value.
+        ExpressionError: The energy has no value, is not a number, or is infinite for all candidates at a point.
     """
     names = sorted({*energy.conditions, *energy.variables})
     if not isinstance(over, Mapping) or any(isinstance(values, str | Mapping) for values in over.values()):
@@ -92,7 +92,11 @@ def infer(energy: Energy, x: Tensor, over: Mapping[str, Sequence[Any] | Tensor],
     if (like := next((energies for energies in found if energies is not None), None)) is None:
         raise ContradictionError(f"No point fulfils {energy} for any candidate: each has probability 0.")
     energies = torch.stack([torch.full_like(like, torch.inf) if one is None else one for one in found], 1)
-    return Inference(tuple(candidates), torch.log_softmax(-(energies.sum(0, keepdim=True) if joint else energies), 1))
+    energies = energies - energies.amin(1, keepdim=True)  # a sum would round small differences of large energies
+    logs = torch.log_softmax(-(energies.sum(0, keepdim=True) if joint else energies), 1)
+    if wrong := int(logs.isnan().any(1).sum()):
+        raise ExpressionError(f"{wrong} of {len(logs)} rows: no candidate is possible under {energy}, or an energy is not a number.")
+    return Inference(tuple(candidates), logs)
 
 
 def _as_row(value: Any) -> Any:

@@ -72,8 +72,8 @@ def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
 
 def _scores(scores: Tensor) -> Tensor:
     """Returns scores in float64 on the CPU."""
-    if not isinstance(scores, Tensor):
-        raise DtypeError(f"Scores are a tensor, got {type(scores).__name__}.")
+    if not isinstance(scores, Tensor) or scores.is_complex():
+        raise DtypeError(f"Scores are a tensor of real numbers, got {getattr(scores, 'dtype', type(scores).__name__)}.")
     if scores.ndim != 1 or not len(scores):
         raise ShapeError(f"Scores have shape (n,) with n > 0, got {tuple(scores.shape)}.")
     scores = scores.detach().double().cpu()

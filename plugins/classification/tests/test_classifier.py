@@ -317,6 +317,7 @@ def test_the_calibration_error_is_the_mean_gap():
     p = torch.tensor([[0.9, 0.1]] * 10 + [[0.4, 0.6]] * 10)
     y = torch.tensor([0] * 6 + [1] * 4 + [1] * 6 + [0] * 4)
     assert classification.calibration_error(p, y) == pytest.approx(0.5 * 0.3 + 0.5 * 0, abs=1e-6)
+    assert classification.calibration_error(p.bfloat16(), y) == pytest.approx(0.5 * 0.3, abs=3e-3)
 
 
 @given(scores, scores)
@@ -353,6 +354,8 @@ test_bad_scores_and_options_are_refused = refusals(
     *((lambda metric=metric, bad=bad: metric(ZEROS, bad), error, None) for metric in METRICS for bad, error in BAD_SCORES),
     *((lambda p=p: classification.calibration_error(p, ZEROS.long()), OptionError, None) for p in (HALVES.log(), 2 * HALVES)),
     (lambda: classification.calibration_error(HALVES[:, 0], ZEROS.long()), ShapeError, None),
+    (lambda: classification.auroc(ZEROS + 1j, ZEROS), DtypeError, "real numbers"),
+    (lambda: classification.pgd(nn.Identity(), HALVES, ZEROS.long(), 0.1, bounds=1.0), OptionError, "bounds must be"),
     *((lambda wrong=wrong: classification.Refinement(**wrong), OptionError, None) for wrong in ({"steps": 0}, {"temperature": -1})),
     (lambda: classification.Refinement(clamp=(1, 0)), OptionError, None),
     (lambda: refine(bowl(), [1.0]), DtypeError, None),

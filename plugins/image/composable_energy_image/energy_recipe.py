@@ -200,8 +200,7 @@ class EnergyRecipe(Recipe):
         settings = self.resolved_settings()
         objective, labels = settings["objective"], settings["model"].get("labels")
         if (attribute := objective.get("condition") or objective.get("label")) is not None:
-            names = pictures.variable(attribute).names
-            if labels != len(names):
+            if labels != len(names := pictures.variable(attribute).names):
                 raise OptionError(f"{attribute} has {len(names)} values, model.labels is {labels}: set model.labels={len(names)}.")
         elif labels is not None:
             raise OptionError(f"model.labels is {labels}, but no attribute is named: set objective.condition, or model.labels=none.")
@@ -210,8 +209,7 @@ class EnergyRecipe(Recipe):
         return dict(self.settings.get(name, {}))
 
     def _name(self, settings: Mapping[str, Any], table: str) -> str:
-        name = settings.get(f"{table}.name")
-        if not isinstance(name, str):
+        if not isinstance(name := settings.get(f"{table}.name"), str):
             raise OptionError(f"The recipe {self.name!r} names no {table}: write `name = ...` in its table [{table}].")
         return name
 

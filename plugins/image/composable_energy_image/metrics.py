@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.options import check_integer
+from composable_energy.sampling import twin
 from composable_energy_viz.files import check_range
 
 __all__ = ["Fidelity", "features_of", "fidelity", "frechet_distance", "psnr", "ssim"]
@@ -24,6 +25,7 @@ def psnr(pictures: Tensor, truth: Tensor) -> Tensor:
 
     Raises:
         ShapeError: The shapes differ, or are not those of pictures.
+        OptionError: They are further than .5 from [0, 1].
     """
     pictures, truth = _check_pair(pictures, truth)
     return -10 * (pictures - truth).square().flatten(1).mean(1).log10()
@@ -61,9 +63,9 @@ def ssim(pictures: Tensor, truth: Tensor) -> Tensor:
 
 @torch.no_grad()
 def features_of(network: Network, pictures: Tensor, *, batch_size: int = 250) -> Tensor:
-    """Returns the features of pictures by a network, in batches, with shape $(N, D)$; those of several axes are flattened."""
-    parts = [network(part) for part in pictures.split(check_integer("batch_size", batch_size))]
-    return torch.cat([part.flatten(1) for part in parts])
+    """Returns the features of pictures by a network in eval mode, in batches, with shape $(N, D)$; those of several axes are flattened."""
+    network = twin(network) if isinstance(network, nn.Module) else network
+    return torch.cat([network(part).flatten(1) for part in pictures.split(check_integer("batch_size", batch_size))])
 
 
 def frechet_distance(first: Tensor, second: Tensor, network: Network | None = None) -> float:
@@ -140,9 +142,12 @@ def check_pictures(what: str, network: nn.Module, images: Any, shape: tuple[int,
 
 
 def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    if wrong := [one for one in (pictures, truth) if not isinstance(one, Tensor) or not one.is_floating_point()]:
+        got = getattr(wrong[0], "dtype", type(wrong[0]).__name__)
+        raise DtypeError(f"The metric takes tensors of floating numbers in [0, 1], got {got}: write `torch.as_tensor(x) / 255` of bytes.")
     if pictures.ndim != 4 or pictures.shape != truth.shape:
         raise ShapeError(f"The metric takes two batches of pictures (B, C, H, W), got {tuple(pictures.shape)} and {tuple(truth.shape)}.")
-    return pictures.double(), truth.double()
+    return check_range(pictures, 0.5).double(), check_range(truth, 0.5).double()
 
 
 def _check_sets(first: Tensor, second: Tensor, network: Network | None, least: int) -> tuple[Tensor, Tensor]:

@@ -212,6 +212,7 @@ def test_a_network_of_features_gets_pictures_in_batches():
 
     assert torch.equal(features_of(network, a, batch_size=3), a.mean((2, 3))) and sizes == [3, 3, 1]
     assert frechet_distance(a, a + 1, network) == pytest.approx(3, rel=1e-5)
+    assert torch.equal(features_of(torch.nn.Dropout(), a), a.flatten(1))
 
 
 def test_draws_of_one_mode_are_precise_and_miss_the_other():
@@ -228,6 +229,9 @@ def test_draws_of_one_mode_are_precise_and_miss_the_other():
 test_bad_input_is_refused = refusals(
     (lambda: psnr(torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 5)), ShapeError, "two batches"),
     (lambda: ssim(torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)), ShapeError, "11 pixels"),
+    (lambda: psnr(torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4).byte()), DtypeError, "floating numbers in \\[0, 1\\], got torch.uint8"),
+    (lambda: ssim(torch.ones(2, 3, 16, 16), torch.ones(2, 3, 16, 16).numpy()), DtypeError, "got float32"),
+    (lambda: psnr(torch.full((2, 3, 4, 4), -1.0), torch.ones(2, 3, 4, 4)), OptionError, "must lie in"),
     (lambda: frechet_distance(torch.rand(5, 2), torch.rand(5, 3)), ShapeError, "\\(N, D\\)"),
     (lambda: frechet_distance(torch.full((5, 2), math.nan), torch.rand(5, 2)), ExpressionError, "not finite"),
     (lambda: fidelity(torch.rand(5, 2), torch.rand(5, 2)), ShapeError, "at least 6"),

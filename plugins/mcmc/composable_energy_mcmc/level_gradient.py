@@ -192,7 +192,7 @@ def level_gradient(energy: Energy, x: Tensor, sigma: float, held: LevelGradient 
         energies, direct, pulled = without[0] + plain, without[1], pull(slope)
     else:
         denoised = torch.add(x, without[1], alpha=-(sigma**2))
-        energies, direct, slope = mixed.evaluate(x, sigma, denoised)
+        energies, direct, slope = mixed.evaluate(x, sigma, denoised, widened=mixed.parts.widened)
         plain = energies - without[0]
         pulled = pull(slope)
         if not mixed.parts.widened:

@@ -147,8 +147,7 @@ class VonMisesMixture:
 
     def _parts(self, context: Tensor) -> list[tuple[int, Tensor, _Components]]:
         kinds = context[:, 2].long()
-        unknown = [RESIDUES[index].name for index in kinds.unique().tolist() if index not in self.found]
-        if unknown:
+        if unknown := [RESIDUES[index].name for index in kinds.unique().tolist() if index not in self.found]:
             raise OptionError(f"No side chain of {', '.join(unknown)} was in the data of `fit`.")
         return [(index, (kinds == index).nonzero()[:, 0], self.found[index]) for index in kinds.unique().tolist()]
 

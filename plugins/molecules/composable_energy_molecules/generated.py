@@ -209,8 +209,7 @@ def generate(count: int, seed: int = 0, *, residues: tuple[str, ...] = tuple(GEN
         torch.Size([1000, 4])
     """
     check_integer("count", count)
-    unknown = [name for name in residues if name not in GENERATED]
-    if unknown or not residues:
+    if (unknown := [name for name in residues if name not in GENERATED]) or not residues:
         raise OptionError(f"residues must be some of {', '.join(GENERATED)}, got {', '.join(unknown) or 'none'}.")
     generator = torch.Generator().manual_seed(seed)
     region = BACKBONES[torch.multinomial(BACKBONES[:, 3], count, replacement=True, generator=generator)]

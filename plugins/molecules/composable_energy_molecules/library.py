@@ -112,8 +112,7 @@ class SideChainContrast(Objective):
         ratios = -model.of_each(chi, context) - self.library.log_prob(chi, context)
         contrast = (ratios.logsumexp(1) - ratios[:, 0]).mean()
         log_z = ratios[:, 1:].logsumexp(1) - math.log(self.negatives)
-        value = contrast + self.normalize * log_z.square().mean()
-        return Loss(value, {"contrast": contrast.detach(), "log_z": log_z.detach().mean()})
+        return Loss(contrast + self.normalize * log_z.square().mean(), {"contrast": contrast.detach(), "log_z": log_z.detach().mean()})
 
 
 _CHUNK = 64

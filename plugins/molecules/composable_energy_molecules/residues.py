@@ -261,7 +261,6 @@ class SideChains:
         Raises:
             OptionError: There are none.
         """
-        keep = self.mask.any(1) & self.chi.isfinite().all(1)
-        if not bool(keep.any()):
+        if not bool((keep := self.mask.any(1) & self.chi.isfinite().all(1)).any()):
             raise OptionError(f"None of {len(self)} residues has a complete side chain with angles.")
         return self[keep]

@@ -1,5 +1,6 @@
 r"""Side chains of PDB and mmCIF files, read by gemmi (the extra `molecules`)."""
 
+import itertools
 import math
 from collections.abc import Iterable
 from os import PathLike
@@ -18,6 +19,7 @@ from composable_energy_viz.files import check_gzip
 _NAMES = frozenset(residue.name for residue in RESIDUES)
 _LARGEST = 2**30  # bytes of a file when it is unpacked
 _LONGEST = 2.0  # of a peptide bond, in angstroms; 1.33 is usual
+_FARTHEST = 2.5  # of atoms that are bonded, in angstroms; 1.8 is usual for sulphur
 _FLAT = 1e-3  # of the area of a plane that defines no dihedral
 
 Atoms = dict[str, Tensor]
@@ -28,7 +30,7 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
 
     Of alternative positions the first is taken. Residues that are none of the 20 amino acids, such as water, are left out, and count as no
     neighbour. $\phi$ and $\psi$ are NaN at the ends of a chain, at gaps (a peptide bond above 2 angstroms), and where atoms are missing; an
-    angle $\chi$ is NaN where atoms are missing or in line. `complete()` keeps the residues that training can use.
+    angle is NaN where its atoms are in line or above 2.5 angstroms apart. `complete()` keeps the residues that training can use.
 
     Args:
         chains: The names of the chains; None for all.
@@ -57,8 +59,7 @@ def read_side_chains(path: str | PathLike[str], *, chains: Iterable[str] | None 
     wanted = names if chains is None else list(chains)
     if unknown := sorted(set(wanted) - set(names)):
         raise OptionError(f"{path} has the chains {', '.join(names)}, and not {', '.join(unknown)}.")
-    rows = [row for chain in structure[model] if chain.name in wanted for row in _read_chain(chain, path)]
-    if not rows:
+    if not (rows := [row for chain in structure[model] if chain.name in wanted for row in _read_chain(chain, path)]):
         raise FileFormatError(f"{path} has no amino acids in the chains {', '.join(wanted)}.")
     chi, context, places = zip(*rows, strict=True)
     return SideChains(torch.tensor(chi), torch.tensor(context), places)
@@ -99,10 +100,11 @@ def _are_bonded(one: Atoms, next_one: Atoms) -> bool:
 
 
 def _angle(*points: Tensor | None) -> float:
-    """Returns a dihedral; NaN if a point is missing, or three points are in line."""
+    """Returns a dihedral; NaN if a point is missing, three points are in line, or two in succession are too far apart for a bond."""
     found = [point for point in points if point is not None]
     if len(found) < 4:
         return math.nan
     a, b, c, d = found
-    flat = any(torch.linalg.cross(q - p, r - q).norm() < _FLAT for p, q, r in ((a, b, c), (b, c, d)))
-    return math.nan if flat else float(dihedral(a, b, c, d))
+    bonds = b - a, c - b, d - c
+    flat = any(torch.linalg.cross(one, other).norm() < _FLAT for one, other in itertools.pairwise(bonds))
+    return math.nan if flat or any(bond.norm() > _FARTHEST for bond in bonds) else float(dihedral(a, b, c, d))

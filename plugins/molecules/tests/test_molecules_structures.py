@@ -81,12 +81,12 @@ def test_angles_are_those_that_the_chain_was_built_with(chain, tmp_path, form):
     assert found.complete().names == ["LEU", "LYS", "SER"]
 
 
-def test_an_angle_by_hand_and_none_with_missing_atoms_or_atoms_in_line(tmp_path):
+def test_an_angle_by_hand_and_none_with_missing_atoms_atoms_in_line_or_far_ones(tmp_path):
     lines = [line for line in peptide(SEQUENCE, BACKBONE, CHI) if not (" CE " in line and "LYS" in line)]
     found = read_side_chains(write(tmp_path / "missing.pdb", lines))
     assert found.chi[1].isnan().tolist() == [False, False, True, True] and found.complete().names == ["LEU", "SER"]
-    # Seen from CA to CB, N is above and OG to the right, a quarter turn clockwise; then N, CA and CB are in line.
-    for n, expected in (((0, 1, 0), math.pi / 2), ((0, 0, -1), math.nan)):
+    # Seen from CA to CB, N is above and OG to the right, a quarter turn clockwise; then N, CA and CB are in line, and N is too far.
+    for n, expected in (((0, 1, 0), math.pi / 2), ((0, 0, -1), math.nan), ((0, 3, 0), math.nan)):
         places = {"N": n, "CA": (0, 0, 0), "CB": (0, 0, 1.5), "OG": (-1.4, 0, 1.5), "C": (1, 1, 1)}
         lines = [atom(i, name, "SER", "A", 7, position) for i, (name, position) in enumerate(places.items())]
         assert float(read_side_chains(write(tmp_path / "one.pdb", lines)).chi[0, 0]) == pytest.approx(expected, nan_ok=True)

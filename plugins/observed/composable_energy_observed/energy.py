@@ -137,8 +137,7 @@ class ObservedEnergy(Energy):
         The data vary around a denoised point $z$ by about $r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)$, with the spread $s$ of the data, and
         predictions by $r^2 J J^\top$ with $J = \partial \hat y / \partial z$. The number $\rho$ is the quotient $\lVert J^\top e \rVert^2 /
         \lVert e \rVert^2$ at the residual $e$: exact where $J J^\top$ is a multiple of the identity."""
-        level = denoised_level()
-        if level is None or not (predicted.requires_grad and level[0].requires_grad):
+        if (level := denoised_level()) is None or not (predicted.requires_grad and level[0].requires_grad):
             return None
         z, sigma = level
         residual = (predicted - y).detach()

@@ -51,8 +51,8 @@ class Gaussian(Noise):
     def __init__(self, scale: float | Tensor) -> None:
         super().__init__()
         if isinstance(scale, Tensor):
-            if not bool(((scale > 0) & scale.isfinite()).all()):
-                raise OptionError(f"scale, the standard deviation of the noise, must be positive, got {scale.min():g} at least.")
+            if scale.is_complex() or not bool(((scale > 0) & scale.isfinite()).all()):
+                raise OptionError(f"scale, the standard deviation of the noise, must be positive and finite, got {scale!r:.200}.")
             self.register_buffer("scale", scale.detach().clone() if scale.is_floating_point() else scale.float())
         else:
             self.register_buffer("scale", torch.tensor(check_number("scale, the standard deviation of the noise,", scale, above=0)))
@@ -63,11 +63,10 @@ class Gaussian(Noise):
 
     def check(self, y: Tensor) -> None:
         try:
-            fits = torch.broadcast_shapes(self.scale.shape, y.shape) == y.shape
+            self.scale.expand(y.shape)
         except RuntimeError:
-            fits = False
-        if not fits:
-            raise ShapeError(f"The scale of the noise has shape {tuple(self.scale.shape)}, and the measurement {tuple(y.shape)}.")
+            shapes = f"{tuple(self.scale.shape)}, and the measurement {tuple(y.shape)}"
+            raise ShapeError(f"The scale of the noise has shape {shapes}.") from None
 
     def level(self, y: Tensor, quantile: float) -> float:
         """Returns the quantile; the sum of the squares has a chi-squared distribution."""
@@ -101,8 +100,7 @@ class Poisson(Noise):
         return torch.where(possible | rate.isnan(), found, torch.inf)
 
     def check(self, y: Tensor) -> None:
-        wrong = (y < 0) | (y != y.round())
-        if bool(wrong.any()):
+        if bool((wrong := (y < 0) | (y != y.round())).any()):
             raise OptionError(
                 f"Poisson noise is for counts, and {int(wrong.sum())} of {y.numel()} numbers are negative or no whole numbers, such as "
                 f"{y[wrong][0]:g}. If y was scaled, give the counts themselves and `Poisson(gain=...)`."

@@ -138,8 +138,6 @@ class Mask(Operator):
 
     def _whole(self, shape: Size) -> Tensor:
         """Returns the mask with the shape of a point."""
-        if self.mask.shape == shape:
-            return self.mask
         try:
             return self.mask.expand(shape).contiguous()
         except RuntimeError:
@@ -154,7 +152,7 @@ class Linear(Operator):
         shape: The shape of one point; None for vectors.
 
     Raises:
-        OptionError: The matrix does not have two axes, or is not finite.
+        OptionError: The matrix does not have two axes, or is not finite or not real.
     """
 
     name = "linear"
@@ -162,9 +160,9 @@ class Linear(Operator):
 
     def __init__(self, matrix: Tensor, shape: Sequence[int] | None = None) -> None:
         super().__init__()
-        if not isinstance(matrix, Tensor) or matrix.ndim != 2 or not bool(matrix.isfinite().all()):
-            got = f"shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
-            raise OptionError(f"A matrix has two axes and finite numbers, got {got}.")
+        if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.is_complex() or not bool(matrix.isfinite().all()):
+            got = f"{matrix.dtype} of shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
+            raise OptionError(f"A matrix has two axes and finite real numbers, got {got}.")
         self.register_buffer("matrix", matrix.detach().clone() if matrix.is_floating_point() else matrix.float())
         self.shape = tuple(matrix.shape[1:] if shape is None else shape)
         if Size(self.shape).numel() != matrix.shape[1]:
@@ -198,8 +196,9 @@ class Blur(Operator):
             reach = max(1, math.ceil(3 * width))
             line = torch.exp(-torch.arange(-reach, reach + 1, dtype=torch.float64).square() / (2 * width**2))
             kernel = torch.outer(line / line.sum(), line / line.sum()).float()
-        if kernel.ndim != 2 or kernel.shape[0] % 2 == 0 or kernel.shape[1] % 2 == 0 or not bool(kernel.isfinite().all()):
-            raise OptionError(f"The kernel of a blur has two axes of odd length and finite numbers, got shape {tuple(kernel.shape)}.")
+        if kernel.ndim != 2 or 0 in (kernel.shape[0] % 2, kernel.shape[1] % 2) or kernel.is_complex() or not bool(kernel.isfinite().all()):
+            got = f"{kernel.dtype} of shape {tuple(kernel.shape)}"
+            raise OptionError(f"The kernel of a blur has two axes of odd length and finite real numbers, got {got}.")
         self.register_buffer("kernel", kernel.detach().clone() if kernel.is_floating_point() else kernel.float())
         self.padding = check_choice("padding", padding, _PADDINGS)
 

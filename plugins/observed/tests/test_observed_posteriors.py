@@ -112,7 +112,7 @@ def draw(energy, sampler="sde"):
     return energy.sample(DRAWS, sampler=sampler, seed=1)
 
 
-def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
+def test_posteriors_of_means_of_pixels_and_of_two_instruments_are_those_of_the_closed_form():
     x = draw(diffusion() & ce.observed(torch.ones(1, 2, 2), Downsample(2), 0.05))
     means = Downsample(2)(x)
     own, noise = 0.25, 0.05**2  # variances of a mean of four, and of the measurement
@@ -120,6 +120,8 @@ def test_the_posterior_of_means_of_pixels_is_that_of_the_closed_form():
     assert (means.mean() - own / (own + noise)).abs() < 0.01 + 4 * deviation / math.sqrt(4 * DRAWS)
     assert abs(means.std(0).mean() / deviation - 1) < 0.04
     assert abs((x.view(DRAWS, 2, 2, 2, 2) - means.view(DRAWS, 2, 1, 2, 1)).square().mean() * 4 / 3 - 1) < 0.04
+    both = draw(diffusion((8,)) & ce.observed(torch.ones(8), None, 0.5) & ce.observed(torch.ones(8), None, 0.5))
+    assert (both.mean() - 8 / 9).abs() < 0.02 and abs(both.std(0).mean() - 1 / 3) < 0.02
 
 
 @pytest.mark.full
@@ -231,6 +233,7 @@ test_what_cannot_be_measured_is_refused = refusals(
     (lambda: Mask(torch.tensor([0.0, 0.5])), OptionError, "True where a number is measured"),
     (lambda: Mask(torch.ones(3, dtype=torch.bool))(torch.ones(1, 4)), ShapeError, "does not fit"),
     (lambda: Blur(torch.ones(2, 3)), OptionError, "odd length"),
+    *((lambda kind=kind: kind(1j * torch.ones(3, 3)), OptionError, "real|positive") for kind in (Blur, Linear, Gaussian)),
     (lambda: Blur(3.0)(torch.ones(1, 1, 4, 4)), ShapeError, "too large"),
     (lambda: Blur(1.0)(torch.ones(1, 4, 4)), ShapeError, "B, C, H, W"),
     (lambda: Downsample(4)(torch.ones(1, 1, 6, 6)), ShapeError, "whole squares"),

@@ -20,7 +20,7 @@ from composable_energy_planning.zones import Entered
 
 _GAP = 0.1
 _SHOWN = 64  # states that show whether a full turn changes a term
-_FORBIDDEN = 30.0  # nats above the median move of a trajectory
+_FORBIDDEN = 30.0  # nats above the median move of a trajectory, or of random motion
 _ENTERED = 8.0  # nats of a trajectory along a zone, which is avoided with probability exp(-8)
 _MISSED = 8.0  # nats above the least energy of a waypoint, four standard deviations
 
@@ -123,7 +123,10 @@ class Parts:
         """Returns which trajectories $(B, T, d)$ contain an all but forbidden move, miss a waypoint or enter a zone, with shape $(B,)$."""
         states, ends = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
         moves = self.of_moves(states, ends).unflatten(0, (len(x), -1))
-        found = moves.amax(1) > moves.median(1).values + _FORBIDDEN
+        generator, alone = torch.Generator().manual_seed(0), replace(self, others=(), zones=())
+        usual = self.visited(256, generator)  # where all moves are too long, the median is no measure
+        most = alone.of_moves(usual, self.propose(usual, generator)).median() + _FORBIDDEN
+        found = (moves.amax(1) > moves.median(1).values + _FORBIDDEN) | (alone.of_moves(states, ends).view_as(moves).amax(1) > most)
         for zone in self.zones:
             found = found | (-zone.log_clear(states, ends).unflatten(0, (len(x), -1)).sum(1) > _ENTERED)
         for time, waypoints in self.waypoints.items():

@@ -125,8 +125,7 @@ class Effort(Energy):
         return states if self.of is None else self.of(states)
 
     def forward(self, x: Tensor) -> Tensor:
-        seen = self.seen(x.flatten(0, 1)).unflatten(0, x.shape[:2])
-        return self.weight / 2 * seen.diff(n=self.order, dim=1).square().flatten(1).sum(1)
+        return self.weight / 2 * self.seen(x.flatten(0, 1)).unflatten(0, x.shape[:2]).diff(n=self.order, dim=1).square().flatten(1).sum(1)
 
     def __str__(self) -> str:
         return f"effort({self.weight:g}{'' if self.order == 1 else f', order={self.order}'})"

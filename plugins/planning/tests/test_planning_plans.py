@@ -109,6 +109,8 @@ def test_a_task_that_no_plan_fulfils_warns():
     wet = planning.disc((1.5, 0.0), 0.5)
     with pytest.warns(planning.PlanWarning, match="None of 1 searches"):
         Planner(bridge(~wet), retries=0).plan([-1.5, 1.0])
+    with pytest.warns(planning.PlanWarning, match="None of 1 searches"):  # a move a hundred times as long as usual
+        Planner(ce.over_time(walk(), 2) & planning.goal([15.0, 0.0], 0.05), retries=0).plan([-15.0, 0.0])
 
 
 @pytest.mark.full

@@ -182,8 +182,7 @@ def _read_records(path: Path, record: int) -> np.ndarray:
         pickled = path.with_suffix("").exists()
         hint = "the pickled version there could run code: use the binary version." if pickled else "unpack the archive again."
         raise FileFormatError(f"{path} is missing: {hint}")
-    found = path.stat().st_size
-    if found == 0 or found % record:
+    if (found := path.stat().st_size) == 0 or found % record:
         raise FileFormatError(
             f"{path} is truncated: expected {record:,} bytes for each picture, found {found:,} bytes, "
             f"which are {found // record:,} pictures and {found % record:,} bytes. Download it again."

@@ -134,8 +134,7 @@ def labels_from_numbers(values: Tensor) -> Labels:
 
 def _classes(values: Tensor) -> Tensor | None:
     """Returns the integers 0 to $k - 1$ of multiples of $1 / (k - 1)$, and -1 where the value is; None for other numbers."""
-    found = values[values != -1].unique()
-    if not 2 <= len(found) <= _MOST_FRACTIONS or found[0] != 0 or found[-1] != 1:
+    if not 2 <= len(found := values[values != -1].unique()) <= _MOST_FRACTIONS or found[0] != 0 or found[-1] != 1:
         return None
     most = next((m for m in range(len(found) - 1, 2 * len(found)) if (found * m - (found * m).round()).abs().max() <= _NEAR), None)
     return None if most is None else torch.where(values == -1, values, (values * most).round()).long()

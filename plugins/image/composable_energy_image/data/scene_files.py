@@ -95,8 +95,7 @@ def open_scenes(folder: str | Path) -> Scenes:
         FileFormatError: The folder has no pictures, or they are unfinished or damaged.
     """
     folder = expanded(folder)
-    metadata = _read_metadata(folder)
-    if metadata is None or metadata["done"] != metadata["n"]:
+    if (metadata := _read_metadata(folder)) is None or metadata["done"] != metadata["n"]:
         state = "holds no rendered pictures" if metadata is None else f"has {metadata['done']} of {metadata['n']} pictures"
         raise FileFormatError(f"The folder {folder} {state}: render them with `composable-energy render WORLD -n N -o {folder}`.")
     n, size = metadata["n"], metadata["size"]

@@ -139,7 +139,7 @@ class ComposedDensity:
 
     def _evaluate(self, log_densities: Tensor, x: Tensor, sigma: float, z: Tensor | None) -> Tensor:
         given = dict(zip(self.leaves, (-log_densities).unbind(1), strict=True))
-        with evaluating(given=given, denoised=(x, z, sigma)):
+        with evaluating(given=given, denoised=(x, z, sigma if self.widens_itself else None)):
             return -self.energy(x, sigma=sigma).double()
 
 
