@@ -69,7 +69,7 @@ def test_conditions_reach_networks_and_base(x):
     bound = leaf.formula.given({"sigma": rows, "unknown": 1})
     assert bound.conditions == {CHAINS} and leaf.formula.given({"unknown": 1}) is leaf.formula
     torch.testing.assert_close(bound.energy(x[2:4], chains=slice(2, 4)), leaf.evidence(x, sigma=rows)[2:4])
-    assert bound.base.equals(base.at(rows)) and not bound.same_base(leaf.formula)
+    assert bound.bases[None].equals(base.at(rows)) and not bound.same_base(leaf.formula)
 
 
 def test_an_expression_whose_variables_become_one_by_binding_is_that_of_bound_terms(x):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import Normal
 from torch.nn.functional import logsigmoid
 
 import composable_energy as ce
@@ -237,3 +238,15 @@ def test_obedience_does_not_fall_with_a_weight():
     shares = torch.stack([torch.softmax(-energy.evidence(GRID) - LINE(GRID), 0) for energy in energies])
     for event in (EITHER_A, BOTH):
         assert ((shares @ (-event).exp()).diff() > 0).all()
+
+
+@pytest.mark.parametrize("formula", [lambda a, b, c: a | b & c, lambda a, b, c: ~(a ^ b ^ c), lambda a, b, c: (a | b) & (a & c | b & ~b)])
+def test_events_over_different_named_variables_are_exact(formula):
+    base, table = ce.as_energy(Normal(torch.zeros(1).double(), 1.0)), torch.cartesian_prod(*[torch.tensor([False, True])] * 3)
+    heads = [ClassifierEnergy(lambda x, k=k: k * x - 1, 1, base, columns=0).over(f"x{k}") for k in range(3)]
+    energy, chances = formula(*heads), torch.sigmoid(X * torch.arange(3) - 1)[:, None]
+    exact = torch.where(table, chances, 1 - chances).prod(2)[:, formula(*table.unbind(1))].sum(1)
+    points, prior = {f"x{k}": X[:, k : k + 1] for k in range(3)}, ce.all_of(*(base.over(f"x{k}") for k in range(3)))
+    torch.testing.assert_close(energy(points), prior(points) - exact.log())
+    torch.testing.assert_close((energy.sharpened(2) & energy)(points), prior(points) - 2 * exact.log())
+    assert energy.grounded and ((heads[0] & heads[1]) & ~(heads[0] | heads[1])).unsatisfiable

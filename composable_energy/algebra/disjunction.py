@@ -12,10 +12,10 @@ from torch import Tensor
 from composable_energy.algebra.factors import Factor
 from composable_energy.algebra.negation import Negation
 from composable_energy.algebra.node import Node, Operand, Weight, as_float, flatten, join_events, to_common_space
-from composable_energy.algebra.sums import Conjunction, Relative, Weighted, merge_factors
+from composable_energy.algebra.sums import Conjunction, Relative, Weighted
 from composable_energy.algebra.transformed import Conditioned, Decoded
 from composable_energy.arithmetic import Estimate, add, mixture
-from composable_energy.energies.bases import WeightedBase, contains, evidence_of, shared_bases
+from composable_energy.energies.bases import WeightedBase, contains, evidence_of, shared_bases, union_of_bases
 from composable_energy.energies.checks import has_levels, modules_of
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.evaluation import evaluating
@@ -85,8 +85,7 @@ class Disjunction(Node):
         if not terms:
             raise ExpressionError("A disjunction needs at least one term.")
         weighted = weights is not None or log_z is not None
-        terms = to_common_space(terms if weighted else flatten(terms, Disjunction))
-        super().__init__(*(merge_factors(terms, Disjunction) if terms[0].variables and not weighted else terms))
+        super().__init__(*to_common_space(terms if weighted else flatten(terms, Disjunction)))
         self.weighted = weighted
         self.weights = _as_floats(weights, "weights", len(terms))
         self.log_z = _as_floats(log_z, "log_z", len(terms))
@@ -95,31 +94,33 @@ class Disjunction(Node):
             raise OptionError(f"The weights of a disjunction must be positive and finite, got {list(self.weights or ())}.")
         self.satisfiable_terms = tuple(term for term in self.terms if not term.unsatisfiable) or self.terms
         self.unsatisfiable = all(term.unsatisfiable for term in self.satisfiable_terms)
-        self.bases = shared_bases(self.satisfiable_terms)
+        formulas, others = ((), self.satisfiable_terms) if weighted else join_events(self.satisfiable_terms, disjoin)
+        self.formula = formulas[0] if len(formulas) == 1 and not others else None
+        based = self.terms if self.variables else self.satisfiable_terms  # a variable keeps its base, also if its event is impossible
+        self.bases = union_of_bases(based) if self.formula else shared_bases(self.satisfiable_terms)
         count = len(self.terms)
         numbers = zip(self.log_z or (0.0,) * count, self.weights or (1.0,) * count, strict=True)
         self._each = tuple(self._part(term, z - math.log(weight)) for term, (z, weight) in zip(self.terms, numbers, strict=True))
         self._merged = self._each
         if not self.weighted:
-            formulas, others = join_events(self.satisfiable_terms, disjoin)
-            self.formula = formulas[0] if len(formulas) == 1 and not others else None
             copies = [self._part(term, -math.log(count)) for term, count in Counter(others).items()]
             self._merged = (*(self._part(formula, 0.0) for formula in formulas), *copies)
         for part in dict.fromkeys(part for part in self._each if part.energy in self.satisfiable_terms):
             self.need_values("A mixture", [part.energy, *(base.energy for base in part.bases)])  # pyright: ignore[reportArgumentType]
 
     def _part(self, energy: Formula | Energy, shift: float) -> _Part:
-        bases = energy.bases if isinstance(energy, Energy) else () if energy.base is None else (WeightedBase(energy.base),)
+        bases = energy.bases if isinstance(energy, Energy) else [WeightedBase(base) for base in energy.bases.values() if base is not None]
         return _Part(energy, shift, tuple(base for base in bases if not contains(self.bases, base.energy)))
 
     def config(self) -> dict[str, Any]:
         return {"weights": self.weights, "log_z": self.log_z, "log_z_errors": self.log_z_errors}
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
-        of_term = dict(zip(self.terms, grounded, strict=True))
+        if self.formula is not None:
+            return super().join_grounded(grounded)
         if self.variables and any({*getattr(term, "names", self.variables)} != {*self.variables} for term in self.satisfiable_terms):
             return False  # a branch leaves a variable free
-        return all(map(of_term.__getitem__, self.satisfiable_terms))
+        return all(good for term, good in zip(self.terms, grounded, strict=True) if term in self.satisfiable_terms)
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
         pairs = [(term, support) for term, support in zip(self.terms, supports, strict=True) if term in self.satisfiable_terms]

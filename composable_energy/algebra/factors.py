@@ -1,6 +1,8 @@
 """Energies over named variables: factors over some of the variables of an expression, at given values of others, or over an index."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -14,9 +16,42 @@ from composable_energy.energies.bases import WeightedBase, evidence_of
 from composable_energy.energies.conditions import copy_condition
 from composable_energy.energies.evaluation import THREAD, evaluating, memoize
 from composable_energy.errors import ExpressionError, OptionError, ShapeError
+from composable_energy.events import Formula, Variable
 from composable_energy.options import check_integer
 from composable_energy.supports import Support, contains, format_support
 from composable_energy.supports.variables import Variables, flatten_support, join_parts, parts_by_name, places_of, read_variables, size_of
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a point of an energy is in one of named variables: a point of variables itself if it is `named`, else a tensor of them."""
+
+    variables: tuple[tuple[str, torch.Size], ...]
+    names: tuple[str, ...]
+    named: bool
+
+    def put(self, formula: Formula) -> Formula:
+        """Returns a formula of points at this place as one of points of all variables."""
+        placed = list[Variable]()
+        for own in formula.variables:
+            place = self if own.source.place is None else replace(own.source.place, variables=self.variables)
+            base = None if own.base is None else _put(own.base, dict(self.variables), self.names)
+            placed.append(replace(own, source=replace(own.source, place=place), base=base))
+        return Formula(tuple(placed), formula.nodes)
+
+    def select(self, x: Tensor, values: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
+        """Returns the points at this place, with values of names that are no variables; factors at one place share them."""
+        version = 0 if x.is_inference() else x._version
+        key = ("factor", id(x), version, self, *map(id, values.values()))
+        return memoize(key, (x, values), lambda: self._select(x, values))
+
+    def _select(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        shapes, places = dict(self.variables), places_of(dict(self.variables))
+        parts = [x[:, places[n]] if n in places else values[n].to(x).reshape(1, -1).expand(len(x), -1) for n in self.names]
+        if not self.named:
+            shapes = [shapes[name] for name in self.names]
+            parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 class Factor(Transformed):
@@ -44,16 +79,10 @@ class Factor(Transformed):
             raise ExpressionError(f"{', '.join(sorted(both))} of {operand} would be the name of a condition and of a variable.")
         self.event_shape = (size_of(self.variables),)
         self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
-        places = places_of(self.variables)
-        self._places = [places.get(name, name) for name in self.names]
-        self._whole = not self.values and self._places == list(places.values()) and (len(self.names) == 1 or bool(operand.variables))
-        self.bases = tuple(WeightedBase(Factor(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
-
-    @property
-    def key(self) -> Any:
-        """What is equal for factors whose operands may be joined inside of one: those at the same place, all or none with noise levels."""
-        own = (*self.variables.items(),), self.names, bool(self.terms[0].variables), "sigma" in self.conditions
-        return None if self.values else own
+        self.place = Place((*self.variables.items(),), self.names, bool(operand.variables))
+        if operand.formula is not None and not self.values:
+            self.formula = self.place.put(operand.formula)
+        self.bases = tuple(WeightedBase(_put(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
 
     def around(self, operand: Energy) -> "Factor":
         """Returns a factor of another energy at the same place; unlike `rebuild` with the recommendation of that energy."""
@@ -87,20 +116,8 @@ class Factor(Transformed):
             return evidence_of(self.terms[0], point, conditions)
 
     def point(self, x: Tensor) -> Tensor:
-        """Returns the points of the operand, for points of all variables; factors over the same variables share them."""
-        version, named = 0 if x.is_inference() else x._version, bool(self.terms[0].variables)
-        key = ("factor", id(x), version, named, *self.variables, self.names, *map(id, self.values.values()))
-        return memoize(key, (x, self.values), lambda: self._select(x))
-
-    def _select(self, x: Tensor) -> Tensor:
-        if self._whole:
-            parts = [x]
-        else:
-            parts = [x[:, at] if isinstance(at, slice) else self.values[at].to(x).reshape(1, -1).expand(len(x), -1) for at in self._places]
-        if not self.terms[0].variables:
-            shapes = [self.variables[name] for name in self.names]
-            parts = [part.reshape(len(x), *(shape or (1,) * (len(shapes) > 1))) for part, shape in zip(parts, shapes, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        """Returns the points of the operand, for points of all variables."""
+        return self.place.select(x, self.values)
 
     def text(self, operand: Operand) -> str:
         if not self.values:
@@ -202,9 +219,15 @@ def place(energy: Energy, variables: str | Mapping[str, Any]) -> Energy:
                 f"{energy} is over {_list(known)} already, and {', '.join(shapes)} lacks {', '.join(wrong)} of this shape: leave out "
                 f"`.over`, or write all variables, these and others, as in `.over({{{every}, 'other': ()}})`."
             )
-        placed = energy if isinstance(energy, Factor) and not energy.values else None
-        factor = Factor(energy, shapes, list(known)) if placed is None else Factor(placed.terms[0], shapes, placed.names)
+        factor = _put(energy, shapes, list(known))
     return factor if support is None else factor.on(support)
+
+
+def _put(energy: Energy, variables: Variables, names: Sequence[str], values: Mapping[str, Tensor] | None = None) -> Factor:
+    """Returns the factor of an energy; of a factor without these values that of its operand, so that equal bases stay equal."""
+    if isinstance(energy, Factor) and not energy.values and variables.keys() >= {*energy.names}:
+        return Factor(energy.terms[0], variables, energy.names)
+    return Factor(energy, variables, names, values)
 
 
 def _list(variables: Variables) -> str:

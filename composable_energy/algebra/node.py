@@ -6,6 +6,8 @@ from abc import ABC
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import filterfalse
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, cast
 
@@ -126,7 +128,12 @@ class Node(RelativeEnergy, ABC):
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
         """Returns whether the density can be normalised, from whether those of the terms can; by default if a base can."""
-        return any(base.energy.grounded for base in self.bases)
+        densities = [*filter(attrgetter("grounded"), map(attrgetter("energy"), self.bases))]
+        return bool(densities) and (not self.variables or self.covered_by(densities))
+
+    def covered_by(self, densities: Iterable[Energy]) -> bool:
+        """Returns whether each named variable is one of a density."""
+        return {name for density in densities for name in getattr(density, "names", density.variables)} >= self.variables.keys()
 
     def find(self, name: Literal["support", "grounded"], found: dict[Energy, Any]) -> Any:
         """Returns what `join_supports` or `join_grounded` makes of the terms; `found` has it of parts, so that each is visited once."""
@@ -254,14 +261,10 @@ def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
 def join_events(terms: Sequence[Energy], join: Callable[[Sequence[Formula]], Formula]) -> tuple[tuple[Formula, ...], tuple[Energy, ...]]:
     """Returns one formula for the events over each base, and the terms that are not events."""
     groups: list[list[Formula]] = []
-    others: list[Energy] = []
-    for term in terms:
-        if (formula := term.formula) is None:
-            others.append(term)
-            continue
-        group = next((group for group in groups if group[0].same_base(formula)), None)
+    for formula in filter(None, map(attrgetter("formula"), terms)):
+        group = next((group for group in groups if all(map(formula.same_base, group))), None)
         groups.append([formula]) if group is None else group.append(formula)
-    return tuple(map(join, groups)), tuple(others)
+    return tuple(map(join, groups)), tuple(filterfalse(attrgetter("formula"), terms))
 
 
 def common_recommendation(terms: Sequence[Energy]) -> Recommendation | None:

@@ -119,10 +119,7 @@ def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False
     """Returns the node of a binary operator."""
     if sign == "-" and isinstance(other, Number | Tensor):
         energy._refuse_arithmetic()
-    left, right = (as_energy(other), energy) if reflected else (energy, as_energy(other))
-    if isinstance(left, Factor) and isinstance(right, Factor) and left.key == right.key is not None:  # events and bases are joined inside
-        return left.around(operate(left.terms[0], sign, right.terms[0]))
-    return _BINARY[sign](left, right)
+    return _BINARY[sign](as_energy(other), energy) if reflected else _BINARY[sign](energy, as_energy(other))
 
 
 def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
@@ -132,8 +129,6 @@ def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
         energy._refuse_arithmetic()
     if inverse and as_float(weight) == 0:
         raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
-    if energy.variables and (terms := _terms_of_each(energy)):
-        return energy.rebuild(*(scale(term, weight, inverse=inverse) for term in terms))
     if tensor:
         return Weighted(energy, weight, inverse)
     weight = 1 / weight if inverse else weight
@@ -142,10 +137,4 @@ def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
 
 def sharpen(energy: Energy, weight: Weight) -> Energy:
     """Returns `A.sharpened(w)`."""
-    terms = _terms_of_each(energy) if energy.variables else ()
-    return energy.rebuild(*(sharpen(term, weight) for term in terms)) if terms else Weighted(energy, weight, of_evidence=True)
-
-
-def _terms_of_each(energy: Energy) -> Sequence[Energy]:
-    """Returns the terms of factors and conjunctions over named variables, which take weights, so that their events stay exact."""
-    return energy.terms if isinstance(energy, Conjunction) or (isinstance(energy, Factor) and not energy.values) else ()
+    return Weighted(energy, weight, of_evidence=True)

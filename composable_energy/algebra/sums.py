@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -16,14 +16,6 @@ from composable_energy.energies.evaluation import evaluate_once
 from composable_energy.errors import ExpressionError, OptionError
 from composable_energy.events import Formula, conjoin
 from composable_energy.supports import Support, intersect
-
-
-def merge_factors(terms: Sequence[Energy], join: Callable[..., Energy]) -> list[Energy]:
-    """Returns terms over named variables with one factor for all of the same ones, so that events and bases are joined inside of it."""
-    groups: dict[Any, list[Any]] = {}
-    for number, term in enumerate(terms):  # a term without a key stays alone, also if it occurs twice
-        groups.setdefault(getattr(term, "key", None) or number, []).append(term)
-    return [group[0].around(join(*(factor.terms[0] for factor in group))) if group[1:] else group[0] for group in groups.values()]
 
 
 class Conjunction(Node):
@@ -57,13 +49,12 @@ class Conjunction(Node):
     def __init__(self, *terms: Energy) -> None:
         if not terms:
             raise ExpressionError("A conjunction needs at least one term.")
-        terms = to_common_space(flatten(terms, Conjunction))
-        super().__init__(*(merge_factors(terms, Conjunction) if terms[0].variables else terms))
+        super().__init__(*to_common_space(flatten(terms, Conjunction)))
         self.bases = union_of_bases(self.terms)
         concepts = tuple(term for term in self.terms if not contains(self.bases, term)) if self.bases else self.terms
         self.concepts = concepts or self.terms
         self._formulas, others = join_events(concepts, conjoin)
-        self._others, self.evidence_has_value, weighted = Counter(others), True, False
+        self._others, self.evidence_has_value, weighted = Counter(others), True, bool(self.variables)
         for formula in self._formulas:
             self.formula = formula if len(self._formulas) == 1 and not others else None
             self.unsatisfiable |= formula.constant is False
@@ -93,19 +84,13 @@ class Conjunction(Node):
                     yield rest, self._joined[formulas]
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
-        if not self.variables:
-            return any(grounded)
-        terms = [term for term, good in zip(self.terms, grounded, strict=True) if good]
-        return bool(terms) and {name for term in terms for name in getattr(term, "names", term.variables)} >= self.variables.keys()
+        return any(grounded) and (not self.variables or self.covered_by(itertools.compress(self.terms, grounded)))
 
     def summands(self) -> list[tuple[Energy, Weight]]:
         return [found for term in self.terms for found in term.summands()]
 
     def join_supports(self, supports: Sequence[Support]) -> Support:
-        pairs: list[tuple[Energy, Support]] = list(zip(self.terms, supports, strict=True))
-        for base in self.bases:
-            pairs.append((base.energy, base.energy.support))
-        return intersect(pairs)
+        return intersect([*zip(self.terms, supports, strict=True), *((base.energy, base.energy.support) for base in self.bases)])
 
     @property
     def log_normalizer(self) -> Estimate | None:
@@ -222,6 +207,8 @@ def powers_of(term: Energy) -> list[Power]:
         return [Power((), term.formula)]
     if isinstance(term, Weighted) and (isinstance(term.weight, Tensor) or term.weight > 0):
         return [Power((term, *nodes), formula) for nodes, formula in powers_of(term.terms[0])]
+    if (place := getattr(term, "place", None)) and not getattr(term, "values", None):
+        return [Power(nodes, place.put(formula)) for nodes, formula in powers_of(term.terms[0])]
     return term.powers if isinstance(term, Conjunction) else []
 
 
@@ -229,14 +216,13 @@ def _group(powers: Iterable[Power]) -> list[list[Power]]:
     """Returns groups of powers that have a base and variables in common; those without a weight over one base are in one group."""
 
     def depend(one: Power, other: Power) -> bool:
-        plain = not one.nodes and not other.nodes
+        plain = not one.nodes and not other.nodes and one.formula.bases.keys() == other.formula.bases.keys()
         return one.formula.same_base(other.formula) and (plain or not set(one.formula.variables).isdisjoint(other.formula.variables))
 
     groups: list[list[Power]] = []
     for power in powers:
         mine = [group for group in groups if any(depend(power, other) for other in group)]
-        groups = [group for group in groups if group not in mine]
-        groups.append([*(other for group in mine for other in group), power])
+        groups = [*(group for group in groups if group not in mine), [*itertools.chain(*mine), power]]
     return groups
 
 

@@ -10,6 +10,7 @@ function manipulation" (1990), for more than two edges.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -100,13 +101,14 @@ class Formula:
         return found[-1]
 
     @property
-    def base(self) -> Energy | None:
-        """The base of all variables."""
-        return self.variables[0].base
+    def bases(self) -> dict[Any, Energy | None]:
+        """The base at each place in points of named variables; one for the place None without them."""
+        return {variable.source.place: variable.base for variable in self.variables}
 
     def same_base(self, other: "Formula") -> bool:
-        """Returns whether two formulas have the same base, so that they can be combined."""
-        return same(self.base, other.base)
+        """Returns whether two formulas have the same base at places that meet, so that they can be combined."""
+        pairs = itertools.product(self.bases.items(), other.bases.items())
+        return all(same(base, its) or (place and at and {*place.names}.isdisjoint(at.names)) for (place, base), (at, its) in pairs)
 
     def given(self, conditions: Mapping[str, Any]) -> "Formula":
         """Returns the formula with conditions bound; unknown ones are ignored, and variables that become equal are merged."""
@@ -234,8 +236,8 @@ def _combine(operator: str, formulas: tuple[Formula, ...]) -> Formula:
     for other in formulas[1:]:
         if not formulas[0].same_base(other):
             raise ExpressionError(
-                f"{formulas[0]} is relative to {formulas[0].base} and {other} to {other.base}: events of one formula must have one base. "
-                "Give both the same base object."
+                f"{formulas[0]} is relative to {formulas[0].variables[0].base} and {other} to {other.variables[0].base}: events of one "
+                "formula must have one base. Give both the same base object."
             )
     variables, nodes, roots = _merge([(formula.variables, formula.nodes) for formula in formulas])
     roots = tuple(dict.fromkeys(roots))

@@ -31,10 +31,12 @@ class Source:
     Args:
         network: The network, called as `network(x, **conditions)` with the conditions that it takes.
         bound: The bound conditions, as copies.
+        place: Where a point of the network is in one of named variables, as `composable_energy.algebra.factors.Place`; None for all.
     """
 
     network: Callable[..., Any]
     bound: Mapping[str, Any] = field(default_factory=dict)
+    place: Any = None
     parameters: Parameters = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -44,7 +46,7 @@ class Source:
     def __eq__(self, other: object) -> bool:
         if self is other or not isinstance(other, Source):
             return self is other
-        return same(self.network, other.network) and equal(self.bound, other.bound)
+        return self.place == other.place and same(self.network, other.network) and equal(self.bound, other.bound)
 
     def __hash__(self) -> int:
         owner = getattr(self.network, "__self__", self.network)
@@ -67,7 +69,7 @@ class Source:
     def given(self, conditions: Mapping[str, Any]) -> "Source":
         """Returns the network with conditions bound; unknown ones are ignored."""
         own = {name: copy_condition(conditions[name]) for name in (self.parameters.names - self.bound.keys()) & conditions.keys()}
-        return Source(self.network, {**self.bound, **own}) if own else self
+        return replace(self, bound={**self.bound, **own}) if own else self
 
     def evaluate(self, x: Tensor, conditions: Mapping[str, Any]) -> Any:
         """Returns the output of the network at points with shape $(B, *)$; conditions that it does not take are ignored.
@@ -80,6 +82,7 @@ class Source:
             raise ExpressionError(f"{self} depends on {', '.join(sorted(missing))}, which is not bound: bind it with `.given(...)`.")
         if "sigma" not in self.conditions:
             x = seen(x)
+        x = x if self.place is None else self.place.select(x)
         free = (self.parameters.names - self.bound.keys() - {CHAINS}) & conditions.keys()
         rows = {name: bound_rows(name, value, x, conditions.get(CHAINS)) for name, value in self.bound.items()}
         rows |= {name: rows_for(name, conditions[name], x) for name in free}

@@ -228,7 +228,7 @@ def _find_sources(energy: Energy, known: dict[Energy, Sequence[Energy]]) -> Sequ
             pass
         case Conjunction():
             own, terms = (_cover(terms, energy, known), ()) if energy.variables else ((), terms)
-        case Disjunction():
+        case Disjunction() if energy.formula is None:
             terms = energy.satisfiable_terms if energy.grounded else ()  # not where a branch leaves a variable free
         case _:  # evidence is bounded
             bases = map(attrgetter("energy"), energy.bases)

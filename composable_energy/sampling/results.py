@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import Conjunction, Disjunction, Weighted, value_of
-from composable_energy.algebra.node import as_float
+from composable_energy.algebra.node import as_float, join_events
 from composable_energy.diagnostics.warnings import (
     LARGEST_BIAS,
     advise,
@@ -194,7 +194,7 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     return decoded, trace
 
 
-def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: list[Formula], trace: Trace) -> None:
+def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: Sequence[Formula], trace: Trace) -> None:
     r"""Compares $P(\text{formula} \mid z)$ at latent points with that at the codes of what they decode to, and reports what is lost."""
     bound = problem.conditions_at(latent, torch.arange(len(latent), device="cpu"))
     try:
@@ -217,7 +217,7 @@ def _read_decoded(problem: Problem, latent: Tensor, decoded: Tensor, formulas: l
     trace.observed += (SamplingWarning("decoded", seen, advise("decoded", trace.sampler)),)
 
 
-def _find_rare(problem: Problem, drawn: Tensor, formulas: list[Formula], trace: Trace) -> None:
+def _find_rare(problem: Problem, drawn: Tensor, formulas: Sequence[Formula], trace: Trace) -> None:
     """Reports formulas that hardly any code of the base fulfils, and far fewer than if their statements were independent."""
     # The mean probability of a formula over noisy codes is the same at all levels; at the highest one they are nearly normal.
     if "sigma" not in (highest := bound_conditions(problem.sampler, problem.whole, 2)):
@@ -238,15 +238,13 @@ def _probability(formulas: Sequence[Formula], x: Tensor, bound: dict[str, Any]) 
     return (-torch.stack([one.energy(x, **bound) for one in formulas]).sum(0)).exp()
 
 
-def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: Trace) -> None:
+def _describe(problem: Problem, points: Tensor, formulas: Sequence[Formula], trace: Trace) -> None:
     r"""Adds to a trace the shares of branches of a mixture and $P(\text{formula} \mid x)$ of events, at the points that are returned."""
     whole, known, shares = problem.whole, problem.branches, None
 
     def collect(function: Callable[[Tensor, dict[str, Any]], Tensor]) -> Tensor:
-        parts, size = [], problem.batch_size
-        for ids, x in zip(torch.arange(len(points), device="cpu").split(size), points.split(size), strict=True):
-            parts.append(function(x, problem.conditions_at(x, ids)))
-        return torch.cat(parts, -1)
+        parts = zip(torch.arange(len(points), device="cpu").split(problem.batch_size), points.split(problem.batch_size), strict=True)
+        return torch.cat([function(x, problem.conditions_at(x, ids)) for ids, x in parts], -1)
 
     if formulas:
         trace.formula_probability = collect(lambda x, bound: _probability(formulas, x, bound)).mean().item()
@@ -270,9 +268,9 @@ def _describe(problem: Problem, points: Tensor, formulas: list[Formula], trace: 
         trace.observed += tuple(find_branch_warnings(problem.sampler, shares, known, len(points)))
 
 
-def _stated_formulas(energy: Energy) -> list[Formula]:
+def _stated_formulas(energy: Energy) -> tuple[Formula, ...]:
     """Returns the formulas that hold together at all points, one for each base; weights of evidence do not change them."""
-    found, seen, todo = list[Formula](), set[Energy](), [energy]  # a shared part states its formula once
+    found, seen, todo = list[Energy](), set[Energy](), [energy]  # a shared part states its formula once
     while todo:
         if (part := todo.pop()) in seen:
             continue
@@ -281,13 +279,8 @@ def _stated_formulas(energy: Energy) -> list[Formula]:
             if isinstance(part, Conjunction) or (isinstance(part, Weighted) and as_float(part.weight) > 0):
                 todo += reversed(part.terms)
         elif not formula.constant:
-            for i, other in enumerate(found):
-                if other.same_base(formula):
-                    found[i] = conjoin([other, formula])
-                    break
-            else:
-                found.append(formula)
-    return found
+            found.append(part)
+    return join_events(found, conjoin)[0]
 
 
 _FAR, _VERY_FAR = 10.0, 100.0  # of chains that start at standard normal points; multiples of that

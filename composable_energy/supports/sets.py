@@ -370,7 +370,7 @@ def unite(terms: Sequence[tuple[object, Support]], *, one_number: bool) -> Suppo
         else:
             raise ExpressionError(
                 f"{owner} lives on {format_support(found)} and {other} on {format_support(support)}; their mixture cannot be sampled, as "
-                "neither support includes the other. Give it one that holds both, as in `(A | B).on(...)`."
+                "neither support includes the other. Give it one that holds both, `(A | B).on(...)`, or each all variables, `A.over(...)`."
             )
     return found
 
