@@ -199,8 +199,7 @@ def compilations(monkeypatch):
 
 def test_calls_keep_what_was_compiled_and_see_what_was_changed(compilations, monkeypatch):
     energy = Scaled()
-    assert compilations(energy) == 1
-    assert compilations(energy) == 0
+    assert compilations(energy) == 1 and compilations(energy) == 0
     for change in (
         lambda: setattr(energy.part, "shift", 0.5),
         lambda: monkeypatch.setattr(sys.modules[__name__], "RADIUS", 4.0),  # no point is there

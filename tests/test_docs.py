@@ -244,8 +244,7 @@ def site(tmp_path_factory):
 
 @pytest.mark.full
 def test_every_link_leads_somewhere_and_no_page_loads_anything_from_another_host(site, tmp_path):
-    assert len(list(site.rglob("*.html"))) > 100
-    assert broken_links(site) == [] == foreign_loads(site)
+    assert len(list(site.rglob("*.html"))) > 100 and broken_links(site) == [] == foreign_loads(site)
     (tmp_path / "index.html").write_text('<h1>a</h1><a href="c/">c</a><script src="https://example.org/a.js"></script>')
     assert "index.html: c/" in broken_links(tmp_path) and len(foreign_loads(tmp_path)) == 1
 

@@ -244,8 +244,7 @@ def test_formulas_stay_finite(seed):
     formula, x = random_formula(rng, 4), extremes(rng)
     energy = formula.energy(x)
     gradient = torch.autograd.grad(energy.sum(), x)[0]
-    assert energy.dtype == torch.float32
-    assert energy.isfinite().all() and gradient.isfinite().all()
+    assert energy.dtype == torch.float32 and energy.isfinite().all() and gradient.isfinite().all()
     assert energy.min() >= -1e-5 and gradient[:, :16].abs().max() <= 1 + 1e-5
 
 

@@ -190,8 +190,7 @@ def test_a_whole_number_and_a_real_one_are_two_conditions():
 
     base = Typed()
     left, right = Ring(1.0).relative_to(base.given(k=1)), Ring(2.0).relative_to(base.given(k=1.0))
-    assert len((left & right).bases) == 2
-    assert len((left & Ring(2.0).relative_to(base.given(k=1))).bases) == 1
+    assert len((left & right).bases) == 2 and len((left & Ring(2.0).relative_to(base.given(k=1))).bases) == 1
 
 
 def test_a_copy_that_is_trained_while_it_is_sampled_is_another_base():

@@ -254,8 +254,7 @@ def test_a_project_has_its_name_everywhere(tmp_path, kind, capsys):
 def test_a_name_that_cannot_be_used_is_refused(tmp_path, monkeypatch, capsys, name, kind, reason):
     monkeypatch.chdir(tmp_path)
     assert main(["new-plugin", name, "--kind", kind]) == 2
-    assert reason in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert reason in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_the_page_of_plugins_has_the_entry_point_of_every_kind():

@@ -255,8 +255,7 @@ class Dataset:
 def test_a_package_declares_a_kind_of_its_own():
     with ce.register("kind", "dataset", Dataset), ce.register("dataset", "rings", Dataset), ce.register("dataset", "odd", lambda: 3):
         assert ce.get("dataset", "rings", size=4).size == 4
-        assert ce.get("kind", "dataset") is Dataset
-        assert names("dataset") == ["odd", "rings"]
+        assert ce.get("kind", "dataset") is Dataset and names("dataset") == ["odd", "rings"]
         assert ("composable_energy.datasets", "rings") in {(row.group, row.name) for row in ce.plugins()}
         refused(PluginLoadError, "should return a Dataset, but returned an object of type int", ce.get, "dataset", "odd")
         refused(OptionError, "sizes", ce.get, "dataset", "rings", sizes=4)
@@ -339,8 +338,7 @@ def test_a_publisher_is_found_by_its_scheme():
     with ce.register("publisher", "box", publish), ce.register("publisher", "default", publish), ce.register("loader", "box", kept.get):
         assert energy.push("box:here", tag="@1") == "box:here@1"
         assert ce.files.push(energy, "owner/name") == "box:owner/name"
-        assert kept == {"here": energy, "owner/name": energy}
-        assert ce.load("box:here") is energy
+        assert kept == {"here": energy, "owner/name": energy} and ce.load("box:here") is energy
         refused(OptionError, r"'box' takes \(tag: .*\), got \(private\)", energy.push, "box:here", private=True)
         refused(OptionError, "needs a location", energy.push, "box:")
         with pytest.raises(PluginNotFound, match=r"No plug-in offers the publisher 'bok'\. Did you mean 'box'\? Known: box, .*default"):

@@ -34,8 +34,7 @@ def test_the_bounded_complement_ends_where_the_energy_is_high():
     assert slope(less, 1.0) == pytest.approx(-slope(energy, 1.0), rel=1e-6)  # far below 8, as -E
     assert abs(slope(less, 5.0)) < 1e-6  # far above
     x = torch.linspace(-9, 9, 50, dtype=torch.float64)[:, None]
-    assert bool((less(x) >= 0).all())
-    assert slope(paper_not(energy, 0.1), 5.0) == pytest.approx(-0.5)
+    assert bool((less(x) >= 0).all()) and slope(paper_not(energy, 0.1), 5.0) == pytest.approx(-0.5)
 
 
 def test_not_of_the_classifier_that_energies_make_is_exact():

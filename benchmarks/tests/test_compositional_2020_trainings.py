@@ -21,8 +21,7 @@ def draw_disc(column: float, row: float, radius: float, color: tuple[float, floa
 @pytest.mark.parametrize(("ratio", "count", "columns"), [(0.01, 5, 1), (0.1, 41, 3), (1.0, 400, 20)])
 def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, count: int, columns: int):
     places = extrapolation.POSITIONS[extrapolation.positions_with_all_sizes(ratio)]
-    assert len(places) == count
-    assert len(np.unique(places[:, 0])) == columns
+    assert len(places) == count and len(np.unique(places[:, 0])) == columns
     assert places[0].tolist() == [-1, -1]
     assert (np.diff(places[:, 0]) >= 0).all()
 
@@ -31,8 +30,7 @@ def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, coun
 @pytest.mark.parametrize("ratio", extrapolation.RATIOS)
 def test_no_training_pair_is_a_test_pair_below_a_ratio_of_1(ratio: float):
     shown = extrapolation.training_pairs(ratio)
-    assert set(shown["position"][:, 0]) == set(range(400))
-    assert set(shown["position"][:, 1]) == {19}
+    assert set(shown["position"][:, 0]) == set(range(400)) and set(shown["position"][:, 1]) == {19}
     assert set(shown["size"][:, 0]) == set(extrapolation.positions_with_all_sizes(ratio).tolist())
     known = {tuple(pair) for pairs in shown.values() for pair in pairs.tolist()}
     wanted = {tuple(pair) for pair in extrapolation.test_pairs(ratio).tolist()}

@@ -47,8 +47,7 @@ def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point
     told = r"Memory ran out while langevin was at step.*chains of shape \(8, 2\).*`batch_size=`"
     with pytest.raises(errors.MemoryShortage, match=told) as caught:
         ce.as_energy(energy).sample((8, 2), sampler="langevin", step_size=0.1, steps=20, seed=0)
-    assert isinstance(caught.value, MemoryError) and caught.value.__cause__ is error
-    assert left[0] == -1
+    assert isinstance(caught.value, MemoryError) and caught.value.__cause__ is error and left[0] == -1
 
 
 def test_a_default_device_without_values_is_refused():

@@ -116,8 +116,7 @@ def at():
 def test_the_command_line_and_python_draw_the_same_points(fields, tmp_path, monkeypatch, capsys):
     points, result = carry_out(order(**fields, seed=3))
     monkeypatch.chdir(tmp_path)
-    assert main(shlex.split(result["command"])[1:]) == 0
-    assert np.array_equal(np.load("samples.npy"), points)
+    assert main(shlex.split(result["command"])[1:]) == 0 and np.array_equal(np.load("samples.npy"), points)
     names = {}
     exec(result["python"], names)
     assert np.array_equal(names["samples"].numpy(), points)

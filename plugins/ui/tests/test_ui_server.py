@@ -83,8 +83,7 @@ def test_conditions_are_found_while_the_process_is_idle(playground):
     running = events(playground, LONG)
     job = next(running)["job"]
     assert read(playground, "/api/conditions", ORDER) == {"kind": "busy"}
-    assert read(playground, "/api/cancel", {"job": job})["found"]
-    assert list(running)[-1]["kind"] == "cancelled"
+    assert read(playground, "/api/cancel", {"job": job})["found"] and list(running)[-1]["kind"] == "cancelled"
 
 
 def test_a_second_order_waits_and_cancelling_stops_both_kinds(playground):
@@ -92,11 +91,9 @@ def test_a_second_order_waits_and_cancelling_stops_both_kinds(playground):
     job = next(first)["job"]
     assert next(first)["kind"] == "started"
     waiting = next(second)
-    assert waiting["ahead"] == 1
-    assert read(playground, "/api/cancel", {"job": waiting["job"]})["found"]
+    assert waiting["ahead"] == 1 and read(playground, "/api/cancel", {"job": waiting["job"]})["found"]
     assert list(second)[-1]["kind"] == "cancelled"
-    assert read(playground, "/api/cancel", {"job": job})["found"]
-    assert list(first)[-1]["kind"] == "cancelled"
+    assert read(playground, "/api/cancel", {"job": job})["found"] and list(first)[-1]["kind"] == "cancelled"
     assert not read(playground, "/api/cancel", {"job": job})["found"]
     assert [event["kind"] for event in events(playground, ORDER)][-1] == "result"
 
@@ -169,8 +166,7 @@ def test_the_command_refuses_what_it_cannot_serve_and_warns_where_others_reach_i
     assert main(["ui", "--no-browser", "--port", "0", "--host", "0.0.0.0"]) == 0
     shown = capsys.readouterr()
     assert "without a password" in shown.err and "http://127.0.0.1:" in shown.out
-    assert main(["ui", "--no-browser", "--port", "0"]) == 0
-    assert capsys.readouterr().err == ""
+    assert main(["ui", "--no-browser", "--port", "0"]) == 0 and capsys.readouterr().err == ""
 
 
 def test_ctrl_c_ends_the_server_and_its_worker():

@@ -251,8 +251,7 @@ class TestTetris:
                 border = (wide != other) & (wide > 0) & (other > 0)
                 touching += border.any()
                 assert (color[wide[border]] != color[other[border]]).all()
-        assert touching > 50
-        assert set(scenes.labels["color"].ravel()) == set(range(6))
+        assert touching > 50 and set(scenes.labels["color"].ravel()) == set(range(6))
 
 
 SHAPES = (*worlds.KINDS, *worlds.TOYS)
@@ -274,8 +273,7 @@ def alone(shape: str, color: str = "red") -> dict[str, np.ndarray]:
 @pytest.mark.parametrize("name", worlds.TOYS)
 def test_a_toy_is_one_object_as_large_as_a_solid(name):
     scenes, box = (some_solids().render(alone(shape), masks=True) for shape in (name, "box"))
-    assert scenes.masks is not None and box.masks is not None
-    assert set(np.unique(scenes.masks)) == {0, 1}
+    assert scenes.masks is not None and box.masks is not None and set(np.unique(scenes.masks)) == {0, 1}
     area, whole = (scenes.masks > 0).sum(), (box.masks > 0).sum()
     assert 0.25 * whole < area < 1.1 * whole and abs(np.nonzero(scenes.masks[0].any(0))[0].mean() - 31.5) < 1.5
 
