@@ -22,8 +22,7 @@ def draw_disc(column: float, row: float, radius: float, color: tuple[float, floa
 def test_a_ratio_selects_the_first_positions_column_by_column(ratio: float, count: int, columns: int):
     places = extrapolation.POSITIONS[extrapolation.positions_with_all_sizes(ratio)]
     assert len(places) == count and len(np.unique(places[:, 0])) == columns
-    assert places[0].tolist() == [-1, -1]
-    assert (np.diff(places[:, 0]) >= 0).all()
+    assert places[0].tolist() == [-1, -1] and (np.diff(places[:, 0]) >= 0).all()
 
 
 @pytest.mark.slow

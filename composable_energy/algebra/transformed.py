@@ -253,6 +253,7 @@ class NoiseLeaves(NamedTuple):
     leaves: tuple[Energy, ...]  # absolute energies, and those without value, that depend on the noise level
     others: tuple[Energy, ...]  # all others, such as energies without noise levels and evidence with values
     additive: bool  # whether parts without noise levels add to the energy, and are not inside of a mixture
+    weighted: bool  # whether one of them has a weight
 
     @property
     def plain(self) -> tuple[Energy, ...]:
@@ -261,15 +262,14 @@ class NoiseLeaves(NamedTuple):
 
     @property
     def widened(self) -> bool:
-        """Whether one term without noise levels allows for the spread of the data itself: several share it, and none knows the others."""
+        """Whether one term without noise levels allows for the spread of the data itself. Several share it, and none knows its weight."""
         leaves = [term for part in self.plain for term in part.modules() if isinstance(term, Energy) and not term.terms]
-        return len(leaves) == 1 and leaves[0].widens_itself
+        return len(leaves) == 1 and leaves[0].widens_itself and not self.weighted
 
 
 def noise_leaves(energy: Energy) -> NoiseLeaves:
     """Returns the parts of which an expression is a function; an energy whose evidence has values is another part, and its base a leaf."""
-    leaves: dict[Energy, None] = {}
-    others: dict[Energy, None] = {}
+    leaves, others = dict[Energy, None](), dict[Energy, None]()
     seen, todo = {energy}, [energy]
     while todo:
         part = todo.pop()
@@ -283,8 +283,8 @@ def noise_leaves(energy: Energy) -> NoiseLeaves:
         todo += [inner for inner in reversed(parts) if inner not in seen]
         seen.update(parts)
     plain = {part for part in others if not _takes_noise(part)}
-    mixtures = [part for part in seen if isinstance(part, Node) and not part.sums] if plain else []
-    return NoiseLeaves(tuple(leaves), tuple(others), all(plain.isdisjoint(mixture.modules()) for mixture in mixtures))
+    above = [part for part in seen if isinstance(part, Node) and not plain.isdisjoint(part.modules())] if plain else []
+    return NoiseLeaves(tuple(leaves), tuple(others), all(part.sums for part in above), any(isinstance(part, Weighted) for part in above))
 
 
 def weakens_evidence(energy: Energy) -> bool:
