@@ -250,11 +250,17 @@ def format_value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) else repr(value)
 
 
-def flatten(terms: Sequence[Energy], kind: type[Energy]) -> list[Energy]:
-    """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each."""
+def flatten(terms: Sequence[Any], kind: type[Energy]) -> list[Energy]:
+    """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each.
+    So are those with events inside of factors of the same variables, as events join others."""
     counts, result = Counter(terms), list[Energy]()
+    names = Counter(getattr(term, "names", None) for term in terms) if terms and terms[0].variables else {}
     for term in terms:
-        result += term.terms if (isinstance(term, kind) and counts[term] == 1 and not getattr(term, "weighted", False)) else (term,)
+        shared = getattr(term, "place", None) and names.get(term.names, 0) > 1 and not term.values
+        mixed = shared and any(part.formula for part in getattr(term.terms[0], "terms", ()))
+        node = term.terms[0] if mixed else term
+        whole = not isinstance(node, kind) or counts[term] > 1 or getattr(node, "weighted", False)
+        result += (term,) if whole else map(term.around, node.terms) if mixed else term.terms
     return result
 
 

@@ -172,7 +172,7 @@ class Energy(nn.Module, ABC):
             if x.requires_grad and not energies.requires_grad:
                 note_detached(self, x, conditions)
             return energies
-        if conditions and not self.variables.keys().isdisjoint(conditions):
+        if self.variables and conditions and any(name in conditions for name in self.variables):
             x = {} if x is None else {"x": x}  # it may be a variable, too
             x |= {name: conditions.pop(name) for name in self.variables if name in conditions}
         x = x if isinstance(x, Tensor) else as_points(self, x)

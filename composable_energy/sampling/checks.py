@@ -81,11 +81,9 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
 
 
 def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
-    """Raises if the energy of a point of chains depends on the other points of its batch, or on its place among them.
-
-    A point is evaluated beside others and beside copies of itself; a single point beside another one and alone. An energy that differs
-    without that, as one that draws random numbers, is noted among the faults.
-    """
+    """Raises if the energy of a point of chains depends on the other points of its batch, or on its place among them. A point is evaluated
+    beside others and beside copies of itself; a single point beside another one and alone. An energy that differs without that, as one that
+    draws random numbers, is noted among the faults."""
     row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
     if not (x != x[:1]).any():
@@ -117,11 +115,9 @@ def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
 
 
 def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) -> None:
-    """Raises if a part of an expression overrides `with_gradient` by energies or gradients that do not fit its values.
-
-    A sampler that accepts and rejects by values would draw from another density than one that follows gradients. The values are compared
-    at the points where the expression evaluates that energy, by a central difference along the gradient.
-    """
+    """Raises if a part of an expression overrides `with_gradient` by energies or gradients that do not fit its values. A sampler that
+    accepts and rejects by values would draw from another density than one that follows gradients. The values are compared at the points
+    where the expression evaluates that energy, by a central difference along the gradient."""
     for part in modules_of(energy):
         if isinstance(part, Energy) and part.has_own_gradient and not isinstance(part, EnergyWrapper):
             break
@@ -155,11 +151,9 @@ def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) 
 
 
 def check_detached(uses: Sequence[Use], alone: bool) -> None:
-    """Raises if what autograd finds constant, in these uses, changes with its points: its gradient would lack without a word.
-
-    Walls are right, and so are energies that declare to have no gradient. A sampler that follows gradients `alone` misses steps, which are
-    constant nearly everywhere, and decoders and networks of events without a gradient as well; others do not.
-    """
+    """Raises if what autograd finds constant, in these uses, changes with its points: its gradient would lack without a word. Walls are
+    right, and so are energies that declare to have no gradient. A sampler that follows gradients `alone` misses steps, which are constant
+    nearly everywhere, and decoders and networks of events without a gradient as well; others do not."""
     seen = set[Any]()
     for use in reversed(uses):
         of, network = use.energy, not isinstance(use.energy, Energy)

@@ -76,7 +76,7 @@ def _hangs(patch):
 
 
 def _writes(patch):
-    read = lambda path, *_: (Path(path).parent.parent.parent / "left").write_text("x")
+    read = lambda path, *_, **__: (Path(path).parent.parent.parent / "left").write_text("x")
     patch.setattr("composable_energy.files.expressions.read_record", read)
 
 
