@@ -79,9 +79,9 @@ class Factor(Transformed):
             raise ExpressionError(f"{', '.join(sorted(both))} of {operand} would be the name of a condition and of a variable.")
         self.event_shape = (size_of(self.variables),)
         self.precedence = 100 if self.values else getattr(operand, "precedence", 100)
-        self.place = Place((*self.variables.items(),), self.names, bool(operand.variables))
+        self.place_in_point = Place((*self.variables.items(),), self.names, bool(operand.variables))
         if operand.formula is not None and not self.values:
-            self.formula = self.place.put(operand.formula)
+            self.formula = self.place_in_point.put(operand.formula)
         self.bases = tuple(WeightedBase(_put(base.energy, variables, names, values), base.scaled_by) for base in operand.bases)
 
     def around(self, operand: Energy) -> "Factor":
@@ -117,7 +117,7 @@ class Factor(Transformed):
 
     def point(self, x: Tensor) -> Tensor:
         """Returns the points of the operand, for points of all variables."""
-        return self.place.select(x, self.values)
+        return self.place_in_point.select(x, self.values)
 
     def text(self, operand: Operand) -> str:
         if not self.values:

@@ -254,9 +254,9 @@ def flatten(terms: Sequence[Any], kind: type[Energy]) -> list[Energy]:
     """Returns terms with nodes of a class, without weights, that occur once replaced by their terms: so `E = E & E` adds one node each.
     So are those with events inside of factors of the same variables, as events join others."""
     counts, result = Counter(terms), list[Energy]()
-    names = Counter(getattr(term, "names", None) for term in terms) if terms and terms[0].variables else {}
+    names = Counter(term.names for term in terms if hasattr(term, "place_in_point")) if terms and terms[0].variables else {}
     for term in terms:
-        shared = getattr(term, "place", None) and names.get(term.names, 0) > 1 and not term.values
+        shared = hasattr(term, "place_in_point") and names.get(term.names, 0) > 1 and not term.values
         mixed = shared and any(part.formula for part in getattr(term.terms[0], "terms", ()))
         node = term.terms[0] if mixed else term
         whole = not isinstance(node, kind) or counts[term] > 1 or getattr(node, "weighted", False)

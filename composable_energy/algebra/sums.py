@@ -207,7 +207,7 @@ def powers_of(term: Energy) -> list[Power]:
         return [Power((), term.formula)]
     if isinstance(term, Weighted) and (isinstance(term.weight, Tensor) or term.weight > 0):
         return [Power((term, *nodes), formula) for nodes, formula in powers_of(term.terms[0])]
-    if (place := getattr(term, "place", None)) and not getattr(term, "values", None):
+    if (place := getattr(term, "place_in_point", None)) and not term.values:
         return [Power(nodes, place.put(formula)) for nodes, formula in powers_of(term.terms[0])]
     return term.powers if isinstance(term, Conjunction) else []
 
