@@ -173,8 +173,8 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     own = problem.init is None and problem.call.resume is None and chains.step == (sampler.total_steps or chains.last_step)
     if chains.active and own and sampler.traits.check_draws is not None:
         rows = chains.rows[: min(problem.batch_size, _STARTS)]
-        found = sampler.traits.check_draws(sampler, problem.energy_of(rows), chains.active_state().x[: len(rows)])
-        trace.observed += tuple(found)
+        with suppress(Exception):  # a model may refuse batches of another size, and the draws count
+            trace.observed += (*sampler.traits.check_draws(sampler, problem.energy_of(rows), chains.active_state().x[: len(rows)]),)
     if faults.varies and sampler.traits.values:
         seen = f"The energy differs between two evaluations at the same points: {faults.varies}."
         trace.observed += (SamplingWarning("varies", seen, advise("varies", sampler)),)

@@ -142,6 +142,11 @@ def test_draws_that_a_model_does_not_denoise_warn(wrong, declared, sampler):
         E.sample(100, sampler=sampler, seed=0, temperature=0.5)
 
 
+def test_a_model_that_refuses_other_batches_keeps_its_draws():
+    model = lambda x, t: unit(x, t) * {64: 1.0, 300: 1.0}[len(x)]  # the pilots and the chains
+    assert DiffusionEnergy(model, "ve", event_shape=(2,)).sample(300, sampler="sde", seed=0).std() > 0.9
+
+
 def test_terms_that_count_their_base_twice_warn():
     a, b = (Gaussian(torch.tensor([m])) for m in (1.0, -1.0))
     with pytest.warns(SamplingWarning, match=r"is 2 times that of the Gaussian .*relative to one base"):
