@@ -21,6 +21,7 @@ pytestmark = [pytest.mark.full, needs_compiler, pytest.mark.filterwarnings("igno
 PAIR = ce.as_energy(torch.distributions.MultivariateNormal(torch.zeros(3), torch.eye(3)), name="zero") | ce.as_energy(
     torch.distributions.MultivariateNormal(torch.ones(3), torch.eye(3) / 2), name="one"
 )
+RADIUS = 5.0  # that `Scaled` reads, and a test changes
 CALL = {"steps": 21, "seed": 3, "init": torch.zeros(20, 3)}
 ONE_STEP = {"batch_size": 2}  # of more chains: functions take one step, and not eight, which compile for eight times as long
 
@@ -108,15 +109,17 @@ def test_the_points_do_not_depend_on_who_looks_on_and_where_a_call_is_resumed(tm
 
 
 def test_steps_are_compiled_once_and_not_taken_one_by_one():
-    chains, energy = 4000, PAIR & ce.as_energy(lambda x: (x - 1).square().sum(1) / 8, event_shape=(3,))
+    chains, energy = 4000, PAIR & ce.as_energy(lambda x: x.exp().sum(1) / 8, event_shape=(3,))
     call = {**CALL, "init": torch.zeros(chains, 3), "sampler": Counted(), "trace": True}
     wanted, record = energy.sample((chains, 3), **call)
     for calls in (1 + 1, 0):  # one step for the checks, and one that is recorded
         Counted.calls.clear()
-        found, trace = energy.sample((chains, 3), compile=True, **call)
+        with torch.profiler.profile() as profile:
+            found, trace = energy.sample((chains, 3), compile=True, **call)
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         assert trace.scalars["height"] == pytest.approx(record.scalars["height"], rel=1e-3, abs=1e-3)
         assert trace.scalars["length"] == record.scalars["length"] and len(Counted.calls) == calls
+    assert sum(one.count for one in profile.key_averages() if one.key == "aten::exp") < CALL["steps"]  # the steps run compiled
 
 
 class Cliff(ce.Energy):
@@ -161,9 +164,6 @@ def test_the_checks_of_distributions_reject_points_there_too():
     assert_draws_same(energy, (8, 2), **{"sampler": MALA(0.5), "steps": 30, "seed": 0, "init": torch.ones(8, 2, dtype=DTYPE), **ONE_STEP})
     with pytest.raises(ValueError, match="concentration"):  # also after the compiler was used
         energy(-torch.ones(1, 2, dtype=DTYPE))
-
-
-RADIUS = 5.0
 
 
 class Scaled(ce.Energy):

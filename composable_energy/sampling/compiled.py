@@ -283,7 +283,7 @@ def _compile(function: Function, inputs: Sequence[Tensor], expected: Sequence[Te
     checks = Distribution._validate_args  # torch's compiler turns them off for the whole process
     try:
         options = _OPTIONS if device.type == "cpu" else None
-        found = _run(torch.compile(graph, fullgraph=True, dynamic=False, options=options), inputs)
+        found = _run(compiled := torch.compile(graph, fullgraph=True, dynamic=False, options=options), inputs)
     except Exception as cause:
         try:
             torch.compile(torch.cos, fullgraph=True)(torch.zeros(2, device=device))
@@ -303,7 +303,7 @@ def _compile(function: Function, inputs: Sequence[Tensor], expected: Sequence[Te
         largest = other[other.isfinite()].abs().max().item() if other.isfinite().any() else 0.0
         if not torch.allclose(one, other, rtol=tolerance, atol=tolerance * largest, equal_nan=True):
             raise ValueError("it computes something else when it is compiled")
-    return function
+    return compiled
 
 
 def _run(function: Function, inputs: Sequence[Tensor]) -> Any:
