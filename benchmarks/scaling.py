@@ -170,7 +170,7 @@ def write_rank(name: str, folder: str) -> None:
 
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
-    parser.add_argument("parts", nargs="*", metavar="PART", help="what to measure: steps, memory, ranks; all by default")
+    parser.add_argument("parts", nargs="*", choices=["steps", "memory", "ranks"], help="what to measure; all by default")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--rank", nargs=2, help=argparse.SUPPRESS)
