@@ -102,8 +102,7 @@ def expressions(E: diffusion.DiffusionEnergy):
 def test_composition_is_guidance_by_base_and_evidence(name, sigma):
     net, E = concepts()
     expression, weights = expressions(E)[name]
-    x = points()
-    base = net.score(x, sigma, 3)
+    base = net.score(x := points(), sigma, 3)
     expected = base + sum(w * (net.score(x, sigma, y) - base) for y, w in enumerate(weights))
     for found in (expression.with_gradient(x, sigma=sigma)[1], expression.at(sigma).with_gradient(x)[1]):
         torch.testing.assert_close(-found, expected, rtol=1e-9, atol=1e-9)
