@@ -205,9 +205,9 @@ def test_scores_are_gradients_of_the_log_density_from_which_parameters_learn():
 
 
 def test_explain_gives_each_term_and_the_shares_of_branches():
-    explanation = ((NEAR | FAR) & RING).explain(X)
-    branches = explanation.terms[0].terms
-    assert [branch.expression for branch in branches] == ["n-2.0", "n2.0"]
+    calls, near = [], ce.as_energy(lambda x: calls.append(x) or NEAR(x), name="n-2.0")
+    branches = (explanation := ((near | FAR) & RING).explain(X)).terms[0].terms
+    assert [branch.expression for branch in branches] == ["n-2.0", "n2.0"] and len(calls) == 1
     torch.testing.assert_close(branches[0].share, torch.sigmoid(FAR(X) - NEAR(X)))
     torch.testing.assert_close(branches[0].energy, NEAR(X))
     assert "share" in str(explanation) and "n-2.0 | n2.0" in str(explanation) and "arbitrary" in (RED | U).explain(X).note

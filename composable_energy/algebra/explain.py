@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.algebra import SHARES, Conditioned, Disjunction, Factor, Negation, OverTime, PulledBack
+from composable_energy.energies.bases import evidence_of
 from composable_energy.energies.checks import as_points, check_value, check_weights
 from composable_energy.energies.conditions import rows_for
 from composable_energy.energies.energy import Energy
@@ -74,7 +75,7 @@ def explain(energy: Energy, x: Tensor, **conditions: Any) -> Explanation:
     """
     check_value(energy, "`explain`")
     x = encode_points(energy, x)
-    with torch.no_grad(), evaluating():
+    with torch.no_grad(), evaluating(repeated=frozenset(id(part) for part in energy.modules() if not getattr(part, "terms", ()))):
         whole = _explain_once(energy, x, conditions)
         bases = tuple(Explanation(str(base.energy), base(x, **conditions)) for base in energy.bases)
         total = _evaluate(lambda: energy(x, **conditions), x)
@@ -100,17 +101,16 @@ def encode_points(energy: Energy, x: Tensor) -> Tensor:
 
 
 def _explain_once(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
-    """Returns the explanation of a node; a repeated part is evaluated once."""
+    """Returns the explanation of a node; a repeated part is explained once, and a leaf evaluated once for all nodes around it."""
     key = "explanation", id(energy), id(x), tuple((name, id(value)) for name, value in conditions.items())
     return memoize(key, (energy, x, conditions), lambda: _explain_node(energy, x, conditions))
 
 
 def _explain_node(energy: Energy, x: Tensor, conditions: dict[str, Any]) -> Explanation:
-    own = _evaluate(lambda: energy.evidence(x, **conditions), x)
+    own = _evaluate(lambda: evidence_of(energy, x, conditions), x)
     probability = None if energy.formula is None else (-own).exp()
     if isinstance(energy, Conditioned):  # its terms are those of what it binds
-        bound = {name: rows_for(name, value, x) for name, value in energy.values.items()}
-        inner = _explain_once(energy.terms[0], x, {**conditions, **bound})
+        inner = _explain_once(energy.terms[0], x, conditions | {name: rows_for(name, value, x) for name, value in energy.values.items()})
         return replace(inner, expression=str(energy), energy=own, probability=probability)
     if isinstance(energy, PulledBack | Factor | OverTime):  # its term takes other points
         return Explanation(str(energy), own)

@@ -13,6 +13,7 @@ import composable_energy as ce
 import composable_energy_diffusion as diffusion
 from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.testing import check_energy
+from composable_energy_mcmc.annealing.composed import ComposedDensity
 from plugins.diffusion.tests.mixture_models import F64, PROCESSES, mixture, network
 from tests.refusals import refusals, refused
 
@@ -101,8 +102,7 @@ def expressions(E: diffusion.DiffusionEnergy):
 def test_composition_is_guidance_by_base_and_evidence(name, sigma):
     net, E = concepts()
     expression, weights = expressions(E)[name]
-    x = points()
-    base = net.score(x, sigma, 3)
+    base = net.score(x := points(), sigma, 3)
     expected = base + sum(w * (net.score(x, sigma, y) - base) for y, w in enumerate(weights))
     for found in (expression.with_gradient(x, sigma=sigma)[1], expression.at(sigma).with_gradient(x)[1]):
         torch.testing.assert_close(-found, expected, rtol=1e-9, atol=1e-9)
@@ -113,7 +113,8 @@ def test_a_gradient_evaluates_the_network_once(name):
     """Each concept and the base is a part of one batch."""
     net, E = concepts()
     expression, weights = expressions(E)[name]
-    for call in (lambda: expression.with_gradient(points(), sigma=2.0), lambda: expression.at(2.0).with_gradient(points())):
+    leaves = lambda: ComposedDensity(expression).scores(points(), 2.0)
+    for call in (lambda: expression.with_gradient(points(), sigma=2.0), lambda: expression.at(2.0).with_gradient(points()), leaves):
         net.calls.clear()
         call()
         assert net.calls == [7 * (1 + sum(w != 0 for w in weights))]

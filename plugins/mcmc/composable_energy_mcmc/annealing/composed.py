@@ -77,11 +77,11 @@ class ComposedDensity:
 
     def scores(self, x: Tensor, sigma: float) -> tuple[Tensor, Tensor]:
         r"""Returns $-E_i$, 0 for a leaf without values, with shape $(B, M)$, and the scores $-\nabla E_i$, with shape $(B, M, *)$."""
-        values, gradients = [], []
+        values, gradients, level = [], [], x.new_tensor(sigma).expand(len(x))  # one tensor, by which parts know that leaves share it
         with torch.inference_mode(False), torch.enable_grad(), evaluating(root=_Together(self.leaves)):
             point = x.detach().clone().requires_grad_()
             for leaf in self.leaves:
-                energies = leaf(point, sigma=sigma)
+                energies = leaf(point, sigma=level)
                 if not energies.requires_grad:
                     raise ExpressionError(f"{leaf} has no gradient at its points: it is constant, or detaches them.")
                 gradients.append(torch.autograd.grad(energies.sum(), point, retain_graph=True)[0])
