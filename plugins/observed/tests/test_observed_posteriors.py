@@ -153,7 +153,7 @@ def test_a_decoder_counts_in_what_is_not_known():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0))], ids=str)
+@pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0)), (6.0, Poisson(10.0, 8.0))], ids=str)
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     x = draw(diffusion((2,)) & ce.observed(torch.full((2,), y), None, noise))
     grid = torch.linspace(-2, 4, 2001)[:, None]
