@@ -101,10 +101,11 @@ class Edits:
         return torch.stack([self._decode(torch.lerp(before, self.last.latents, i / (count - 1))) for i in range(count)])
 
     def save(self, path: str | Path) -> None:
-        """Writes all edits to a file, for `Edits.load`; the generator is not part of it."""
+        """Writes all edits and one picture to a file, for `Edits.load`; the generator is not part of it."""
         tensors = {f"{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in _TENSORS}
+        shown = self._decode(self.original[:1])
         texts = [{"asked": step.asked, "kept": step.kept} for step in self.steps]
-        write_record(expanded(path), "edits", 1, {"steps": texts}, {"original": self.original, **tensors})
+        write_record(expanded(path), "edits", 1, {"steps": texts}, {"original": self.original, "shown": shown, **tensors})
 
     @classmethod
     def load(cls, path: str | Path, base: Energy) -> Self:
@@ -115,7 +116,7 @@ class Edits:
             base: The prior with the generator of the edits.
 
         Raises:
-            FileFormatError: The file is missing, damaged, or not one of edits of such latent points.
+            FileFormatError: The file is missing, damaged, or not one of edits of such latent points and pictures.
         """
         header, tensors = read_record(expanded(path), "edits", 1)
         try:
@@ -128,7 +129,11 @@ class Edits:
             raise FileFormatError(f"{path} cannot be read as edits: {error!r}.") from error
         if original.shape[1:] != base.event_shape or any(step.latents.shape != original.shape for step in steps):
             raise FileFormatError(f"{path} has latent points of shape {tuple(original.shape[1:])}, {base} takes {base.event_shape}.")
-        return cls(base, original, steps)
+        found, shown = cls(base, original, steps), tensors.get("shown")
+        now = found._decode(original[:1])
+        if shown is not None and (shown.shape != now.shape or not torch.allclose(shown.to(now), now, rtol=1e-2, atol=1e-2)):
+            raise FileFormatError(f"{path} has edits of pictures of another generator than that of {base}.")
+        return found
 
     def _decode(self, z: Tensor) -> Tensor:
         with torch.no_grad():

@@ -156,7 +156,8 @@ def test_other_wrong_arguments(found, tmp_path):
     path.write_bytes(b"no file of tensors")
     refused(FileFormatError, "no record", latents.Edits.load, path, found.base)
     latents.Edits(found.base, Z).save(path)
-    refused(FileFormatError, "latent points of shape", latents.Edits.load, path, latents.latent(nn.Linear(3, 4), 3))
+    for size, message in ((3, "latent points of shape"), (6, "pictures of another generator")):
+        refused(FileFormatError, message, latents.Edits.load, path, latents.latent(nn.Linear(size, 6), size))
 
 
 def base(prior=3):
@@ -208,8 +209,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to():
         seen.append(x)
         return labeller(x)
 
-    found = latents.fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0)
-    x = torch.cat(seen)
+    found, x = latents.fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0), torch.cat(seen)
     assert len(x) == found.report.pictures == 2001 and found.report.held_out == 100
     shares = [(labeller(part)["side"] == 1).double().mean() for part in (x[:1001], x[1001:])]
     assert x.abs().max() < 1 and abs(shares[0] - shares[1]) < 0.1  # labels as frequent as before, from other latent points
