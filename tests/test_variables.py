@@ -110,7 +110,7 @@ def test_a_disjunction_of_other_variables_is_a_factor():
     torch.testing.assert_close(either({"theta": THETA, "mu": MU}), expected)
     coin = ce.as_energy(Bernoulli(0.5), variables="z")
     assert either.grounded and (coin - coin).grounded and (-2 * coin & PRIOR).grounded
-    refused(UngroundedError, None, (left | right).sample, 10)
+    refused(UngroundedError, "no lower bound, and leaves theta, mu free", (left | right).sample, 10)
     refused(UngroundedError, None, (left & ~right).sample, 10)
 
 

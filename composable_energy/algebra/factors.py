@@ -42,8 +42,7 @@ class Place:
     def select(self, x: Tensor, values: Mapping[str, Tensor] = MappingProxyType({})) -> Tensor:
         """Returns the points at this place, with values of names that are no variables; factors at one place share them."""
         version = 0 if x.is_inference() else x._version
-        key = ("factor", id(x), version, self, *map(id, values.values()))
-        return memoize(key, (x, values), lambda: self._select(x, values))
+        return memoize(("factor", id(x), version, self, *map(id, values.values())), (x, values), lambda: self._select(x, values))
 
     def _select(self, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         shapes, places = dict(self.variables), places_of(dict(self.variables))
@@ -99,8 +98,7 @@ class Factor(Transformed):
         operand, (support,) = self.terms[0], supports
         if support is None:
             return None
-        own = operand.variables or {name: self.variables[name] for name in self.names}
-        if len(own) == 1 and not operand.variables:
+        if len(own := operand.variables or {name: self.variables[name] for name in self.names}) == 1 and not operand.variables:
             return join_parts({name: flatten_support(name, support, shape) for name, shape in own.items()}, self.variables)
         return join_parts(parts_by_name(support, own), self.variables)
 

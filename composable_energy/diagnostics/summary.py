@@ -113,8 +113,7 @@ def _unchecked(trace: "Trace", draws: Draws) -> str | None:
         return "Chains have conditions and densities of their own: draw each condition by itself with several chains."
     if len(draws.steps) < LEAST_DRAWS:
         return f"There are {len(draws.steps)} draws of each chain: take more `steps`, or keep more points with a smaller `trace=`."
-    missing = importlib.util.find_spec("arviz_stats") is None
-    return "ArviZ computes them: pip install 'composable-energy[diagnostics]'." if missing else None
+    return None if importlib.util.find_spec("arviz_stats") else "ArviZ computes them: pip install 'composable-energy[diagnostics]'."
 
 
 def _statistics(names: Sequence[str], values: Tensor, by_arviz: bool) -> list[Row]:

@@ -233,8 +233,7 @@ def find_branch_warnings(sampler: "Sampler", shares: Sequence[float], known: Seq
     if wrong:
         seen = f"The points do not have the shares of the mixture: {max(wrong)[1]}, counted from 0."
         yield SamplingWarning("branch", seen, advise("branch", sampler))
-    empty = [str(number) for number, share in enumerate(shares) if share * count < _EMPTY]
-    if empty and not known and count >= _LEAST_POINTS:
+    if (empty := [str(number) for number, share in enumerate(shares) if share * count < _EMPTY]) and not known and count >= _LEAST_POINTS:
         seen = f"No point of {count} is in branch {', '.join(empty)} of the {len(shares)} of the mixture, counted from 0."
         yield SamplingWarning("branch", seen, advise("empty", sampler))
 

@@ -83,8 +83,7 @@ class CompiledStep:
 
     def _steps(self, energy: Energy, state: State, noise: Noise) -> Function | str:
         """Returns a function that takes steps, see `_compile_steps`, or why there is none."""
-        problem = self.problem
-        if problem.sampler.total_steps is not None:
+        if (problem := self.problem).sampler.total_steps is not None:
             return "it follows a schedule"
         if energy is not problem.energy:
             return "each chain has conditions of its own"

@@ -225,8 +225,7 @@ def _find_rare(problem: Problem, drawn: Tensor, formulas: Sequence[Formula], tra
     like, noise = drawn.new_empty(_STARTS, *drawn.shape[1:]), problem.noise_of(range(_STARTS)).child("rare")
     z = noise.normal(like) * (1 + highest["sigma"] ** 2) ** 0.5
     bound = {**problem.conditions_at(z, torch.zeros(_STARTS, dtype=torch.int64, device="cpu")), **highest}
-    shares = _probability(formulas, z, bound)
-    if shares.mean() + 2 * shares.std() / _STARTS**0.5 >= _RARE:
+    if (shares := _probability(formulas, z, bound)).mean() + 2 * shares.std() / _STARTS**0.5 >= _RARE:
         return
     apart = math.prod(one.probability_apart(_probability([atom], z, bound).mean().item() for atom in one.atoms()) for one in formulas)
     if shares.mean() < _SELDOM * apart:

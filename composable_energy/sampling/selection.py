@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from composable_energy.algebra import Difference, weakens_evidence
+from composable_energy.algebra import Conjunction, Difference, weakens_evidence
 from composable_energy.energies.checks import check_value, modules_of
 from composable_energy.energies.conditions import CHAINS
 from composable_energy.energies.energy import Energy
@@ -119,6 +119,10 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     while (term := next((term for term in culprit.terms if not term.grounded), None)) is not None:
         culprit = term
     because = "" if culprit is energy else f", because nothing grounds {culprit}"
+    pick = any if isinstance(energy, Conjunction) else all  # of a mixture, each branch has to ground its variables
+    known = [getattr(term, "names", term.variables) if term.grounded else () for term in energy.terms]
+    if free := [name for name in energy.variables if not pick(name in names for names in known)]:
+        because += f", and leaves {', '.join(free)} free"
     simpler = "if terms cancel, write what is left, such as `E` for `2 * E - E`; " if isinstance(culprit, Difference) else ""
     raise UngroundedError(
         f"{energy} has no lower bound{because}: its chains would run away. Join it with `&` to a grounded energy, such as a base that all "

@@ -106,8 +106,7 @@ def class_energies(energy: Any, over: str, classes: Iterable[Any] | int | None) 
 
 def _of_values(energy: ce.Energy, over: str, classes: Iterable[Any] | int | None) -> ClassEnergies:
     """Returns the energies $E(x \\mid c)$ of the values of a condition, whose normalisers are taken as equal."""
-    known = energy.conditions - {"chains"}
-    if over not in known:
+    if over not in (known := energy.conditions - {"chains"}):
         raise OptionError(
             f"{energy} has no condition {over} to classify by, it has {sorted(known) or 'none'}. The classes are the values "
             "of a condition, the branches of a mixture `A | B`, or several energies, `Classifier({'cat': A, 'dog': B})`."

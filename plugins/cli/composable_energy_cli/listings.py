@@ -153,8 +153,7 @@ def _load_plugins() -> list[ce.registry.PluginRecord]:
             broken[owner] = f"loading its plug-ins did not end within {_LIMIT} s"
         except subprocess.CalledProcessError as error:
             broken[owner] = f"loading its plug-ins ended the process with exit code {error.returncode}"
-    rows = ce.plugins()
-    return [replace(row, state="failed", error=broken[row.distribution]) if row.distribution in broken else row for row in rows]
+    return [replace(row, state="failed", error=broken[row.distribution]) if row.distribution in broken else row for row in ce.plugins()]
 
 
 def _kernel_state(name: str) -> str:

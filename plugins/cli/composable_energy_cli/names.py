@@ -114,8 +114,7 @@ class Names:
 
     def locate(self, leaf: Name) -> str | Path | Callable[..., ce.Energy]:
         """Returns the full name, the folder or the location of a name."""
-        name = leaf.name
-        if name in self.members:
+        if (name := leaf.name) in self.members:
             return f"{self.family}/{name}" if self.folder is None else self.folder / name
         folder = expanded(name)
         if name.startswith(("/", "./", "../", "~")):
@@ -169,8 +168,7 @@ class Names:
 
 def _folder(family: str) -> Path | None:
     """Returns the folder of saved energies; None if it is not a folder."""
-    folder = expanded(family)
-    if is_directory(folder):
+    if is_directory(folder := expanded(family)):
         if saved_in(folder):
             return folder
         own = f" It is a saved energy itself: write {family!r} in the expression." if is_file(folder / ENERGY_FILE) else ""

@@ -66,8 +66,7 @@ def _option(text: str) -> tuple[str, str]:
 
 def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Returns pairs of a name and a value as a mapping; raises `OptionError` if a name is given twice."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    if len(found := dict(pairs)) < len(pairs):
         names = [name for name, _ in pairs]
         raise OptionError(f"{next(name for name in names if names.count(name) > 1)} is given twice.")
     return found

@@ -65,8 +65,7 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
     try:
         if zipfile.is_zipfile(path):
             check_archive(path)
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.lib.npyio.NpzFile):
+        if isinstance(loaded := np.load(path, allow_pickle=False), np.lib.npyio.NpzFile):
             with loaded:
                 loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
         points = torch.from_numpy(np.asarray(loaded).astype(np.float64, casting="same_kind"))

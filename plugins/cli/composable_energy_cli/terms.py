@@ -162,8 +162,7 @@ def _read(files: list[Path], energy: Energy, black_to_white: tuple[float, float]
     spec = resolve_points(energy, 1)
     shapes = list(dict.fromkeys([tuple(spec.shape[1:]), tuple(spec.event)]))  # decoded, then latent
     read = [(path, read_points(path, shapes, black_to_white).to(spec.dtype)) for path in files]
-    odd = next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)
-    if odd is not None:
+    if (odd := next((path for path, points in read if points.shape[1:] != read[0][1].shape[1:]), None)) is not None:
         raise ShapeError(f"{read[0][0]} and {odd} have points of different shapes; explain them one after the other.")
     labels = [str(path) if len(points) == 1 else f"{path} {i + 1}" for path, points in read for i in range(len(points))]
     return labels, torch.cat([points for _, points in read])

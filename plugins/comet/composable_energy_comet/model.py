@@ -85,6 +85,8 @@ class Comet(nn.Module):
             raise ShapeError(f"Latents must have shape (B, K, {self.energy.numbers}), got {tuple(z.shape)}.")
         if z.dtype != self.energy.image.dtype:
             raise DtypeError(f"Latents of this model are {self.energy.image.dtype}, got {z.dtype}.")
+        if not z.isfinite().all():
+            raise OptionError("Latents must be finite, got some that are NaN or infinite.")
         return decode_latents(self.energy, z, seed)
 
     def recombine(self, parts: Sequence[ce.Energy], seed: int = 0) -> Tensor:
@@ -113,12 +115,9 @@ class Comet(nn.Module):
             ShapeError, OptionError: See `swap`; or n is below 2.
         """
         (own, others), indices, n = encode_pair(self, x, y), self._check_components(k), check_integer("n", n, 2)
-        found = []
-        for weight in torch.linspace(0, 1, n).tolist():
-            mixed = own.clone()
-            mixed[:, indices] = torch.lerp(own[:, indices], others[:, indices], weight)
-            found.append(self.decode(mixed, seed))
-        return torch.stack(found)
+        mixed = own.clone()
+        mixed[:, indices] = others[:, indices]
+        return torch.stack([self.decode(own.lerp(mixed, weight), seed) for weight in torch.linspace(0, 1, n).tolist()])
 
     def scores(self, x: Tensor, read: str | None = None, seed: int = 0) -> Tensor:
         """Returns how much of each pixel belongs to each component, with shape $(B, K, S, S)$; see `component_scores`.

@@ -141,8 +141,7 @@ def _is_component(part: nn.Module) -> bool:
 
 def _latents(part: ce.Energy, rows: int) -> Tensor:
     z: Tensor = vars(part)["values"]["z"]
-    z = z if z.ndim == 3 else z[:, None]
-    return z.expand(rows, -1, -1)
+    return (z if z.ndim == 3 else z[:, None]).expand(rows, -1, -1)
 
 
 def _count_pictures(parts: Sequence[ce.Energy]) -> int:

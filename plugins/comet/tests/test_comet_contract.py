@@ -120,6 +120,7 @@ test_pictures_and_options_that_do_not_fit_are_named = refusals(
     (lambda comet, x: made(inhibition="no"), OptionError, "inhibition must be True or False, got 'no'"),
     (lambda comet, x: comet.masks(x, merge=math.nan), OptionError, "merge must be a number, got nan"),
     (lambda comet, x: comet.decode(comet.encode(x).double()), DtypeError, r"are torch\.float32, got torch\.float64"),
+    (lambda comet, x: comet.decode(comet.encode(x) / 0), OptionError, "Latents must be finite"),
     (lambda comet, x: comet.decode(comet.encode(x)[:, :0]), ShapeError, r"\(B, K, 7\), got \(4, 0, 7\)"),
     (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=12), OptionError, "window must be 8, 16, 32 or .*got 12"),
     (lambda comet, x: ce.get("encoder", "comet-window", size=SIDE, window=64), OptionError, "at most"),

@@ -68,8 +68,7 @@ def _bound_values(root: Energy, energy: Energy) -> list[Mapping[str, Any]]:
                 complete = energy.required_conditions <= values.keys() | {"sigma"}
                 if complete and not any(isinstance(value, Tensor) and value.ndim > 0 and len(value) > 1 for value in values.values()):
                     found.append({name: value for name, value in values.items() if name in energy.conditions})
-            key = part, tuple((name, id(value)) for name, value in values.items())
-            if key not in seen:
+            if (key := (part, tuple((name, id(value)) for name, value in values.items()))) not in seen:
                 seen.add(key)
                 todo.append((part, values))
     return found

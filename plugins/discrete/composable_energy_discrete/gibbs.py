@@ -195,8 +195,7 @@ class Discrete(Sampler):
         from composable_energy_discrete.gradients import DiscreteLangevin
         from composable_energy_discrete.mixed import Mixed
 
-        sites = energy.sites
-        if sites.mixed:
+        if (sites := energy.sites).mixed:
             chosen: Sampler = Mixed()
         elif sites.log_states <= math.log(_STATES) + 1e-9:
             chosen = Enumeration()

@@ -179,8 +179,7 @@ class EnergyRecipe(Recipe):
         if objective is training.NoiseContrastive:
             arguments["noise"] = fit(arguments.get("noise", "flow"))
         if "chains" in self.settings:
-            chains = self._table("chains")
-            if "steps" not in chains:
+            if "steps" not in (chains := self._table("chains")):
                 raise OptionError(f"The table [chains] of the recipe {self.name!r} lacks the number of steps: write `steps = ...`.")
             arguments["steps"] = chains.pop("steps")
             sampler, arguments["options"] = _sampler_options(chains)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy import ClassifierEnergy, Energy, GaussianHead
 from composable_energy.errors import OptionError, ShapeError
-from composable_energy.options import check_choice, check_integer, check_number, nearest
+from composable_energy.options import check_choice, check_instance, check_integer, check_number, nearest
 from composable_energy_latent.generator import Generator
 
 Space = Literal["z", "w", "x"]
@@ -96,6 +96,8 @@ class LogOdds(nn.Module):
 def network_on(space: str, network: Callable[[Tensor], Any], generator: nn.Module | None) -> Callable[[Tensor], Any]:
     """Returns a network of points of a space as one of latent points."""
     check_choice("on", space, ("z", "w", "x"))
+    if not callable(network):
+        raise OptionError(f"A network of latent points must be a module or a function, got {network!r}.")
     if space == "z":
         return network
     if not isinstance(generator, Generator):
@@ -142,7 +144,8 @@ def continuous(
     Raises:
         OptionError: The width is out of range, `on` is unknown, or the base has no generator.
     """
-    return GaussianHead(FixedWidth(network_on(on, network, base.decoder), width, column), base, dims=1, name=name)
+    decoder = getattr(check_instance("base", base, Energy), "decoder", None)
+    return GaussianHead(FixedWidth(network_on(on, network, decoder), width, column), base, dims=1, name=name)
 
 
 def graded(event: ClassifierEnergy, width: float = 2.0) -> GaussianHead:

@@ -101,10 +101,11 @@ class Edits:
         return torch.stack([self._decode(torch.lerp(before, self.last.latents, i / (count - 1))) for i in range(count)])
 
     def save(self, path: str | Path) -> None:
-        """Writes all edits to a file, for `Edits.load`; the generator is not part of it."""
+        """Writes all edits and one picture to a file, for `Edits.load`; the generator is not part of it."""
         tensors = {f"{i}.{name}": getattr(step, name) for i, step in enumerate(self.steps) for name in _TENSORS}
+        shown = self._decode(self.original[:1])
         texts = [{"asked": step.asked, "kept": step.kept} for step in self.steps]
-        write_record(expanded(path), "edits", 1, {"steps": texts}, {"original": self.original, **tensors})
+        write_record(expanded(path), "edits", 1, {"steps": texts}, {"original": self.original, "shown": shown, **tensors})
 
     @classmethod
     def load(cls, path: str | Path, base: Energy) -> Self:
@@ -115,7 +116,7 @@ class Edits:
             base: The prior with the generator of the edits.
 
         Raises:
-            FileFormatError: The file is missing, damaged, or not one of edits of such latent points.
+            FileFormatError: The file is missing, damaged, or not one of edits of such latent points and pictures.
         """
         header, tensors = read_record(expanded(path), "edits", 1)
         try:
@@ -128,7 +129,11 @@ class Edits:
             raise FileFormatError(f"{path} cannot be read as edits: {error!r}.") from error
         if original.shape[1:] != base.event_shape or any(step.latents.shape != original.shape for step in steps):
             raise FileFormatError(f"{path} has latent points of shape {tuple(original.shape[1:])}, {base} takes {base.event_shape}.")
-        return cls(base, original, steps)
+        found, shown = cls(base, original, steps), tensors.get("shown")
+        now = found._decode(original[:1])
+        if shown is not None and (shown.shape != now.shape or not torch.allclose(shown.to(now), now, rtol=1e-2, atol=1e-2)):
+            raise FileFormatError(f"{path} has edits of pictures of another generator than that of {base}.")
+        return found
 
     def _decode(self, z: Tensor) -> Tensor:
         with torch.no_grad():
@@ -224,16 +229,15 @@ def edit(
     check_number("tolerance", tolerance, above=0)
     weights, base = check_instance("weights", weights, EditWeights), _base_of(expression, check_instance("base", base, Energy))
     history = z if isinstance(z, Edits) else Edits(base, _checked(base, z))
+    if not history.base.equals(base):
+        raise EditError(f"The edits are over {history.base}, {expression} is over another prior or generator: take attributes of one.")
     if expression.unsatisfiable:
         raise EditError(f"No picture fulfils {expression}, so no edit leads to it.")
-    kept = kept_attributes(keep, expression)
+    first, kept = _features(base, identity, history.original), kept_attributes(keep, expression)
     potential = _Potential(expression, kept, base, history.latents, weights or EditWeights())
     check_contradictions(expression, kept, potential.labels)
     end, evaluations = _follow(potential, tolerance)
-    with torch.no_grad():
-        pictures = [base.decoder(points) for points in (history.original, end)]  # pyright: ignore[reportOptionalCall]
-        first, second = pictures if identity is None else map(identity, pictures)
-        distance = (first - second).flatten(1).square().mean(1).sqrt()
+    distance = (first - _features(base, identity, end)).flatten(1).square().mean(1).sqrt()
     step = EditStep(str(expression), end, potential.reached(end), potential.stayed(end), distance, evaluations)
     if 2 * (missed := int((step.reached < 0.5).sum())) > len(end):
         seen = f"{missed} of {len(end)} edits end where {expression} has a probability below a half."
@@ -250,6 +254,17 @@ def _base_of(expression: Energy, base: Energy | None) -> Energy:
     if base is None or base.decoder is None or base.event_shape is None:
         raise ExpressionError(f"{expression} has no prior with a generator as its base: make attributes over one base, or give `base`.")
     return base
+
+
+@torch.no_grad()
+def _features(base: Energy, identity: Callable[[Tensor], Tensor] | None, z: Tensor) -> Tensor:
+    """Returns the features of the pictures of latent points, in which distances are measured, with shape $(B, *)$."""
+    pictures: Any = base.decoder(z)  # pyright: ignore[reportOptionalCall]
+    found = pictures if identity is None else identity(pictures)
+    if not isinstance(found, Tensor) or found.ndim < 2 or len(found) != len(z):
+        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ShapeError(f"identity returns features with shape (B, F), got {got} for {len(z)} pictures.")
+    return found
 
 
 def _checked(base: Energy, z: Tensor) -> Tensor:
@@ -295,13 +310,11 @@ class _Potential(Energy):
         """Returns the potential, with shape $(b,)$, of points with shape $(b, *)$ that belong to some rows of the start."""
         weights = self.weights
         near = (z.unsqueeze(1) + self.noise).flatten(0, 1)  # what is asked and kept holds nearby, too
-        count = self.noise.shape[1]
-        every = rows.repeat_interleave(count)
+        every = rows.repeat_interleave(count := self.noise.shape[1])
         strength = self.strength[rows]
         total = weights.asked * strength * self.noisy.evidence(near, **self._chains(every)).view(-1, count).mean(1)
         total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
-        moved = z if self.map is None else self.map(z)
-        if moved is not z:
+        if self.map is not None and (moved := self.map(z)) is not z:
             total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
         for name, part in self.near.items():
             away = part.output(z) - self.outputs[name][rows]

@@ -18,7 +18,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.options import check_choice, check_integer, check_number
 from composable_energy_latent.attributes import WIDTHS, Attributes, FixedWidth, LatentHeads, attribute, network_on
 from composable_energy_latent.generator import Generator
-from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, label_pictures
+from composable_energy_latent.labels import Column, LabelError, Labeller, columns_of_labels, join_labels, label_pictures
 from composable_energy_latent.lace import descend
 
 _NORMAL_90 = 1.6449
@@ -91,6 +91,9 @@ def fit_attributes(
     z, *starts = draw_latents(base, count, seed).split([count - sum(parts), *parts])
     held_out = len(z) // 10
     labels = label_pictures(base, z, labeller, names, progress)
+    events = [event for column in columns_of_labels(labels) for event in _event_names(column, values or {})]
+    if len(set(events)) < len(events):
+        raise LabelError(f"Attributes must have distinct names, got {', '.join(events)}: change `values`, or the names of the labeller.")
     points = _points(base, z, on)
     sizes: dict[str, Any] = {"width": width, "layers": layers, "mean": points.mean().item(), "scale": points.std().item()}
     test, tune = torch.arange(2 * held_out, device=z.device).split(held_out)
@@ -101,16 +104,15 @@ def fit_attributes(
             torch.manual_seed(seed)
             heads = ce.get("encoder", "latent-heads", inputs=points[0].numel(), outputs=columns[-1].columns.stop, **sizes).to(points)
         train = torch.arange(2 * held_out, len(points), device=z.device)
-        _train(heads, points, columns, train, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
+        known = [column.rows(train) for column in columns]
+        _train(heads, points[train], known, steps=steps, batch_size=batch_size, rate=rate, seed=seed, progress=progress)
         return heads, columns
 
     heads, columns = trained()
     for number, start in enumerate(starts):
         away = _driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
         others = label_pictures(base, away, labeller, names, progress)
-        if labels.keys() != others.keys():
-            raise LabelError(f"The labeller gave {', '.join(labels)} first and {', '.join(others)} later; return all names each time.")
-        labels = {name: torch.cat([target, others[name]]) for name, target in labels.items()}
+        labels = join_labels([labels, others])
         points = torch.cat([points, _points(base, away, on)])
         heads, columns = trained()
     widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
@@ -121,8 +123,7 @@ def fit_attributes(
 
 def draw_latents(base: Energy, count: int, seed: int) -> Tensor:
     """Returns draws of a prior with shape $(N, *)$: of its distribution, else by the default sampler."""
-    distribution: Any = getattr(base, "distribution", None)
-    if distribution is not None:
+    if (distribution := getattr(base, "distribution", None)) is not None:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(seed)
             return distribution.sample((count,))
@@ -138,23 +139,14 @@ def _points(base: Energy, z: Tensor, on: str) -> Tensor:
 
 
 def _train(
-    heads: torch.nn.Module,
-    points: Tensor,
-    columns: Sequence[Column],
-    rows: Tensor,
-    *,
-    steps: int,
-    batch_size: int,
-    rate: float,
-    seed: int,
-    progress: bool,
+    heads: LatentHeads, points: Tensor, columns: Sequence[Column], *, steps: int, batch_size: int, rate: float, seed: int, progress: bool
 ) -> None:
     optimizer = torch.optim.AdamW(heads.parameters(), lr=rate, weight_decay=_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(seed)
     heads.train()
     for _ in tqdm(range(steps), desc="train", disable=not progress):
-        batch = rows[torch.randint(len(rows), (batch_size,), generator=generator).to(rows.device)]
+        batch = torch.randint(len(points), (batch_size,), generator=generator).to(points.device)
         outputs = heads(points[batch])
         loss = torch.stack([_head_losses(outputs, column.rows(batch)) for column in columns]).sum()
         optimizer.zero_grad()
@@ -225,9 +217,8 @@ def _report(heads: LatentHeads, points: Tensor, columns: Sequence[Column], width
             continue
         logits = torch.cat([torch.zeros_like(own), own], 1) if column.labels == 2 else own
         probability, label = logits.softmax(1).max(1)
-        right = label == column.target
+        right, kind = label == column.target, "binary" if column.labels == 2 else "labels"
         share = torch.bincount(column.target).max().item() / len(right)
-        kind = "binary" if column.labels == 2 else "labels"
         place = (probability * _BINS).long().clamp(0, _BINS - 1)  # in bins of the confidence (Guo et al., 2017)
         gaps = torch.zeros(_BINS, dtype=torch.float64).index_add_(0, place, right.double() - probability.double())
         calibration = float(gaps.abs().sum() / max(1, len(right)))
@@ -247,11 +238,14 @@ def _attributes(
         elif column.labels == 2:
             found[column.name] = attribute(base, network, column.name, columns=column.columns)
         else:
-            for label in range(column.labels):
-                known = values.get(column.name, ())
-                name = f"{column.name}={known[label] if label < len(known) else label}"
+            for label, name in enumerate(_event_names(column, values)):
                 found[name] = attribute(base, network, name, label=label, columns=column.columns)
     return found
+
+
+def _event_names(column: Column, values: Mapping[str, Sequence[str]]) -> list[str]:
+    known = values.get(column.name, ())
+    return [f"{column.name}={known[i] if i < len(known) else i}" for i in range(column.labels)] if column.labels > 2 else [column.name]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import io
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ import composable_energy as ce
 from composable_energy import Energy
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, ShapeError
 from composable_energy.files import expanded, read_bytes
-from composable_energy.options import check_flag, import_extra
+from composable_energy.options import check_flag, check_integer, import_extra
 
 _PROBES = 2
 
@@ -36,7 +36,7 @@ class Generator(nn.Module):
 
     Args:
         function: The generator $g$, or its second part $s$ if there is a mapping: a module or function of a batch.
-        latent_shape: The shape of one latent point.
+        latent_shape: The shape of one latent point, or its length.
         mapping: $m$, a module or function.
 
     Attributes:
@@ -49,13 +49,14 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self, function: Callable[[Tensor], Tensor], latent_shape: Sequence[int], *, mapping: Callable[[Tensor], Tensor] | None = None
+        self, function: Callable[[Tensor], Tensor], latent_shape: int | Iterable[int], *, mapping: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
         if not callable(function) or isinstance(function, type):
             raise GeneratorError(f"A generator is a module or a function of latent points, got {function!r}; make an instance of a class.")
         self.function, self.mapping = function, mapping
-        self.latent_shape = torch.Size(latent_shape)
+        lengths = latent_shape if isinstance(latent_shape, Iterable) else [latent_shape]
+        self.latent_shape = torch.Size([check_integer("latent_shape", length) for length in lengths])
         self.mapped_shape = self.latent_shape
         self.event_shape: torch.Size | None = None
         for part in (function, mapping):

@@ -55,18 +55,19 @@ def label_pictures(base: Energy, z: Tensor, labeller: Labeller, names: Sequence[
     decoder = base.decoder
     if not isinstance(decoder, Generator):
         raise LabelError(f"{base} has no Generator as its decoder, so it has no pictures: `composable_energy_latent.latent` makes a base.")
-    found: dict[str, list[Tensor]] = {}
-    parts = z.split(_CHUNK)
     with torch.no_grad():
-        for part in tqdm(parts, desc="label", disable=not progress):
-            for name, labels in _named(labeller(decoder(part)), names, len(part)).items():
-                found.setdefault(name, []).append(labels.detach())
-    uneven = [name for name, chunks in found.items() if len(chunks) != len(parts)]
-    if not found or uneven:
-        raise LabelError(
-            f"The labeller gave {', '.join(uneven) + ' for some batches only' if uneven else 'no attribute'}; return all names each time."
-        )
-    return {name: torch.cat(chunks) for name, chunks in found.items()}
+        parts = tqdm(z.split(_CHUNK), desc="label", disable=not progress)
+        return join_labels([_named(labeller(decoder(part)), names, len(part)) for part in parts])
+
+
+def join_labels(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Returns the labels of all parts, by attribute; each part has the same attributes, as labels or as values."""
+    kinds = [{(name, labels.is_floating_point()) for name, labels in part.items()} for part in parts]
+    uneven = sorted({name for name, _ in set.union(*kinds) - set.intersection(*kinds)})
+    if uneven or not parts[0]:
+        seen = f"{', '.join(uneven)} for some batches only, or as labels of some and values of others" if uneven else "no attribute"
+        raise LabelError(f"The labeller gave {seen}; return all names each time, and each in one dtype.")
+    return {name: torch.cat([part[name].detach() for part in parts]) for name in parts[0]}
 
 
 def columns_of_labels(labels: Mapping[str, Tensor]) -> list[Column]:
@@ -105,10 +106,10 @@ def _continuous(name: str, target: Tensor, start: int) -> Column:
 def _named(labels: object, names: Sequence[str] | None, count: int) -> dict[str, Tensor]:
     if isinstance(labels, Tensor):
         columns = labels.unsqueeze(1) if labels.ndim == 1 else labels
-        if names is None or columns.ndim != 2 or columns.shape[1] != len(names):
+        if names is None or columns.ndim != 2 or not columns.shape[1] == len(names) == len(set(names)):
             raise LabelError(
-                f"The labeller returned a tensor of shape {tuple(labels.shape)}: give one name for each column in `names`, or return a "
-                "mapping of names to labels."
+                f"The labeller returned a tensor of shape {tuple(labels.shape)}: give each column a name of its own in `names`, or return "
+                "a mapping of names to labels."
             )
         labels = dict(zip(names, columns.unbind(1), strict=True))
     if not isinstance(labels, Mapping) or not all(isinstance(value, Tensor) for value in labels.values()):

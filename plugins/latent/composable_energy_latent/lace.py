@@ -163,6 +163,9 @@ class LACE(Sampler):
 
     def tune(self, energy: Energy, x: Tensor, noise: Noise) -> tuple[Sampler, Tensor]:
         mean, scale = self._prior(energy, x)
+        for name, value in (("mean", mean), ("scale", scale)):
+            if value.ndim and value.shape != x.shape[1:]:
+                raise OptionError(f"{name} is a number or has the shape of points, {tuple(x.shape[1:])}, got {tuple(value.shape)}.", [name])
         return replace(self, mean=mean, scale=scale), x
 
     def start(self, like: Tensor, noise: Noise) -> Tensor:

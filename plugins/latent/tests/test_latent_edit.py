@@ -97,8 +97,7 @@ def test_sequences_can_be_undone_saved_and_continued(found, tmp_path):
         assert (truth(third.latents, i) == wanted).float().mean() > 0.93
     assert third.undo().undo().latents is first.latents and third.undo(3).latents is third.original
     refused(latents.EditError, "3 edits, so 4", third.undo, 4)
-    assert third.between(5).shape == (5, 50, 6)
-    torch.testing.assert_close(third.between(2)[0], second.images)
+    assert third.between(5).shape == (5, 50, 6) and torch.allclose(third.between(2)[0], second.images)
     third.save(tmp_path / "edits.safetensors")
     again = latents.Edits.load(tmp_path / "edits.safetensors", found.base)
     assert str(again) == str(third)
@@ -114,8 +113,7 @@ def test_the_distance_is_that_of_the_features_from_the_start(found):
 
 @pytest.mark.full
 def test_a_prior_with_a_support_keeps_it():
-    found = world(Uniform(-torch.ones(6), torch.ones(6)))
-    after = latents.edit(Z[:100].clamp(-0.9, 0.9), found["a"], keep=found).latents
+    after = latents.edit(Z[:100].clamp(-0.9, 0.9), (found := world(Uniform(-torch.ones(6), torch.ones(6))))["a"], keep=found).latents
     assert (after.abs() < 1).all() and truth(after, 0).float().mean() > 0.9
     refused(latents.EditError, "outside the support of prior", latents.edit, Z * 5, found["a"])
 
@@ -147,16 +145,19 @@ def test_other_wrong_arguments(found, tmp_path):
     for call, error, message in (
         (lambda: latents.edit(torch.zeros(2, 5), a), ShapeError, r"shape \(B, 6\)"),
         (lambda: latents.edit(Z, without), ExpressionError, "has no prior with a generator"),
+        (lambda: latents.edit(Z, a, identity=lambda x: x[:3]), ShapeError, r"\(B, F\), got \(3, 6\) for 200 pictures"),
         (lambda: latents.edit(Z, "a"), OptionError, "asks for an expression"),  # type: ignore[arg-type]
         (lambda: latents.edit(Z, a, keep=[a | found["b"]]), OptionError, "keep takes"),
         (lambda: latents.EditWeights(asked=-1), OptionError, "asked"),
+        (lambda: latents.Edits(latents.latent(nn.Linear(6, 4), 6), Z).edit(a), latents.EditError, "another prior or generator"),
         (lambda: latents.Edits(found.base, Z).last, latents.EditError, "no edit yet"),
     ):
         refused(error, message, call)
     path.write_bytes(b"no file of tensors")
     refused(FileFormatError, "no record", latents.Edits.load, path, found.base)
     latents.Edits(found.base, Z).save(path)
-    refused(FileFormatError, "latent points of shape", latents.Edits.load, path, latents.latent(nn.Linear(3, 4), 3))
+    for size, message in ((3, "latent points of shape"), (6, "pictures of another generator")):
+        refused(FileFormatError, message, latents.Edits.load, path, latents.latent(nn.Linear(size, 6), size))
 
 
 def base(prior=3):
@@ -178,11 +179,9 @@ def fitted():
 def test_it_learns_labels_of_all_kinds(fitted):
     refused(OptionError, "name must be one of '", fitted.report.__getitem__, "nobody")
     assert list(fitted) == ["bright", "side=left", "side=middle", "side=right", "tone"]
-    report = fitted.report
-    assert (report.pictures, report.held_out) == (4000, 400)
+    assert ((report := fitted.report).pictures, report.held_out) == (4000, 400)
     for name in ("bright", "side", "tone"):
-        assert report[name].accuracy > 0.93, report
-        assert report[name].ece < 0.08, report
+        assert report[name].accuracy > 0.93 and report[name].ece < 0.08, report
     assert str(report).splitlines()[-1].startswith("4000 pictures, 400 held out")
 
 
@@ -210,8 +209,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to():
         seen.append(x)
         return labeller(x)
 
-    found = latents.fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0)
-    x = torch.cat(seen)
+    found, x = latents.fit_attributes(base(box), labels, on="w", count=2001, rounds=2, steps=300, seed=0), torch.cat(seen)
     assert len(x) == found.report.pictures == 2001 and found.report.held_out == 100
     shares = [(labeller(part)["side"] == 1).double().mean() for part in (x[:1001], x[1001:])]
     assert x.abs().max() < 1 and abs(shares[0] - shares[1]) < 0.1  # labels as frequent as before, from other latent points
@@ -221,8 +219,7 @@ def test_rounds_label_the_pictures_that_a_flow_is_led_to():
 def test_a_tensor_of_labels_has_names(capsys):
     found = latents.fit_attributes(base(), lambda x: x[:, :2] > 0, names=("a", "b"), count=300, steps=10, progress=True)
     assert list(found) == ["a", "b"] and "label" in (shown := capsys.readouterr().err) and "train" in shown
-    with pytest.raises(OptionError, match="no attribute 'c'; known are a, b"):
-        found["c"]
+    refused(OptionError, "no attribute 'c'; known are a, b", found.__getitem__, "c")
 
 
 test_labels_that_teach_nothing_are_refused = refusals(
@@ -230,10 +227,13 @@ test_labels_that_teach_nothing_are_refused = refusals(
     (lambda x: {"a": -(x[:, 0] > 0).long()}, "whole numbers from 0"),
     (lambda x: {"tone": x[:, 0] / 0 * 0}, "200 of 200 values of tone are not finite"),
     (lambda x: {"a": x > 0}, r"have shape \(200, 5\) for 200 pictures"),
-    (lambda x: x > 0, "give one name for each column"),
+    (lambda x: x > 0, "give each column a name of its own"),
     (lambda x: {"a": [True] * len(x)}, "returned list; return a mapping of names to tensors of torch"),
     (lambda x: {}, "gave no attribute; return all names"),
-    call=lambda labels: latents.fit_attributes(base(), labels, count=200, steps=1),
+    (lambda x: x[:, :2] > 0, {"names": ("a", "a")}, "give each column a name of its own"),
+    (labeller, {"values": {"side": ("a", "a")}}, "must have distinct names, got .*side=a, side=a"),
+    (lambda x: {"a": x[:, 0] if len(x) < 250 else x[:, 0] > 0}, {"count": 300}, "gave a for some batches only, or as labels"),
+    call=lambda labels, options=None: latents.fit_attributes(base(), labels, **{"count": 200, "steps": 1, **(options or {})}),
     error=latents.LabelError,
 )
 
@@ -278,8 +278,8 @@ def test_a_rare_expression_warns_and_wrong_options_are_refused():
     E, _ = logistic(2, 30.0, -150.0)
     with pytest.warns(ce.SamplingWarning, match="raise `draws`"):
         E.latents.sample(8, sampler=latents.LACE(draws=4), seed=0)
-    for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}):
-        refused(OptionError, *options, latents.LACE, **options)
+    for options in ({"draws": 3}, {"levels": 0}, {"tolerance": 0.0}, {"scale": torch.ones(3)}):
+        refused(OptionError, *options, lambda: E.latents.sample(8, sampler=latents.LACE(**options)))
     prior = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     for start in (prior + 1, 2 * prior, 0 * prior):
         refused(OptionError, "mean or variance of init is", E.latents.sample, 200, sampler=latents.LACE(draws=4), init=start)

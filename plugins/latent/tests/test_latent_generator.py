@@ -69,17 +69,14 @@ def test_a_prior_is_never_pulled_back():
     base, _, synthesis = counted()
     (base & ce.as_energy(Normal(torch.zeros(4), 2.0), name="wide"))(torch.zeros(2, 4))
     assert not synthesis
-    with pytest.raises(ShapeError, match="neither a prior nor an energy of decoded points"):
-        base & ce.as_energy(Normal(torch.zeros(5), 1.0), name="wrong")
-    square = latent(lambda z: z * 2, (3, 2, 2))
+    wrong, square = ce.as_energy(Normal(torch.zeros(5), 1.0), name="wrong"), latent(lambda z: z * 2, (3, 2, 2))
+    refused(ShapeError, "neither a prior nor an energy of decoded points", lambda: base & wrong)
     refused(ExpressionError, "the shape of both", lambda: square & ce.as_energy(Normal(torch.zeros(3, 2, 2), 1.0)))
 
 
 def test_attributes_agree_in_all_spaces():
-    base, _, _ = counted()
-    generator = base.decoder
-    z = torch.randn(6, 4, generator=G)
-    w, x = generator.map(z), generator(z)
+    base, z = counted()[0], torch.randn(6, 4, generator=G)
+    w, x = base.decoder.map(z), base.decoder(z)
     for on, points in (("z", z), ("w", w), ("x", x)):
         E = attribute(base, lambda p: p.flatten(1)[:, 0] * 2, "A", on=on)
         torch.testing.assert_close(E.evidence(z), -torch.nn.functional.logsigmoid(points.flatten(1)[:, 0] * 2))
@@ -121,6 +118,9 @@ test_wrong_arguments_are_refused = refusals(
     (lambda: attribute(PLAIN, COLUMN, "a", on="y"), OptionError, "on must be one of"),  # pyright: ignore[reportArgumentType]
     (lambda: attribute(ce.as_energy(Normal(torch.zeros(4), 1.0)), COLUMN, "a", on="x"), OptionError, "whose decoder is a Generator"),
     (lambda: continuous(PLAIN, COLUMN, "a", width=1e-4), OptionError, "width must be between"),
+    *((lambda s=s: Generator(nn.Identity(), s), OptionError, "latent_shape must be a whole number") for s in ("4", 4.0, (-4,))),
+    (lambda: continuous(PLAIN, 3, "a"), OptionError, "must be a module or a function, got 3"),  # type: ignore[arg-type]
+    (lambda: continuous(3, COLUMN, "a"), OptionError, "base must be a Energy, got 3"),  # type: ignore[arg-type]
     (lambda: graded(ce.ClassifierEnergy(LatentHeads(4, 3), 2, PLAIN)), OptionError, "two labels"),
 )
 

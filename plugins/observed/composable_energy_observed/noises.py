@@ -93,10 +93,11 @@ class Poisson(Noise):
         possible = (rate > 0) | ((rate == 0) & (y == 0))
         safe = torch.where(rate > 0, rate, 1.0)
         found = torch.where(rate > 0, safe - torch.special.xlogy(y, safe), rate) + torch.lgamma(y + 1)
-        if variance is not None:  # far from the clean point a Gaussian, then a power of the probability, as wide as both variances
-            own, more = y.clamp(min=1.0), self.gain**2 * variance
+        if variance is not None:  # a power of the probability where the rate is known well, else a Gaussian, as wide as both variances
+            own, more = y.clamp(min=1.0), (self.gain**2 * variance).clamp(min=1e-12)
             power, gaussian = found * own / (own + more), (rate - y).square() / (2 * (own + more))
-            return torch.where((rate > 0) & (more < own), power, gaussian)
+            wall = rate.clamp(max=0.0).square() * own / (2 * more * (own + more))  # below 0 as steep as the noise of the point alone
+            return torch.where((rate > more.sqrt()) & (more < own), power, gaussian + wall)  # the slope of log(rate) has no end at 0
         return torch.where(possible | rate.isnan(), found, torch.inf)
 
     def check(self, y: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import signature
 from typing import Any, ClassVar, TypeVar
 
@@ -149,7 +149,7 @@ class Linear(Operator):
 
     Args:
         matrix: $M$, with shape $(m, n)$ for points of $n$ numbers.
-        shape: The shape of one point; None for vectors.
+        shape: The shape of one point, or its length; None for vectors.
 
     Raises:
         OptionError: The matrix does not have two axes, or is not finite or not real.
@@ -158,13 +158,14 @@ class Linear(Operator):
     name = "linear"
     matrix: Tensor
 
-    def __init__(self, matrix: Tensor, shape: Sequence[int] | None = None) -> None:
+    def __init__(self, matrix: Tensor, shape: int | Sequence[int] | None = None) -> None:
         super().__init__()
         if not isinstance(matrix, Tensor) or matrix.ndim != 2 or matrix.is_complex() or not bool(matrix.isfinite().all()):
             got = f"{matrix.dtype} of shape {tuple(matrix.shape)}" if isinstance(matrix, Tensor) else type(matrix).__name__
             raise OptionError(f"A matrix has two axes and finite real numbers, got {got}.")
         self.register_buffer("matrix", matrix.detach().clone() if matrix.is_floating_point() else matrix.float())
-        self.shape = tuple(matrix.shape[1:] if shape is None else shape)
+        lengths = matrix.shape[1:] if shape is None else shape if isinstance(shape, Iterable) else [shape]
+        self.shape = tuple(check_integer("shape", length) for length in lengths)
         if Size(self.shape).numel() != matrix.shape[1]:
             raise OptionError(f"A matrix of {matrix.shape[1]} columns takes no points of shape {self.shape}.")
 
@@ -248,7 +249,9 @@ class Radon(Operator):
 
     def __init__(self, angles: Sequence[float] | Tensor) -> None:
         super().__init__()
-        angles = torch.as_tensor(angles, dtype=torch.float64) if not isinstance(angles, Tensor) else angles
+        if not isinstance(angles, Tensor):
+            listed = [check_number("angles", angle) for angle in (angles if isinstance(angles, Iterable) else [angles])]
+            angles = torch.tensor(listed, dtype=torch.float64)
         if angles.ndim != 1 or not len(angles) or not bool(angles.isfinite().all()):
             raise OptionError(f"The angles of a Radon transform are finite numbers in degrees, got {angles.tolist()}.")
         self.register_buffer("angles", angles.clone())

@@ -153,7 +153,7 @@ def test_a_decoder_counts_in_what_is_not_known():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0))], ids=str)
+@pytest.mark.parametrize(("y", "noise"), [(2.0, Quantised(0.1, 0.05)), (40.0, Poisson(20.0, 5.0)), (6.0, Poisson(10.0, 8.0))], ids=str)
 def test_rounded_numbers_and_counts_end_near_the_posterior_of_values(y, noise):
     x = draw(diffusion((2,)) & ce.observed(torch.full((2,), y), None, noise))
     grid = torch.linspace(-2, 4, 2001)[:, None]
@@ -222,8 +222,7 @@ def test_a_blur_is_the_convolution_with_its_kernel_and_keeps_a_constant():
 def test_projections_are_sums_of_rows_and_columns_and_the_lengths_of_chords_of_a_disc():
     x = torch.rand(1, 1, 5, 5)
     torch.testing.assert_close(Radon([0.0, 90.0])(x), torch.stack([x.sum(2), x.sum(3)], 2))
-    size, radius = 128, 40.0
-    axis = torch.arange(size) - (size - 1) / 2
+    axis, radius = torch.arange(128) - 63.5, 40.0
     found = Radon([0.0, 20.0, 65.0, 110.0])((axis[:, None] ** 2 + axis**2 <= radius**2).float()[None, None])[0, 0]  # of a disc
     expected = 2 * (radius**2 - axis**2).clamp(min=0).sqrt()
     assert (found - expected)[:, axis.abs() < 0.9 * radius].abs().max() < 0.05 * 2 * radius
@@ -239,6 +238,8 @@ test_what_cannot_be_measured_is_refused = refusals(
     (lambda: Blur(1.0)(torch.ones(1, 4, 4)), ShapeError, "B, C, H, W"),
     (lambda: Downsample(4)(torch.ones(1, 1, 6, 6)), ShapeError, "whole squares"),
     (lambda: Radon([0.0])(torch.ones(1, 1, 4, 5)), ShapeError, "square"),
+    (lambda: Radon("ab"), OptionError, "angles must be a number, got 'a'"),  # type: ignore[arg-type]
+    (lambda: Linear(torch.eye(3), 5), OptionError, r"takes no points of shape \(5,\)"),
     (lambda: Chain([]), OptionError, "at least one"),
     (lambda: operator_of("blurr"), OptionError, "Did you mean 'blur'"),
     (lambda: operator_of({"name": "blur", "width": 1.0}), OptionError, "takes kernel, padding"),

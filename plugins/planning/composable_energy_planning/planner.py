@@ -15,7 +15,7 @@ from composable_energy.sampling import twin
 from composable_energy_planning.parts import parts_of, placed_terms, split_states
 from composable_energy_planning.sampler import descend
 from composable_energy_planning.search import Search
-from composable_energy_planning.terms import Waypoint, start, via
+from composable_energy_planning.terms import Waypoint, start, vector_of, via
 
 
 class PlanWarning(UserWarning):
@@ -161,9 +161,11 @@ class Planner:
         return twin(energy)
 
     def _joined(self, state: Any) -> Tensor:
-        parts = [state[name] for name in self.task.variables] if isinstance(state, Mapping) else [state]
-        default = torch.get_default_dtype()
-        return torch.cat([torch.as_tensor(part, dtype=None if isinstance(part, Tensor) else default).detach() for part in parts])
+        parts = [state.get(name, ()) for name in self.task.variables] if isinstance(state, Mapping) else [state]
+        joined = torch.cat([vector_of("A state", part) for part in parts]) if parts else torch.empty(0)
+        if len(joined) != (size := sum(shape[-1] for shape in self.task.variables.values() or [self.task.event_shape or (0,)])):
+            raise ShapeError(f"A state of {self.task} has {size} numbers, got {len(joined)}.")
+        return joined
 
     def _shown(self, states: Tensor) -> Any:
         return split_states(states, self.task.variables) if self.task.variables else states

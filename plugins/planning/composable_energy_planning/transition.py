@@ -130,8 +130,9 @@ class TransitionEnergy(Energy):
             steps: The number of steps for the odds; the Gaussians take an eighth of them.
             rate: The first learning rate; it falls to zero.
         """
-        if pairs.ndim != 3 or pairs.shape[1:] != self.event_shape:
-            raise ShapeError(f"Pairs have the shape (n, 2, {self.size}), got {tuple(pairs.shape)}.")
+        if not isinstance(pairs, Tensor) or pairs.ndim != 3 or pairs.shape[1:] != self.event_shape or not bool(pairs.isfinite().all()):
+            got = f"{tuple(pairs.shape)}" if isinstance(pairs, Tensor) else type(pairs).__name__
+            raise ShapeError(f"Pairs are a tensor of finite numbers of shape (n, 2, {self.size}), got {got}.")
         generator = torch.Generator().manual_seed(seed)
         self.visited.copy_(pairs[torch.randint(len(pairs), (self.kept,), generator=generator), 0])
         for step in (self.ahead, self.behind):

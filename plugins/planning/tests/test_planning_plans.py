@@ -61,8 +61,7 @@ def test_a_plan_goes_around_a_zone():
 @pytest.mark.full
 def test_a_warm_start_continues_and_a_new_obstacle_changes_the_plan():
     planner = Planner(bridge(planning.effort(10.0)))
-    plan = planner.plan([-1.5, 1.0])
-    calls = planner.calls
+    plan, calls = planner.plan([-1.5, 1.0]), planner.calls
     rest = planner.step(plan[1])
     assert planner.calls == calls and rest.shape == (HORIZON - 1, 2) and (rest[0] - plan[1]).norm() < 0.05
     planner.change(bridge(planning.effort(10.0), ~planning.disc((0.0, 0.5), 0.4, margin=0.1)))
@@ -209,14 +208,13 @@ def test_a_waypoint_is_a_normalised_density_of_its_state():
 
 
 PAIR = ce.energies.CallableEnergy(pair, event_shape=(2, 2))
-
-
 test_mistakes_are_named = refusals(
     (lambda: ce.over_time(walk(), 5).sample(2, seed=0), ExpressionError, "chees"),
     (lambda: parts_of(planning.start([0.0]) & planning.goal([1.0])), ExpressionError, "chees"),
     (lambda: Planner(bridge(planning.start([0.0, 0.0]))).plan([0.0, 0.0]), OptionError, "start already"),
     (lambda: Planner(bridge()).change(ce.over_time(walk(), 5) & planning.goal([0.0, 0.0])), ShapeError, "trajectories"),
-    (lambda: TransitionEnergy(2).fit(torch.zeros(5, 2, 3)), ShapeError, "Pairs"),
+    *((lambda p=p: TransitionEnergy(2).fit(p), ShapeError, "Pairs") for p in (torch.zeros(5, 2, 3), torch.ones(5, 2, 2) / 0, [[0.0]])),
+    *((lambda s=s: Planner(bridge()).plan(s), ShapeError, "has 2 numbers, got") for s in ([0.0], {"x": [0.0, 1.0]})),
     (lambda: TransitionEnergy(2, angles=(2,)), OptionError, "angles"),
     (lambda: ce.over_time(lambda x: x.flatten(1).sum(1), 5), ShapeError, "event_shape"),
     (lambda: lifted(1), OptionError, "horizon"),

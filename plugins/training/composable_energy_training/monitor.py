@@ -186,16 +186,17 @@ class MonitorState:
         if "gap" not in self.means or (spread is not None and monitor.magnitude is not None and spread <= monitor.magnitude):
             limits["magnitude"] = None
         for name, most in limits.items():
-            mean = self.means.get(name)
-            if mean is not None and most is not None and abs(mean) > most:
+            if most is not None and abs(mean := self.means.get(name, 0.0)) > most:
                 return name, f"the mean {name} {window} is {mean:.4g}, beyond {most:.4g} in size"
-        accepted = self.means.get("acceptance")
-        if accepted is not None and monitor.acceptance is not None and accepted < monitor.acceptance:
+        if monitor.acceptance is not None and (accepted := self.means.get("acceptance", 1.0)) < monitor.acceptance:
             return "acceptance", f"the mean acceptance {window} is {accepted:.4g}, less than {monitor.acceptance:g}"
         return None
 
     def warn(self) -> None:
-        """Emits a `TrainingWarning` for each sign that the energy after the last steps is not that of the data."""
+        """Emits a `TrainingWarning` where the monitor acted repeatedly, and for each sign that the last energy is not that of the data."""
+        if len(self.alerts) > 1:
+            seen = f"the monitor acted {len(self.alerts)} times, as {self.alerts[-1].message}; the rate is {self.factor:.2g} of that given"
+            warnings.warn(f"alerts: {seen}. {_ADVICE}, or a lower rate.", TrainingWarning, stacklevel=4)
         for name, (most, seen) in _FAILURES.items() if self.steps >= self.monitor.window else ():
             if (mean := self.means.get(name, -math.inf)) > most:
                 warnings.warn(f"{name}: {seen}, by {mean:.2g} at the end. {_ADVICE}; train longer.", TrainingWarning, stacklevel=4)

@@ -206,7 +206,7 @@ def test_a_rollback_takes_other_random_numbers(tmp_path, stored):
     assert going.objective.count == 20  # the state was rolled back as well
 
 
-def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
+def test_a_checkpoint_that_fails_twice_is_dropped_with_a_warning(tmp_path):
     """Two attempts from step 10 fail, so the third starts at step 5."""
     noted, seeds = Noted(), []
 
@@ -214,7 +214,8 @@ def test_a_checkpoint_that_fails_twice_is_dropped(tmp_path):
         seeds.extend([seed] if seed not in seeds else [])
         return 2 * (step >= 11 and seeds.index(seed) < 2)
 
-    trainer(Scripted({"gap": gap}), training.Monitor(**SOON), out=tmp_path, callbacks=[noted]).fit()
+    with pytest.warns(training.TrainingWarning, match=r"the monitor acted 2 times, as the mean gap .* the rate is 0\.25 of that given"):
+        trainer(Scripted({"gap": gap}), training.Monitor(**SOON), out=tmp_path, callbacks=[noted]).fit()
     attempts = {attempt: [step for a, step in noted.steps if a == attempt] for attempt in (0, 1, 2)}
     assert attempts[1][0] == 11 and attempts[2][0] == 6 and attempts[2][-1] == 20
 

@@ -140,8 +140,7 @@ def mean_correlation(codes: Array, factors: Array) -> float:
     rows, values = check_codes_and_factors(codes, factors, levels=False)
     optimize = import_extra("scipy.optimize", "metrics")
     strength = (_standard(rows).T @ _standard(values)).abs()
-    matched = optimize.linear_sum_assignment(strength.numpy(), maximize=True)
-    return min(1.0, strength[matched].sum().item() / values.shape[1])
+    return min(1.0, strength[optimize.linear_sum_assignment(strength.numpy(), maximize=True)].sum().item() / values.shape[1])
 
 
 def _standard(rows: Tensor) -> Tensor:

@@ -57,8 +57,7 @@ def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[
             f"`factors` must be whole numbers, one for each level, got {raw.dtype}; bin numbers in [0, 1] into four levels by "
             "`(factors * 4).long().clamp(max=3)`."
         )
-    rows = as_table("factors", factors)
-    if len(codes) != len(rows):
+    if len(codes) != len(rows := as_table("factors", factors)):
         raise ShapeError(f"`codes` and `factors` must have one row for each picture, got {tuple(codes.shape)} and {tuple(rows.shape)}.")
     if (constant := rows.amax(0) == rows.amin(0)).any():
         column = int(constant.nonzero()[0])

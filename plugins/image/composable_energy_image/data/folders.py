@@ -59,8 +59,7 @@ def is_celeba(path: Path) -> bool:
 def read_celeba(request: ReadRequest) -> PictureSource:
     """Reads CelebA: aligned pictures of 178 x 218, cropped to the central 178 x 178, and attributes of -1 and 1."""
     description, folder = "CelebA", request.path / _CELEBA
-    path = request.path / "list_attr_celeba.txt"
-    if not exists(path):
+    if not exists(path := request.path / "list_attr_celeba.txt"):
         raise FileFormatError(f"{path} is missing: put it beside {_CELEBA}, or open {folder} as an image folder with its table by labels=.")
     partition = request.path / "list_eval_partition.txt"
     part = request.check(description, _PARTS if partition.exists() else ("train",))
@@ -135,8 +134,7 @@ def _is_dir(entry: os.DirEntry[str]) -> bool:
 
 def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
     """Yields all pictures below a folder. Hidden files are skipped; links are followed, each folder once."""
-    status = folder.stat()
-    if (status.st_dev, status.st_ino) in seen:
+    if ((status := folder.stat()).st_dev, status.st_ino) in seen:
         return
     seen.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:

@@ -103,8 +103,7 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
             return _as_labels([word.lower() for word in words], pair, BINARY)
-    numbers = {word for word in known if _NUMBER.fullmatch(word)}
-    if numbers and numbers != known:
+    if (numbers := {word for word in known if _NUMBER.fullmatch(word)}) and numbers != known:
         raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
     broken = sorted(word for word in numbers if not _INTEGER.fullmatch(word))
     if broken and (classes := _classes(torch.tensor([float(word or -1) for word in words], dtype=torch.float64))) is not None:
@@ -126,8 +125,7 @@ def labels_from_numbers(values: Tensor) -> Labels:
     if values.is_floating_point() or values.is_complex():
         raise DtypeError(f"Labels must be integers or booleans, got {values.dtype}; write `labels.long()`.")
     values = values.detach().cpu().long()
-    most = int(values.max()) if values.numel() else 0
-    if most >= _MOST_CLASSES:
+    if (most := int(values.max()) if values.numel() else 0) >= _MOST_CLASSES:
         raise OptionError(f"a label is {most}, and at most {_MOST_CLASSES - 1} is read: number the classes from 0.")
     return Labels(values, BINARY if most <= 1 else tuple(map(str, range(most + 1))))
 
