@@ -70,7 +70,8 @@ test: $(STAMP)
 
 # What continuous integration runs. What has one thread runs two at a time, the longest first. The tests run last, so that their summary ends
 # the output.
-test-all: $(STAMP)
+test-all:
+	@$(MAKE) --no-print-directory -j 2 $(STAMP) $(WHEEL_STAMP)
 	@$(MAKE) --no-print-directory -j 2 wheel lint types docs house
 	@$(MAKE) --no-print-directory unit-all BUILT_SITE=$(CURDIR)/site
 
@@ -122,7 +123,7 @@ real-data: $(STAMP)
 # Writes what is published, source archives and the wheels built from them, into dist, and checks their metadata. Then tests the installation
 # of a user, first without the worlds, in an environment with only the declared dependencies. The dependencies (mainly torch) are kept between
 # runs until pyproject.toml or constraints.txt change; the wheels are new each time. `-I` removes the checkout from the path.
-wheel: $(WHEEL_STAMP)
+wheel: $(STAMP) $(WHEEL_STAMP)
 	@rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist . > /dev/null
 	$(BIN)/python -m build --no-isolation --outdir dist plugins/worlds > /dev/null
@@ -136,11 +137,10 @@ wheel: $(WHEEL_STAMP)
 	$(WHEEL_VENV)/bin/python -I docs/scripts/run_blocks.py plugins/worlds/README.md --first
 	$(WHEEL_VENV)/bin/composable-energy doctor
 
-$(WHEEL_STAMP): $(STAMP)
-	@rm -rf "$(WHEEL_VENV)" dist
-	@$(BIN)/python -m build --wheel --no-isolation --outdir dist . > /dev/null
-	@$(BIN)/python -m venv "$(WHEEL_VENV)"
-	@$(WHEEL_VENV)/bin/python $(INSTALL) dist/*.whl
+$(WHEEL_STAMP): pyproject.toml constraints.txt
+	@rm -rf "$(WHEEL_VENV)"
+	@$(PYTHON) -m venv "$(WHEEL_VENV)"
+	@$(WHEEL_VENV)/bin/python $(INSTALL) .
 	@touch $@
 
 # Benchmarks run one process after another, on one thread. Speed is measured in processor time.

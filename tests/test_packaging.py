@@ -73,8 +73,7 @@ def wheels(tmp_path_factory) -> dict[Path, Path]:
 
 
 def test_each_folder_of_plugins_is_a_project():
-    folders = {path for path in (ROOT / "plugins").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}
-    assert folders == set(PLUGINS)
+    assert ({path for path in (ROOT / "plugins").iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}) == set(PLUGINS)
 
 
 def test_the_root_declares_the_entry_points_of_all_plugins():
@@ -199,15 +198,13 @@ def environment(tmp_path_factory):
 @pytest.mark.full
 def test_new_projects_pass_their_own_tests(environment):
     folder, python, projects = environment
-    shown = run_tests(python, folder, "--import-mode=importlib", "-W", "error", *projects.values())
-    assert re.fullmatch(r"\d+ passed in .*", shown)
+    assert re.fullmatch(r"\d+ passed in .*", run_tests(python, folder, "--import-mode=importlib", "-W", "error", *projects.values()))
 
 
 @pytest.mark.full
 def test_each_kind_is_used_by_name_from_python(environment):
     folder, python, _ = environment
-    shown = run(python, "-I", "-W", "error", "-c", f"KINDS = {KINDS}\n{USE}", cwd=folder)
-    assert shown == "torch.Size([50, 4])\n16 (2, 3, 32, 32)\n"
+    assert run(python, "-I", "-W", "error", "-c", f"KINDS = {KINDS}\n{USE}", cwd=folder) == "torch.Size([50, 4])\n16 (2, 3, 32, 32)\n"
 
 
 @pytest.mark.full

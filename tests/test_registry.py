@@ -83,8 +83,7 @@ def test_an_entry_whose_extra_is_missing_says_how_to_install_it(acme, capsys):
     for name in ("big", "acme-more:big", "big/member"):
         refused(ExtraNotInstalled, r"'(acme-more:)?big' comes with an extra .*: pip install 'acme-more\[all,big\]'\.", ce.load, name)
     assert main(["sample", "big/member & small", "-n", "1"]) != 0
-    assert "pip install 'acme-more[all,big]'" in capsys.readouterr().err
-    assert "big" not in {r.name for r in ce.plugins()}
+    assert "pip install 'acme-more[all,big]'" in capsys.readouterr().err and "big" not in {r.name for r in ce.plugins()}
     assert ce.load("small")(torch.ones(1, 2)).item() == 1.0  # its module is there
     (acme / "third_party_big.py").write_text(textwrap.dedent(GOOD_ENERGY))
     importlib.invalidate_caches()
@@ -235,8 +234,7 @@ def test_any_kind_is_asked_for_in_one_way():
         assert encoder(torch.ones(1, 2)).shape == (1, 3)
         assert encoder.origin == ce.energies.Origin("linear", None, {"in_features": 2, "out_features": 3})
         assert copy.deepcopy(encoder).origin == encoder.origin
-        assert ce.get("kernel", "slow").available() == (False, "it is slow")
-        assert ce.get("estimator", "mine") is estimate
+        assert ce.get("kernel", "slow").available() == (False, "it is slow") and ce.get("estimator", "mine") is estimate
         refused(OptionError, "'mine' is a function, which takes no options here; got seed", ce.get, "estimator", "mine", seed=0)
     assert {"calibrate", "log-z"} <= set(names("estimator"))
     assert isinstance(ce.get("energy", "energy-unet"), ce.Energy) and ce.get("world", "tetris").name == "tetris"
@@ -304,8 +302,7 @@ def test_two_loaders_of_one_scheme_are_a_conflict(bowls: Path):
 def test_the_name_of_an_energy_stays_its_name(acme: Path):
     """`distribution:name` names an energy, also where the distribution's name is a scheme."""
     with ce.register("loader", "acme-energies", lambda location: ce.as_energy(lambda x: x.square().sum(1), name="loaded")):
-        assert str(ce.load("acme-energies:bowl")) == "Bowl"
-        assert str(ce.load("acme-energies:owner/name")) == "loaded"
+        assert str(ce.load("acme-energies:bowl")) == "Bowl" and str(ce.load("acme-energies:owner/name")) == "loaded"
     refused(PluginNotFound, "No plug-in offers the energy 'acme-energies:bwol'", ce.load, "acme-energies:bwol")
 
 

@@ -176,8 +176,7 @@ def test_commands_name_a_plugin_that_exits_or_prints(site, capfd):
         {"third_party_bad": bad, "third_party_kernel": kernel, "third_party_loud": loud},
     )
     for command, code, named in (("doctor", 1, "SystemExit"), ("plugins --load", 0, "loud"), ("energies", 0, "loud")):
-        assert main([*command.split(), "--json"]) == code
-        assert named in json.dumps(json.loads(capfd.readouterr().out))
+        assert main([*command.split(), "--json"]) == code and named in json.dumps(json.loads(capfd.readouterr().out))
 
 
 @pytest.mark.full

@@ -66,8 +66,7 @@ def test_chunks_get_their_own_rows_of_conditions():
     assert (x - targets).abs().max() < 0.6
     for size in (1, 3):
         assert torch.equal(x, draw(batch_size=size))
-    tuned = centred.given(c=targets).sample((10, 2), sampler=MALA(tuning_steps=10), steps=40, seed=0)
-    assert (tuned - targets).abs().max() < 0.6
+    assert (centred.given(c=targets).sample((10, 2), sampler=MALA(tuning_steps=10), steps=40, seed=0) - targets).abs().max() < 0.6
 
 
 def test_latent_energies_are_decoded_at_the_end():
@@ -381,8 +380,7 @@ def test_whole_numbers_of_any_type_are_seeds_and_all_differ():
 
 
 def test_other_objects_are_lifted_or_refused():
-    drawn = sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=3, seed=0)
-    assert torch.equal(drawn, draw())
+    assert torch.equal(sample(lambda x: x.square().sum(1) / 2, (3, 2), sampler=Langevin(0.1), steps=3, seed=0), draw())
     refused(TypeError, "An energy is a callable", sample, 3, (3, 2))
 
 

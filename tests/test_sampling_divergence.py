@@ -211,8 +211,7 @@ def test_an_interrupted_call_says_how_many_steps_are_left():
 
     with pytest.raises(SamplingInterrupted, match=r"after 150 of 200 steps.*steps=50\)") as caught:
         BANANA.sample(64, sampler=SHORT, seed=1, observers=[Stop(stop)])
-    points = BANANA.sample(64, resume=caught.value.trace, steps=50)
-    assert torch.equal(points, BANANA.sample(64, sampler=SHORT, seed=1, steps=200))
+    assert torch.equal(BANANA.sample(64, resume=caught.value.trace, steps=50), BANANA.sample(64, sampler=SHORT, seed=1, steps=200))
 
 
 def test_chains_in_modes_that_are_apart_are_given_up_early():

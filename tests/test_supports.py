@@ -44,6 +44,20 @@ def test_the_energy_is_infinite_outside_with_zero_gradient_and_nan_at_nan(build)
     assert energies[3].isnan()
 
 
+@pytest.mark.parametrize(
+    "support",
+    [
+        *(constraints.interval(low, high) for low, high in [(0.0, 1.0), (-3, -1), (1e6, 1e6 + 0.5), (-1e-9, 1e-9), (-math.inf, 2.0)]),
+        *(make(end) for make in (constraints.greater_than, constraints.less_than) for end in (-1e30, -2.0, 1e-30, 1e8)),
+        *(constraints.simplex, constraints.greater_than_eq(t(1.0, -1.0, 5.0, 0.0, 1e9, 0.0, 2.0)), MIXED, constraints.real),
+    ],
+)
+def test_a_function_gets_points_inside_alone(support):
+    seen = []
+    energy = ce.as_energy(lambda x: (seen.append(x), x.sum(1))[1], support=support, event_shape=(7,))
+    assert energy(torch.full((2, 7), math.nan)).isnan().all() and (ce.inside(support)(torch.cat(seen)) == 0).all()
+
+
 NONE = [
     (constraints.interval, "the class"),
     ("positive", "got 'positive'"),

@@ -203,8 +203,7 @@ def test_a_parametrised_and_a_compiled_network_have_twins():
     wrapped = torch.compile(nn.Sequential(nn.Linear(2, 8), nn.Dropout(0.5), nn.Linear(8, 1), nn.Flatten(0)), backend="eager")
     energy = ce.as_energy(nn.Sequential(normed, nn.Flatten(0))) & wrapped & GROUND
     before = copy.deepcopy(energy.state_dict())
-    draws = [energy.sample((5, 2), sampler=Langevin(0.1), steps=2, seed=0) for _ in range(2)]
-    assert torch.equal(*draws) and wrapped.training
+    assert torch.equal(*[energy.sample((5, 2), sampler=Langevin(0.1), steps=2, seed=0) for _ in range(2)]) and wrapped.training
     assert all(torch.equal(value, before[name]) for name, value in energy.state_dict().items())
 
 

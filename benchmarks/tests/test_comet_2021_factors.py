@@ -15,8 +15,7 @@ def some_images(count=20):
 
 
 def test_tables_have_means_and_standard_errors():
-    assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 1 / math.sqrt(3)))
-    assert mean_and_error([1.0]) == (1, None)
+    assert mean_and_error([1.0, 2.0, 3.0]) == pytest.approx((2, 1 / math.sqrt(3))) and mean_and_error([1.0]) == (1, None)
     runs = [
         {"model": "pixels", "seed": seed, "R2": 0.8 + 0.1 * seed, "raw": SCORES, "PCA 64": {**SCORES, "MIG": 20.0 + seed}}
         for seed in (0, 1)

@@ -23,8 +23,7 @@ def test_values_are_finite_in_both_precisions(name):
     target = get_target(name)
     x = points(target)
     energy = target.energy(x)
-    assert target.name == name and energy.shape == (8,) and energy.dtype == torch.float64
-    assert energy.isfinite().all()
+    assert target.name == name and energy.shape == (8,) and energy.dtype == torch.float64 and energy.isfinite().all()
     single = target.energy(x.float())
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), energy, rtol=1e-4, atol=1e-3)
@@ -67,8 +66,7 @@ def test_data_are_the_same_in_each_call(data):
 def test_neighbouring_columns_are_correlated():
     features, _ = poisson_data()
     correlation = torch.corrcoef(torch.from_numpy(features).T).diagonal(1)
-    assert correlation.min() > 0.9
-    assert abs(features.mean(0)).max() < 1e-12 and abs(features.std(0) - 1).max() < 1e-12
+    assert correlation.min() > 0.9 and abs(features.mean(0)).max() < 1e-12 and abs(features.std(0) - 1).max() < 1e-12
 
 
 def test_runge_kutta_solves_a_linear_equation():

@@ -128,8 +128,7 @@ def has_levels(energy: "Energy") -> bool:
     """Returns whether all parts without value depend on a noise level, along which a sampler can carry their log densities."""
     seen, todo = {energy}, [energy]
     while todo:  # each part once, however often it occurs
-        part = todo.pop()
-        if not (inside := _parts_without_value(part)) and "sigma" not in part.conditions:
+        if not (inside := _parts_without_value(part := todo.pop())) and "sigma" not in part.conditions:
             return False
         todo += set(inside) - seen
         seen.update(inside)
@@ -263,8 +262,7 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
         growth = growth.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amax(0)
         known = energies[0].isfinite() & ((rounding < 0.1) | (growth < 0))
         exponents = torch.where(known, growth / math.log(_RADII[1] / _RADII[0]), math.inf).sort().values
-        found = exponents[math.ceil(_SHARE * len(exponents)) - 1].item()
-        if found - need < worst - needed:
+        if (found := exponents[math.ceil(_SHARE * len(exponents)) - 1].item()) - need < worst - needed:
             worst, needed = found, need
     return worst, needed
 

@@ -163,8 +163,7 @@ class Energy(nn.Module, ABC):
         # `evaluate` takes longer than the arithmetic of small energies.
         if evaluation is not None and evaluation.memo is not None and evaluation.given is None and evaluation.denoised[0] is None:
             try:
-                energies = self.forward(x)
-                if type(energies) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
+                if type(energies := self.forward(x)) is not Tensor or energies.dtype is not x.dtype or energies.shape != x.shape[:1]:
                     check_energies(self, energies, x)
             except Exception as error:
                 note_evaluation(error, self, x)

@@ -271,8 +271,7 @@ def contents(root: object, *, captured: bool = True) -> list[object]:
     todo = [root]
     while todo:
         item = todo.pop()
-        kind = type(item)
-        if kind in _PLAIN or (kind in _DICTS and not item) or id(item) in seen or isinstance(item, type):
+        if (kind := type(item)) in _PLAIN or (kind in _DICTS and not item) or id(item) in seen or isinstance(item, type):
             continue
         seen[id(item)] = item
         if isinstance(item, FunctionType):

@@ -253,8 +253,7 @@ class DensityEnergy(HeadEnergy):
     def forward_evidence(self, x: Tensor, **conditions: Any) -> Tensor:
         mean, width = self._variable.read_all(self._variable.source.evaluate(x, conditions), x)
         c = rows_for("c", conditions["c"] if self.c is None else self.c, mean, None if self.c is None else conditions.get(CHAINS))
-        c = c.unsqueeze(1) if c.ndim == 1 else c
-        if c.shape != mean.shape:
+        if (c := c.unsqueeze(1) if c.ndim == 1 else c).shape != mean.shape:
             raise ShapeError(f"c has shape {tuple(c.shape)} for {len(mean)} points; expected ({len(mean)}, {mean.shape[1]}).")
         return (((c - mean) / width).square() / 2 + width.log() + math.log(2 * math.pi) / 2).sum(1)
 

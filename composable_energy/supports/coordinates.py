@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -305,8 +305,7 @@ class _Parts(Coordinates):
         return torch.cat([part.features(values).reshape(len(u), -1) for part, values in self._split(u)], 1)
 
     def _split(self, u: Tensor) -> list[tuple[Coordinates, Tensor]]:
-        some = zip(self.parts, u.split(self.sizes, -1), strict=True)
-        return [(part, values.reshape(len(u), *part.shape)) for part, values in some]
+        return [(part, values.reshape(len(u), *part.shape)) for part, values in zip(self.parts, u.split(self.sizes, -1), strict=True)]
 
 
 def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> Coordinates | None:
@@ -348,6 +347,14 @@ def _sites_of(support: Any, event: torch.Size, dtype: torch.dtype, device: torch
 
 def interior(support: Support, x: Tensor) -> Tensor:
     """Returns one point inside a support, with the shape, dtype and device of points with shape $(B, *)$ and a first axis of 1."""
+    if is_joined(inner := cast(Any, plain(support))):
+        join = torch.stack if isinstance(inner, constraints.stack) else torch.cat
+        return join([interior(part, some) for part, some in zip(inner.cseq, cut(inner, x[:1]), strict=True)], sets.axis_of(inner))
+    low, high = ends_of(inner) or (None, None)
+    if isinstance(low, int | float) and isinstance(high, int | float):  # without coordinates, which take as long as a small energy
+        middle = low + min(1.0, (high - low) / 2) if low > -math.inf else min(high - 1.0, 0.0)
+        if low + 0.01 * abs(middle) < middle < high - 0.01 * abs(middle):
+            return torch.full_like(x[:1], middle)
     coordinates = coordinates_of(support, x.shape[1:], x.dtype, x.device)
     return torch.zeros_like(x[:1]) if coordinates is None else coordinates.points(coordinates.inner(x))[0]
 

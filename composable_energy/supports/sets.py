@@ -193,8 +193,7 @@ def cut(support: Any, x: Tensor) -> Sequence[Tensor]:
 
 def contains(support: Support, x: Tensor) -> Tensor:
     """Returns whether points with shape $(B, *)$ are in a support, with shape $(B,)$; a point that is not finite is not."""
-    support = plain(support)
-    if is_joined(support):
+    if is_joined(support := plain(support)):
         found = [contains(part, some) for part, some in zip(vars(support)["cseq"], cut(support, x), strict=True)]
     else:
         checks = [x.isfinite()] if support is None else [x.isfinite(), _check(support, x)]
@@ -216,8 +215,7 @@ def _tolerance(x: Tensor) -> float:
 
 def ends_of(support: Support) -> tuple[Bound, Bound] | None:
     """Returns the ends of an interval, infinite for a half-line or all of R^n; None for any other support."""
-    support = plain(support)
-    bounded = support is None or {"lower_bound", "upper_bound"}.intersection(_ARGUMENTS.get(name_of(support) or "", ()))
+    bounded = (support := plain(support)) is None or {"lower_bound", "upper_bound"}.intersection(_ARGUMENTS.get(name_of(support) or "", ()))
     if not bounded or (support is not None and support.is_discrete):
         return None
     return getattr(support, "lower_bound", -math.inf), getattr(support, "upper_bound", math.inf)

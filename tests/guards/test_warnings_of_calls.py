@@ -43,8 +43,7 @@ HEAVY = ce.as_energy(Independent(StudentT(torch.full((2,), 5.0)), 1))
 @pytest.mark.full
 @pytest.mark.parametrize(("chains", "trace"), [(64, False), (16, 1)])
 def test_posteriors_whose_chains_do_not_agree_warn(chains, trace):
-    found = warned(ce.as_energy(schools, event_shape=(10,)), chains, seed=7, steps=100, trace=trace)
-    assert {"r_hat", "stuck", "drift"} & set(found)
+    assert {"r_hat", "stuck", "drift"} & set(warned(ce.as_energy(schools, event_shape=(10,)), chains, seed=7, steps=100, trace=trace))
 
 
 @pytest.mark.slow
@@ -351,8 +350,7 @@ class TestWarnings:
         tuned.acceptance.fill_(0.1)
         advice = text(tuned, "acceptance")
         assert "leave it out" not in advice and "was tuned on pilot chains" in advice and "`tuning_steps`" in advice and "`init=`" in advice
-        resumed = gaussian(1.0, 1.0).sample((16, 2), resume=tuned, steps=30, trace=True)[1]
-        assert resumed.tuned == tuned.tuned == ("step_size",)
+        assert gaussian(1.0, 1.0).sample((16, 2), resume=tuned, steps=30, trace=True)[1].tuned == tuned.tuned == ("step_size",)
         chees, hmc = (run(gaussian(1.0, 1.0), (2, 2), sampler, 10, trace=1) for sampler in (ChEES(0.5, 1.5), HMC(0.5)))
         assert "chees" not in text(chees, "ess") and "`chees`" in text(hmc, "ess")
 

@@ -26,8 +26,7 @@ def test_energies_lists_members_without_weights(capsys: pytest.CaptureFixture[st
         assert run("energies", "--json") == 0
         report = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
         assert report.keys() == {row.name for row in installed()} and run("energies", "toys") == 0
-        assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["toys", "ready"]
-        assert run("energies", "tois") == 2
+        assert capsys.readouterr().out.splitlines()[1].split()[:2] == ["toys", "ready"] and run("energies", "tois") == 2
         assert "No plug-in offers the energy 'tois'. Did you mean 'toys'?" in capsys.readouterr().err
     assert Toys.loaded == [] and header.split() == ["energy", "state", "what", "it", "is"]
     state = {line.split()[0]: line.split()[1] for line in lines if not line.startswith(" ")}  # members are indented
@@ -130,8 +129,7 @@ def test_progress_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow
 def test_module_runs_and_version_and_help_need_no_torch():
-    process = python("--version", stdout=subprocess.PIPE)
-    assert process.communicate(timeout=30) == (f"composable-energy {ce.__version__}\n", "")
+    assert python("--version", stdout=subprocess.PIPE).communicate(timeout=30) == (f"composable-energy {ce.__version__}\n", "")
     code = (
         "import sys\nfrom composable_energy_cli import main\n"
         "for arguments in (['--help'], ['sample', '--help'], ['sample']):\n"

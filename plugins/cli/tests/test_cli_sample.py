@@ -105,8 +105,7 @@ def test_points_without_pictures_go_to_an_array(capsys: pytest.CaptureFixture[st
     ],
 )
 def test_mistakes_in_sample(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]):
-    with_family = arguments if "--in" in arguments else [*arguments, "--in", "toys"]
-    assert run("sample", *with_family) == 2
+    assert run("sample", *(arguments if "--in" in arguments else [*arguments, "--in", "toys"])) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("composable-energy: error: ") and "Traceback" not in err and message in err
     assert not list(Path().iterdir())  # nothing was written
@@ -185,8 +184,7 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
     for name in ("./saved", "saved", f"'{Path('with space').absolute()}'"):
         assert run("sample", f"{name} | toys/left=dark", "--steps", "1", "--json") == 0
         assert json.loads(capsys.readouterr().out)["expression"] == "bright & ~left=dark | left=dark"
-    assert run("sample", "./savd") == 2
-    assert "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
+    assert run("sample", "./savd") == 2 and "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
     assert run("sample", "./nowhere") == 2
     assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
     ce.get("energy", "toys/bright").save("many/~one")

@@ -75,8 +75,7 @@ def test_angles_are_those_that_the_chain_was_built_with(chain, tmp_path, form):
     assert wrap(found.context[1:, 0] - backbone[1:, 0]).abs().max() < error
     assert wrap(found.context[:-1, 1] - backbone[:-1, 1]).abs().max() < error
     assert bool(found.context[0, 0].isnan()) and bool(found.context[-1, 1].isnan())
-    names = context_of(SEQUENCE, 0.0, 0.0, [None, *SEQUENCE[:-1]], [*SEQUENCE[1:], None])
-    assert torch.equal(found.context[:, 2:], names[:, 2:])
+    assert torch.equal(found.context[:, 2:], context_of(SEQUENCE, 0.0, 0.0, [None, *SEQUENCE[:-1]], [*SEQUENCE[1:], None])[:, 2:])
     assert found.places == ("A/LEU 1", "A/LYS 2", "A/SER 3", "A/ALA 4")
     assert found.complete().names == ["LEU", "LYS", "SER"]
 

@@ -224,8 +224,7 @@ def test_projections_are_sums_of_rows_and_columns_and_the_lengths_of_chords_of_a
     torch.testing.assert_close(Radon([0.0, 90.0])(x), torch.stack([x.sum(2), x.sum(3)], 2))
     axis, radius = torch.arange(128) - 63.5, 40.0
     found = Radon([0.0, 20.0, 65.0, 110.0])((axis[:, None] ** 2 + axis**2 <= radius**2).float()[None, None])[0, 0]  # of a disc
-    expected = 2 * (radius**2 - axis**2).clamp(min=0).sqrt()
-    assert (found - expected)[:, axis.abs() < 0.9 * radius].abs().max() < 0.05 * 2 * radius
+    assert (found - (2 * (radius**2 - axis**2).clamp(min=0).sqrt()))[:, axis.abs() < 0.9 * radius].abs().max() < 0.05 * 2 * radius
 
 
 test_what_cannot_be_measured_is_refused = refusals(

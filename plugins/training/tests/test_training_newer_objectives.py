@@ -119,8 +119,7 @@ def test_noise_contrast_learns_a_gaussian_with_its_level():
     """The level is that of -log p, so that the log normalizer is 0."""
     found = learn(Levelled(), training.NoiseContrastive(GaussianNoise.fit(GAUSSIAN, widen=1.5), ratio=4), GAUSSIAN)
     check_gaussian(found, GAUSSIAN, 3)
-    level = math.log(2 * math.pi) / 2 + GAUSSIAN.std().log()
-    assert abs(found["level"] - level) < 3 / math.sqrt(ROWS)
+    assert abs(found["level"] - (math.log(2 * math.pi) / 2 + GAUSSIAN.std().log())) < 3 / math.sqrt(ROWS)
 
 
 def test_noise_contrast_is_least_and_stationary_at_the_truth():

@@ -178,8 +178,7 @@ def test_ctrl_c_ends_the_server_and_its_worker():
             assert process.stdout is not None
             address = process.stdout.readline().split("at ")[1].split()[0]
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
-            assert process.stderr is not None and "Traceback" not in process.stderr.read()
+            assert process.wait(60) == 130 and process.stderr is not None and "Traceback" not in process.stderr.read()
         finally:
             process.kill()
     refused(ConnectionRefusedError, None, http.client.HTTPConnection(urlsplit(address).netloc).request, "GET", "/")
