@@ -78,8 +78,7 @@ def negate(energy: Any, mode: Mode | None = None, **options: Any) -> Energy:
         raise OptionError(f"negate takes {', '.join(list(signature(Negation).parameters)[1:])}, got {', '.join(sorted(unknown))}.")
     if mode is not None or options:
         return Negation(energy, mode, **options)
-    existing = energy.opposite if isinstance(energy, Node) else None
-    return complement(energy) if existing is None else existing
+    return complement(energy) if (existing := energy.opposite if isinstance(energy, Node) else None) is None else existing
 
 
 @singledispatch

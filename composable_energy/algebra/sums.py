@@ -165,8 +165,7 @@ class Weighted(Node):
         return {"weight": self.weight, "inverse": self.inverse, "of_evidence": self.of_evidence}
 
     def join_grounded(self, grounded: Sequence[bool]) -> bool:
-        weight = as_float(self.weight)
-        return grounded[0] and (weight > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
+        return grounded[0] and ((weight := as_float(self.weight)) > 0 or (weight == 0 and self.of_evidence and bool(self.bases)))
 
     def summands(self) -> list[tuple[Energy, Weight]]:
         if self.of_evidence and self.bases:

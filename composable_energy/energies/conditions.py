@@ -62,7 +62,7 @@ def method_parameters(method: Callable[..., object]) -> Parameters:
 def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) -> Tensor:
     """Returns a condition, a number or tensor of 1 row or one for each chain, with one row for each point; `chains` are those of points."""
     if not isinstance(value, Tensor):
-        if name == "sigma" and isinstance(value, int | float) and not 0 <= value < torch.inf:  # a check of tensors waits for their device
+        if name == "sigma" and isinstance(value, int | float) and value < 0:  # a check of tensors waits for their device
             raise OptionError(f"sigma must be a number of at least 0, or a tensor of such, got {value}.", ["sigma"])
         try:
             value = torch.as_tensor(value, device=x.device, dtype=x.dtype if isinstance(value, float) else None)

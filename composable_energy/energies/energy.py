@@ -241,8 +241,7 @@ class Energy(nn.Module, ABC):
     @property
     def decoded_shape(self) -> torch.Size | None:
         """The shape of one decoded point, if the decoder has an `event_shape`."""
-        shape = getattr(self.decoder, "event_shape", None)
-        return None if shape is None else torch.Size(shape)
+        return None if (shape := getattr(self.decoder, "event_shape", None)) is None else torch.Size(shape)
 
     def known_level(self, quantile: float) -> float | None:
         """Returns the energy below which a share of the draws lies, if it is known without draws; `~` then needs none."""

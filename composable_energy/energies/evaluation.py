@@ -82,8 +82,7 @@ def evaluating(**changes: Any) -> Iterator[Evaluation]:
 
 def current() -> Evaluation | None:
     """Returns the evaluation of this thread; None outside of `with_gradient`."""
-    evaluation = THREAD.evaluation
-    return None if evaluation is None or evaluation.root is None else evaluation
+    return None if (evaluation := THREAD.evaluation) is None or evaluation.root is None else evaluation
 
 
 def is_left_out(x: Tensor) -> bool:
@@ -105,8 +104,7 @@ def denoised_level() -> tuple[Tensor, float] | None:
 
 
 def _denoised() -> tuple[Tensor | None, Tensor | None, float | None]:
-    evaluation = THREAD.evaluation
-    return Evaluation.denoised if evaluation is None else evaluation.denoised
+    return Evaluation.denoised if (evaluation := THREAD.evaluation) is None else evaluation.denoised
 
 
 def note_repeated(items: Sequence[object]) -> None:
@@ -221,7 +219,7 @@ def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: C
 def _within(energy: "Energy", forward: Callable[..., Tensor], x: Tensor, /, **conditions: Any) -> Tensor:
     """Returns energies that are infinite outside of the support of an energy, where it is not evaluated."""
     inside = None if THREAD.evaluation is None else THREAD.evaluation.inside
-    if inside is not None and inside[0] is x and same_support(inside[1], energy.support):
+    if inside is not None and inside[0] is x and (inside[1] is energy.support or same_support(inside[1], energy.support)):
         return forward(x, **conditions)
     return evaluate_inside(energy.support, x, lambda points: check_energies(energy, forward(points, **conditions), points))
 

@@ -270,8 +270,7 @@ def contents(root: object, *, captured: bool = True) -> list[object]:
     seen: dict[int, object] = {}
     todo = [root]
     while todo:
-        item = todo.pop()
-        if (kind := type(item)) in _PLAIN or (kind in _DICTS and not item) or id(item) in seen or isinstance(item, type):
+        if (kind := type(item := todo.pop())) in _PLAIN or (kind in _DICTS and not item) or id(item) in seen or isinstance(item, type):
             continue
         seen[id(item)] = item
         if isinstance(item, FunctionType):

@@ -49,8 +49,7 @@ class Source:
         return self.place == other.place and same(self.network, other.network) and equal(self.bound, other.bound)
 
     def __hash__(self) -> int:
-        owner = getattr(self.network, "__self__", self.network)
-        return hash(token_of(owner)) if isinstance(owner, nn.Module) else 0
+        return hash(token_of(owner)) if isinstance(owner := getattr(self.network, "__self__", self.network), nn.Module) else 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "bound": detach_conditions(self.bound)}

@@ -189,8 +189,7 @@ def mixes_values(energy: Energy) -> bool:
 def warn_of_spacing(energies: Tensor, dtype: torch.dtype, use: str) -> list[SamplingWarning]:
     """Returns the warning about energies in the density so large that numbers of their dtype are too coarse for what they decide, `use`."""
     energies = energies[energies.isfinite()]
-    typical = energies.abs().median().item() if len(energies) else 0.0
-    if typical * torch.finfo(dtype).eps <= _COARSE:
+    if (typical := energies.abs().median().item() if len(energies) else 0.0) * torch.finfo(dtype).eps <= _COARSE:
         return []
     spacing = torch.finfo(dtype).eps * 2 ** math.floor(math.log2(typical))
     seen = f"Energies are about {typical:.2g}, where numbers of {dtype} are {spacing:.2g} apart: too coarse for what they decide, {use}."

@@ -185,8 +185,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
             warn_of_shares(call.energy)
             if "sigma" in problem.sampler.traits.binds:
                 warn_of_weak_evidence(call.energy, problem.sampler)
-            problem = replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0]))
-            problem = tune_sampler(problem)
+            problem = tune_sampler(replace(problem, drawn=draw_branches(problem, lambda call: _draw(call)[0])))
         except SamplingInterrupted as interrupt:  # of a call for levels or start points, whose points are of another energy
             raise KeyboardInterrupt("Sampling was interrupted before the chains started.") from interrupt
         last_step, noise, step = problem.last_step(), problem.noise, None

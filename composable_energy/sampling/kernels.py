@@ -188,8 +188,7 @@ def reference_step(
     else:
         momentum = momentum.clone() if gradient is None else torch.add(momentum, gradient, alpha=-drift)
         x = torch.add(x, momentum, alpha=move)
-        momentum = momentum.mul_(keep)
-        momentum = momentum if scale == 0.0 else noise.add_normal_(momentum, scale, stream)
+        momentum = momentum.mul_(keep) if scale == 0.0 else noise.add_normal_(momentum.mul_(keep), scale, stream)
         x = x.add_(momentum, alpha=move)
     return x if low is None else x.clamp_(low, high), momentum
 

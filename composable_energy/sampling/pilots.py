@@ -173,8 +173,7 @@ def _resample(energy: Energy, points: PointSpec, chains: int) -> tuple[Tensor | 
         except Exception:  # at all points, which the chains report
             return None, False
         weights = torch.softmax(torch.cat(logs).nan_to_num(-math.inf, posinf=-math.inf), 0)
-        effective = 1 / weights.square().sum().item()
-        if effective >= chains or not effective * _ROUNDS >= chains * (number + 1):
+        if (effective := 1 / weights.square().sum().item()) >= chains or not effective * _ROUNDS >= chains * (number + 1):
             break
     if not effective >= _LEAST:
         return None, False
@@ -199,8 +198,7 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
     sources = _find_sources(energy, {}) if modes else ()
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources
-    support = plain(energy.support)
-    if (ends := (-math.pi, math.pi) if isinstance(support, type(circle)) else ends_of(support)) is None:
+    if (ends := (-math.pi, math.pi) if isinstance(support := plain(energy.support), type(circle)) else ends_of(support)) is None:
         return ()
     low, high = map(torch.zeros(points.event, dtype=points.dtype, device=points.device).add, ends)
     if (high - low).isfinite().all():

@@ -136,14 +136,15 @@ class UnconstrainedEnergy(EnergyWrapper):
         super().__init__(energy)
         self.coordinates, self.volume = coordinates, volume
         self.moves = not isinstance(coordinates, Identity)  # whether coordinates are other numbers than points
-        self._sampled = None if self.moves else energy.support
+        self._sampled = energy.support if coordinates.within else None
 
     def forward(self, u: Tensor, **conditions: Any) -> Tensor:
         if not self.moves:
             with evaluating(inside=(u, self._sampled)):
                 return self.energy(u, **conditions)
         good, x, volume = self._points(u)
-        energies = self.energy(x, **conditions)
+        with evaluating(inside=(x, self._sampled)):
+            energies = self.energy(x, **conditions)
         energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)
         return energies.masked_fill(u.isnan().flatten(1).any(1), torch.nan) if u.ndim > 1 else energies
 

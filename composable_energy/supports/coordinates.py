@@ -24,9 +24,10 @@ from torch.nn import functional as F
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import ShapeError
 from composable_energy.supports import sets
-from composable_energy.supports.sets import Support, contains, cut, ends_of, format_support, is_joined, plain
+from composable_energy.supports.sets import Bound, Support, contains, cut, ends_of, format_support, is_joined, plain
 from composable_energy.supports.variables import SiteGroup, Sites, map_support
 
+Map = Callable[[Tensor], tuple[Tensor, ...]]
 _TURNS, _NEAR = 3, 1e-3  # of the window of angles; and a gauge whose square, times a rounding, counts no more
 
 
@@ -35,8 +36,8 @@ class Coordinates(ABC):
 
     sites: Sites | None = None
 
-    def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None) -> None:
-        self.event = torch.Size(event)
+    def __init__(self, event: Sequence[int], shape: Sequence[int] | None = None, *, within: bool = False) -> None:
+        self.event, self.within = torch.Size(event), within  # whether points are inside of the support after rounding, too
         self.shape = self.event if shape is None else torch.Size(shape)
 
     @abstractmethod
@@ -66,7 +67,7 @@ class Identity(Coordinates):
     """Points themselves: real or discrete numbers."""
 
     def __init__(self, event: Sequence[int], sites: Sites | None = None) -> None:
-        super().__init__(event)
+        super().__init__(event, within=True)
         self.sites = sites
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,8 +99,9 @@ class Bijection(Coordinates):
 class Box(Coordinates):
     """Logistic coordinates of an interval, exponential ones of a half-line, and points themselves where both ends are infinite."""
 
-    def __init__(self, event: Sequence[int], low: Tensor, high: Tensor) -> None:
-        super().__init__(event)
+    def __init__(self, event: Sequence[int], ends: tuple[Bound, Bound], dtype: torch.dtype, device: torch.device) -> None:
+        super().__init__(event, within=True)
+        low, high = (torch.as_tensor(end, dtype=dtype, device=device) for end in ends)
         try:
             low, high = low.expand(self.event), high.expand(self.event)
         except RuntimeError as error:
@@ -107,6 +109,8 @@ class Box(Coordinates):
                 f"The ends of an interval have the shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}."
             ) from error
         self.below, self.above = low.isfinite(), high.isfinite()
+        self.lower, upper = (end.isfinite() if isinstance(end, Tensor) else math.isfinite(end) for end in ends)
+        self.both, self.one = self.lower & upper, self.lower ^ upper
         self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
         self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)
         least = torch.finfo(low.dtype).smallest_normal  # gradients of a density overflow at smaller distances from 0
@@ -114,13 +118,14 @@ class Box(Coordinates):
         self.most = torch.where(self.above, torch.minimum(torch.nextafter(high, torch.full_like(high, -math.inf)), high - least), math.inf)
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        both, one = self.below & self.above, self.below ^ self.above
-        grown = torch.where(one, u, 0.0).exp()
-        share = torch.where(both, u, 0.0)
-        logistic = torch.where(u < 0, self.low + self.width * share.sigmoid(), self.high - self.width * (-share).sigmoid())
-        x = torch.where(both, logistic, torch.where(one, torch.where(self.below, self.low + grown, self.high - grown), u))
-        volume = torch.where(both, self.width.log() + F.logsigmoid(share) + F.logsigmoid(-share), torch.where(one, u, 0.0))
+        beyond = partial(_choose, self.lower, lambda u: (self.low + u.exp(), u), lambda u: (self.high - u.exp(), u))
+        other = partial(_choose, self.one, beyond, lambda u: (u, torch.zeros_like(u)))
+        x, volume = _choose(self.both, self._between, other, u)
         return torch.maximum(torch.minimum(x, self.most), self.least), _total(volume)
+
+    def _between(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.where(u < 0, self.low + self.width * u.sigmoid(), self.high - self.width * (-u).sigmoid())
+        return x, self.width.log() + F.logsigmoid(u) + F.logsigmoid(-u)
 
     def inverse(self, x: Tensor) -> Tensor:
         both, one = self.below & self.above, self.below ^ self.above
@@ -270,6 +275,13 @@ class Triangular(Coordinates):
         return lower[..., rows, columns]
 
 
+def _choose(mask: Tensor | bool, one: Map, other: Map, u: Tensor) -> tuple[Tensor, ...]:
+    """Returns what one map makes of coordinates where a mask holds, and another elsewhere; a mask is one bool for all if that is known."""
+    if isinstance(mask, bool):
+        return one(u) if mask else other(u)
+    return tuple(torch.where(mask, *pair) for pair in zip(one(torch.where(mask, u, 0.0)), other(torch.where(mask, 0.0, u)), strict=True))
+
+
 def _total(values: Tensor) -> Tensor:
     return values.flatten(1).sum(1) if values.ndim > 1 else values
 
@@ -282,7 +294,7 @@ class _Parts(Coordinates):
         shapes = [some.shape[1:] for some in cut(support, torch.empty((1, *event)))]
         self.parts = [coordinates_of(part, of, dtype, device) or Identity(of) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
-        super().__init__(event, (sum(self.sizes),))
+        super().__init__(event, (sum(self.sizes),), within=all(part.within for part in self.parts))
         found = list[SiteGroup]()
         for part, start in zip(self.parts, accumulate([0, *self.sizes]), strict=False):
             for group in () if part.sites is None else part.sites.groups:
@@ -316,7 +328,7 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     if len(event) < (1 if is_joined(inner) else inner.event_dim):
         raise ShapeError(f"The support {format_support(inner)} is for points of {inner.event_dim} axes at least, got {tuple(event)}.")
     if (ends := ends_of(inner)) is not None:
-        return Box(event, *(torch.as_tensor(end, dtype=dtype, device=device) for end in ends))
+        return Box(event, ends, dtype, device)
     if is_joined(inner):
         return _Parts(inner, event, dtype, device)
     if inner.is_discrete:

@@ -59,8 +59,7 @@ def map_tensors(holder: Any, function: Callable[[Tensor], Tensor] | None = None)
         return Inverse(map_tensors(holder.inv, function))
     result, done = copy.copy(holder), {}
     for name, value in vars(result).items():
-        moved = done[id(value)] if id(value) in done else done.setdefault(id(value), map_tensors(value, function))
-        if moved is not value:
+        if (moved := done[id(value)] if id(value) in done else done.setdefault(id(value), map_tensors(value, function))) is not value:
             setattr(result, name, moved)
     return result
 
