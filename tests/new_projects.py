@@ -57,9 +57,9 @@ def install_projects(python: Path, projects: dict[str, Path], *options: object) 
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options, *chosen, cwd=next(iter(projects.values())))
 
 
-def run_tests(python: Path, folder: Path, *options: object) -> str:
-    """Runs the tests of a project, or of those that are named, and returns the last line of the output."""
-    return run(python, "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, cwd=folder).strip().splitlines()[-1]
+def run_tests(python: Path, folder: Path) -> str:
+    """Runs the tests of a project, with warnings as errors, and returns the last line of the output."""
+    return run(python, "-I", "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", cwd=folder).strip().splitlines()[-1]
 
 
 if __name__ == "__main__":
