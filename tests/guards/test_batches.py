@@ -65,7 +65,8 @@ def test_rounding_that_an_ill_conditioned_function_amplifies_is_no_mixing():
 
 def test_a_single_chain_two_points_of_two_coordinates_and_pilots_are_no_exceptions():
     step = {"sampler": "langevin", "step_size": 0.1, "steps": 16, "seed": 0}
-    refused(ExpressionError, MIXES, MIXING["mean over the batch"].sample, (1, 2), **step)
+    for shape, options in (((1, 2), step), ((64, 2), {"sampler": "smc", "seed": 0})):  # smc takes few steps
+        refused(ExpressionError, MIXES, MIXING["mean over the batch"].sample, shape, **options)
     refused(ExpressionError, MIXES, ce.as_energy(lambda x: x[0] ** 2 + 3 * x[1] ** 2).sample, (2, 2), **step)
     with pytest.raises(ExpressionError, match=rf"{MIXES}.* energy was .* and is .* now.*axis of their own"):
         ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2).sample((64, 1), sampler="mala", seed=0)
