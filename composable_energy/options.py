@@ -157,7 +157,7 @@ def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def _form(name: str) -> str:
-    return name.casefold().replace("_", "-")
+    return str(name).casefold().replace("_", "-")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

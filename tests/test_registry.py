@@ -53,7 +53,7 @@ test_what_is_asked_for_or_registered_wrongly_is_refused = pytest.mark.usefixture
         (lambda: ce.load("bawl/at/all"), PluginNotFound, r"no folder 'bawl/at/all' either"),
         (lambda: ce.get("energy", "bowl", depth=1), OptionError, r"scale: float = 1.0.*got \(depth\)"),
         (lambda: ce.get("sampler", 3), OptionError, "is a text"),  # pyright: ignore[reportArgumentType]
-        (lambda: ce.get("dataset", "rings"), OptionError, "Unknown kind of plug-in 'dataset'"),
+        *((lambda kind=kind: ce.get(kind, "rings"), OptionError, f"Unknown kind of plug-in {kind!r}") for kind in ("dataset", 3)),
         (lambda: ce.get("sampler", "langevin", step_size=1.0), OptionError, "takes no options here; got step_size"),
         (lambda: ce.get("estimator", "log-zed"), PluginNotFound, "No plug-in offers the estimator 'log-zed'"),
         (
@@ -62,7 +62,7 @@ test_what_is_asked_for_or_registered_wrongly_is_refused = pytest.mark.usefixture
             "use one of energy, sampler, encoder, kernel, estimator, loader, publisher, plot, command, kind",
         ),
         (lambda: ce.register("sampler", "x", lambda: None), PluginLoadError, "a subclass of Sampler"),
-        (lambda: ce.register("energy", "No Name", lambda: None), PluginLoadError, "a-z"),
+        *((lambda name=name: ce.register("energy", name, lambda: None), PluginLoadError, "a-z") for name in ("No Name", 3)),
         (lambda: ce.register("energy", "x", ce.as_energy(torch.sum)), PluginLoadError, "makes an object"),
         (lambda: ce.register("kernel", "bad", dict), PluginLoadError, "a subclass of Kernel, got the class dict"),
         (lambda: ce.register("encoder", "bad", dict), PluginLoadError, "a subclass of Module, got the class dict"),

@@ -189,6 +189,7 @@ class Walk(Sampler):
     hidden: object = field(default=0, compare=False)
     kind: type = Scaled
     wide: bool = False
+    acceptance: object = None
 
     def init(self, energy, x, noise):
         return self.kind(x, *energy_and_gradient(energy, x), torch.linspace(0.5, 1, x.shape[1]))
@@ -198,7 +199,7 @@ class Walk(Sampler):
         height = x[:, 0].double()
         scalars = {"level": 0.1 * noise.step, "height": height, "positive": torch.where(height > 0, height, torch.nan)}
         told = {"wide": x} if self.wide else {**scalars, "mean": height.mean().item()}
-        return self.kind(x, *energy_and_gradient(energy, x), state.scales), Info(scalars=told)
+        return self.kind(x, *energy_and_gradient(energy, x), state.scales), Info(self.acceptance, scalars=told)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -235,7 +236,8 @@ def test_a_tensor_that_all_chains_share_is_never_cut(chains, size):
 
 
 test_scalars_and_tensors_that_have_no_rows_are_refused = refusals(
-    ({"wide": True}, r"scalar 'wide' of Walk has shape \(5, 4\) for 5 chains"),
+    ({"wide": True}, r"'wide' of Walk has shape \(5, 4\) for 5 chains"),
+    *(({"acceptance": rate}, "'acceptance' of Walk has shape") for rate in (torch.tensor(0.5), torch.ones(5, 1), 0.5)),
     ({"kind": Unscaled}, r"Unscaled.scales has shape \(4,\) in a state of 5 chains.*write `scales: Tensor = field\(metadata="),
     call=lambda options: Bowl().sample((5, 4), sampler=Walk(**options), steps=3),
     error=ShapeError,

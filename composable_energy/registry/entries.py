@@ -189,7 +189,7 @@ def check_entry(kind: Kind, entry: PluginRecord, obj: Any) -> None:
         wanted = f"a subclass of {' or '.join(cls.__name__ for cls in classes)}" if classes else "a class"
     elif not callable(obj) or isinstance(obj, module):
         wanted = "a class or a function that makes an object"
-    if not _NAME.fullmatch(entry.name):
+    if not (isinstance(entry.name, str) and _NAME.fullmatch(entry.name)):
         raise plugin_error(entry, "its name has characters other than a-z, 0-9, - and _")
     if type(version) is not int or not oldest <= version <= API_VERSION:
         raise plugin_error(entry, f"it needs plug-in contract {version!r}, this composable-energy supports {oldest} to {API_VERSION}")

@@ -115,8 +115,7 @@ class Chains:
 
     def _stop(self, before: State, after: State) -> None:
         """Stops the active chains that diverged in a step, where they were in the state of all chains before it."""
-        good = finite_rows(after)
-        bad = (~good).cpu()
+        bad = (~(good := finite_rows(after))).cpu()
         self.broken = self.broken or take(after, ~good)
         self.diverged_at = self.diverged_at.index_fill(0, self.rows[bad], self.step)  # a snapshot may hold the old one
         self.rows, self._batches = self.rows[~bad], []
@@ -293,18 +292,19 @@ def merge(found: Sequence[tuple[S, Info]], sampler: str, faults: Faults) -> tupl
     """Returns one state and info of all batches, and counts NaN proposals; means stay tensors, so that no step waits for the device."""
     rates, parts, scalars, own = list[Tensor](), dict[str, list[tuple[int, Any]]](), dict[str, float | Tensor](), set[str]()
     for state, info in found:
-        count = len(state.x)
-        if info.acceptance is not None:
-            rates.append(info.acceptance.nan_to_num(0.0))
-            faults.undefined = faults.undefined + info.acceptance.isnan().sum()
-        for name, value in info.scalars.items():
-            if isinstance(value, Tensor) and value.ndim:
-                if value.shape != (count,):
-                    raise ShapeError(
-                        f"The scalar {name!r} of {sampler} has shape {tuple(value.shape)} for {count} chains: give a number, or a tensor "
-                        f"of shape ({count},), of which the mean is taken."
-                    )
+        count, rate = len(state.x), info.acceptance
+        for name, value in (("acceptance", rate), *info.scalars.items()):
+            if (shape := tuple(getattr(value, "shape", ()))) != (count,) and (shape or (value is rate and rate is not None)):
+                raise ShapeError(
+                    f"The {name!r} of {sampler} has shape {shape} for {count} chains: give a tensor of shape ({count},), of which the mean "
+                    "is taken; or a number, if it is a scalar that all chains share."
+                )
+            if shape:
                 own.add(name)
+        if rate is not None:
+            rates.append(rate.nan_to_num(0.0))
+            faults.undefined = faults.undefined + rate.isnan().sum()
+        for name, value in info.scalars.items():
             parts.setdefault(name, []).append((count, value))
     for name, some in parts.items():
         first = some[0][1]

@@ -238,7 +238,7 @@ def _run(
         if chains.active:
             ids = chains.rows[: problem.batch_size]
             x = chains.active_state().x[: len(ids)]
-            if before is None and (problem.pilots is not None or last_step >= _CHECKED_STEPS):
+            if before is None and (problem.pilots is not None or problem.sampler.total_steps or last_step >= _CHECKED_STEPS):
                 check_rows(problem, ids, x)
             if compares and not problem.plain.needs_log_densities:
                 check_gradients(problem.energy_of(ids), x, bound_conditions(problem.sampler, problem.plain))

@@ -4,6 +4,7 @@ Options of samplers are `--step-size 0.1` or `--option step-size=0.1`, and error
 """
 
 import argparse
+import ast
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -125,12 +126,12 @@ def _dashed(name: str) -> str:
 
 
 def _value(text: str) -> Any:
-    """Returns text as a number, True, False or None, if it is one."""
+    """Returns text as a number, True, False, None, or a list of these, if it is one."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    for number in (int, float):
+    for read in (int, float, ast.literal_eval):  # which reads (0, 1) and [0, 1], and executes nothing
         try:
-            return number(text)
-        except ValueError:
+            return read(text)
+        except (ValueError, SyntaxError):
             continue
     return text

@@ -67,6 +67,8 @@ def _read_array(path: Path, shapes: list[tuple[int, ...]]) -> Tensor:
             check_archive(path)
         if isinstance(loaded := np.load(path, allow_pickle=False), np.lib.npyio.NpzFile):
             with loaded:
+                if "samples" not in loaded.files and len(loaded.files) != 1:
+                    raise ValueError(f"of its arrays {', '.join(loaded.files)} none is named samples")
                 loaded = loaded["samples" if "samples" in loaded.files else loaded.files[0]]
         points = torch.from_numpy(np.asarray(loaded).astype(np.float64, casting="same_kind"))
     except FileFormatError:

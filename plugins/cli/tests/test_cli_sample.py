@@ -57,7 +57,7 @@ def test_sample_goes_on_from_a_checkpoint(capsys: pytest.CaptureFixture[str]):
 
 
 def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
-    options = ["--option", "step_size=0.1", "--option", "temperature=0.5", "--sharpen", "2", "--batch-size", "3"]
+    options = ["--step-size", "0.1", "--option", "temperature=0.5", "--clamp", "(-9, 9)", "--sharpen", "2", "--batch-size", "3"]
     assert run("sample", "bright | toys", "--in", "toys", "-n", "4", "--sampler", "langevin", "--steps", "4", "--json", *options) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["file"] == "samples.png" and Path("samples.png").is_file()
@@ -65,7 +65,7 @@ def test_sample_prints_json(capsys: pytest.CaptureFixture[str]):
     energies, probabilities = events["bright"]["energy"], events["bright"]["probability"]
     assert probabilities == pytest.approx([math.exp(-energy) for energy in energies])
     assert events["toys"]["probability"] is None and report["expression"] == "(bright | toys).sharpened(2)"
-    assert (report["n"], report["steps"]) == (4, 4) and report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5")
+    assert (report["n"], report["steps"]) == (4, 4) and report["sampler"].startswith("Langevin(step_size=0.1, temperature=0.5, clamp=(-9")
     assert isinstance(report["seed"], int) and report["seconds"] > 0
     whole, *terms = report["terms"]
     assert whole["depth"] == 0 and len(whole["energy"]) == 4 and whole["mean"] == pytest.approx(sum(whole["energy"]) / 4)
@@ -277,6 +277,7 @@ def test_infinite_energies_are_null_in_json(capsys: pytest.CaptureFixture[str]):
         ("bright", "text.npy", "text.npy is not an array of numbers"),
         ("bright", "pickled.npy", "pickled.npy is not an array of numbers"),
         ("bright", "complex.npy", "complex.npy is not an array of numbers: Cannot cast array data from dtype('complex128')"),
+        ("plane", "several.npz", "several.npz is not an array of numbers: of its arrays a, b none is named samples."),
         ("plane", "empty.npy", "empty.npy has points of shape (0, 2)"),
         ("bright", "five.npy", "five.npy has points of shape (5,); the energy takes (n, 3, 16, 16) or (n, 4)."),
         ("plane", "grey.png", "grey.png is an image, and the energy takes points of shape (2,); give them as an .npy file."),
@@ -290,6 +291,7 @@ def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pyt
     np.save("complex.npy", np.ones(2, dtype=complex))
     np.save("empty.npy", np.zeros((0, 2)))
     np.save("five.npy", np.zeros(5))
+    np.savez("several.npz", a=np.zeros((3, 2)), b=np.zeros((3, 2)))
     Image.new("L", (4, 4)).save("grey.png")
     assert run("explain", expression, name, "--in", "toys") == 2
     assert f"composable-energy: error: {message}" in capsys.readouterr().err
