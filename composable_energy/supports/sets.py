@@ -395,8 +395,7 @@ def same_support(a: Support, b: Support) -> bool:
     if type(a) is not type(b):
         return False
     if is_joined(a):
-        pairs = _pairs(a, b)
-        return bool(pairs) and all(same_support(*pair) for pair in pairs)
+        return bool(pairs := _pairs(a, b)) and all(same_support(*pair) for pair in pairs)
     pairs = [(value, vars(b).get(name)) for name, value in vars(a).items()]
     return all(torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y for x, y in pairs)
 
