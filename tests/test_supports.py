@@ -66,6 +66,7 @@ NONE = [
     (constraints.interval(2.0, 1.0), "interval\\(2, 1\\) is empty"),
     (constraints.cat([constraints.real, constraints.integer_interval(3, 1)]), "integer_interval\\(3, 1\\) is empty"),
     (constraints.symmetric, "No coordinates are known"),
+    (constraints.interval([0.0, 1.0], 2.0), "numbers or tensors, got \\[0.0, 1.0\\]"),
 ]
 OUTSIDE = r"2 of 3 given points are not inside the support of Gamma, nonnegative; the first is number 1"
 test_what_is_no_support_and_a_start_outside_of_one_are_refused = refusals(
@@ -202,8 +203,7 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 
     energy, n = ce.as_energy(function, support=MIXED, event_shape=(7,)), DRAWS
     drawn, trace = energy.sample(n, seed=0, dtype=F64, init=t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7), trace=50, **{**SHORT, "steps": 100})
-    assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all()
-    assert torch.equal(trace.points[-1], drawn)
+    assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all() and torch.equal(trace.points[-1], drawn)
     torch.testing.assert_close(trace.energies[-1], energy(drawn))
     turned = torch.cat([drawn[:, :4], drawn[:, 4:6].cos(), drawn[:, 4:6].sin(), drawn[:, 6:]], 1)
     concentration = [(torch.special.i1(k) / torch.special.i0(k)).item() for k in t(2.0, 1.0)]
