@@ -23,6 +23,7 @@ OTHER = ce.as_energy(normal(1.0, 1.0))
 A, B, C = Tilt(BASE, 0.5), Tilt(BASE, -0.3), Tilt(OTHER, -0.3)
 Q = ce.as_energy(quadratic, name="q")
 NEAR, FAR = (ce.as_energy(normal(c, 1.0), name=f"n{c}") for c in (-2.0, 2.0))
+BELOW = torch.distributions.constraints.less_than(torch.full((2,), 9.0))  # an end for each coordinate
 U, V = (ce.as_energy(lambda x, c=c: (x - c).square().sum(1) / 2, name=name, event_shape=(2,)) for c, name in ((-1.0, "u"), (1.0, "v")))
 LEVEL = ce.as_energy(lambda x, sigma: x.square().sum(1) / (1 + sigma), name="level")
 OVER = [Tilt(LEVEL, slope) for slope in (0.5, -0.3)]
@@ -339,7 +340,7 @@ def test_networks_of_heads_and_decoders_are_evaluated_once():
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore::UserWarning")  # that torch.compile looks through our caches
 def test_torch_compiles_expressions_as_one_graph_which_may_be_a_term_of_another():
-    energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * RING) & U
+    energy = (LEAVES["event"] | ~LEAVES["near"]) & LEAVES["relative"] & (LEAVES["density"] | 2 * RING) & U.on(BELOW)
     expected = energy(points(6))  # the first call makes the diagrams
     torch.testing.assert_close(torch.compile(energy, fullgraph=True, backend="eager")(points(6)), expected)
     # Inside of an evaluation, whose memo no graph may read or write, each call is computed at its own points.

@@ -10,7 +10,7 @@ from torch import distributions as td
 from torch.distributions import Normal, constraints
 
 import composable_energy as ce
-from composable_energy.errors import ContradictionError, ExpressionError, LiftError, OptionError, ShapeError, SupportWarning
+from composable_energy.errors import ContradictionError, DtypeError, ExpressionError, LiftError, OptionError, ShapeError, SupportWarning
 from composable_energy.supports import circle, contains, coordinates_of, ordered, polytope, positive_ordered, same_support, sphere, zero_sum
 from tests.factories import DTYPE as F64
 from tests.factories import t
@@ -66,6 +66,7 @@ NONE = [
     (constraints.interval(2.0, 1.0), "interval\\(2, 1\\) is empty"),
     (constraints.cat([constraints.real, constraints.integer_interval(3, 1)]), "integer_interval\\(3, 1\\) is empty"),
     (constraints.symmetric, "No coordinates are known"),
+    (constraints.interval([0.0, 1.0], 2.0), "numbers or tensors, got \\[0.0, 1.0\\]"),
 ]
 OUTSIDE = r"2 of 3 given points are not inside the support of Gamma, nonnegative; the first is number 1"
 test_what_is_no_support_and_a_start_outside_of_one_are_refused = refusals(
@@ -92,6 +93,14 @@ def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
     torch.testing.assert_close(trace.energies[-1], energy(x))
 
 
+def test_ends_beyond_the_largest_number_of_a_dtype_are_infinite_and_a_support_without_numbers_is_refused():
+    normal = ce.as_energy(Normal(torch.zeros(2), 1.0))
+    for low, high, spread in ((0, 1e39, 0.5), (-1e39, math.inf, 0.9), (-math.inf, 1e39, 0.9)):
+        assert normal.on(constraints.interval(low, high)).sample(400, **SHORT, seed=0).std() > spread
+    for empty in (constraints.interval(0, 1e-40), constraints.greater_than(1e39)):
+        refused(DtypeError, "No torch.float32 is inside the support .*: use dtype=torch.float64", normal.on(empty).sample, 4)
+
+
 @pytest.mark.slow
 def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
     options = {"sampler": "hmc", "step_size": 4.0, "leapfrogs": 5, "steps": 60}
@@ -102,8 +111,7 @@ def test_draws_that_their_dtype_cannot_tell_from_the_boundary_warn():
 
 def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
     points = torch.softmax(10 * torch.randn(200, 400, generator=torch.Generator().manual_seed(0)), 1)
-    assert contains(copy.deepcopy(constraints.simplex), points).all()
-    assert not contains(constraints.simplex, 1.001 * points).any()
+    assert contains(copy.deepcopy(constraints.simplex), points).all() and not contains(constraints.simplex, 1.001 * points).any()
 
 
 @pytest.mark.parametrize(
@@ -153,8 +161,7 @@ def test_a_resumed_and_a_checkpointed_call_continue_in_the_coordinates(tmp_path)
 @pytest.mark.slow
 def test_callbacks_and_branch_shares_see_points_of_the_support():
     beta, other = (ce.as_energy(td.Beta(t(a), t(b))) for a, b in ((2.0, 9.0), (9.0, 2.0)))
-    mixture = beta | other
-    seen = []
+    mixture, seen = beta | other, []
     watch = ce.sampling.Stop(lambda step, state, info: seen.append(state))
     drawn, trace = mixture.sample(200, seed=0, trace=True, observers=[watch], **SHORT)
     assert torch.equal(seen[-1].x, drawn)
@@ -194,11 +201,9 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
         parts = zip((shares, size, angles, shift), x.split([3, 1, 2, 1], 1), strict=True)
         return -sum(part.log_prob(some).reshape(len(x), -1).sum(1) for part, some in parts)
 
-    energy = ce.as_energy(function, support=MIXED, event_shape=(7,))
-    n = DRAWS
+    energy, n = ce.as_energy(function, support=MIXED, event_shape=(7,)), DRAWS
     drawn, trace = energy.sample(n, seed=0, dtype=F64, init=t(0.3, 0.3, 0.4, 2, 3, 0, 1).expand(n, 7), trace=50, **{**SHORT, "steps": 100})
-    assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all()
-    assert torch.equal(trace.points[-1], drawn)
+    assert contains(MIXED, drawn).all() and (drawn[:, 4:6].abs() <= math.pi).all() and torch.equal(trace.points[-1], drawn)
     torch.testing.assert_close(trace.energies[-1], energy(drawn))
     turned = torch.cat([drawn[:, :4], drawn[:, 4:6].cos(), drawn[:, 4:6].sin(), drawn[:, 6:]], 1)
     concentration = [(torch.special.i1(k) / torch.special.i0(k)).item() for k in t(2.0, 1.0)]

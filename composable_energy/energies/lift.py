@@ -160,8 +160,7 @@ def _mixture_log_prob(mixture: MixtureSameFamily, x: Tensor) -> Tensor:
     x = x.unsqueeze(-1 - axes)
     x = x.expand(torch.broadcast_shapes(x.shape, component.batch_shape + component.event_shape))
     support, inside = support_of(component), torch.ones((), dtype=torch.bool, device=x.device)
-    ends = ends_of(support)
-    if support is not None and ends is not None:  # they may differ between components
+    if support is not None and (ends := ends_of(support)) is not None:  # they may differ between components
         low, high = (torch.as_tensor(end).to(x) for end in ends)
         inside = support.check(x.detach())
         x = torch.where(inside, x, torch.where(low.isinf(), high - 1, torch.where(high.isinf(), low + 1, (low + high) / 2)))

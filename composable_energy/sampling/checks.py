@@ -249,8 +249,7 @@ def find_mode(problem: Problem, state: State, before: Tensor) -> str:
         between = middle + width * torch.lerp(z[missed], own[end[missed]], places)
         found = values_of(problem, chains.expand(len(places) * len(missed)), between.reshape(-1, *x.shape[1:]))
         rises = found.energies.nan_to_num(math.inf).view(len(places), -1).amax(0) - torch.maximum(lows[missed], energies[end[missed]])
-        missed = missed[(rises > _BARRIER) | (~usual[missed, end[missed]] & (k >= _ENDS))]
-        if not len(missed):
+        if not len(missed := missed[(rises > _BARRIER) | (~usual[missed, end[missed]] & (k >= _ENDS))]):
             break
     if not len(others) or (not len(missed) and k < _ENDS):
         return ""

@@ -261,8 +261,7 @@ def _draw_distribution(energy: Energy, points: PointSpec, count: int, seed: int)
     for number, factor in enumerate(factors):
         if not isinstance(factor, Factor) or factor.values or not parts.keys().isdisjoint(factor.names):
             return None
-        law = factor.terms[0]
-        if len(factor.names) > 1 and not law.variables:
+        if not (law := factor.terms[0]).variables and len(factor.names) > 1:
             return None
         if (drawn := _draw_distribution(law, replace(points, event=law.event_shape), count, seed + number * _ROUNDS * _DRAWS)) is None:
             return None

@@ -25,7 +25,7 @@ from composable_energy.sampling.sampler import Sampler, bound_conditions
 from composable_energy.sampling.selection import SamplerLike, check_density, resolve_sampler
 from composable_energy.sampling.trace import Policy, Trace
 from composable_energy.sampling.wrappers import GuardedEnergy, UnconstrainedEnergy, coordinates_of_start, select_rows
-from composable_energy.supports import Coordinates, coordinates_of, format_support
+from composable_energy.supports import Coordinates, contains, coordinates_of, format_support
 
 _MOST_TAILS = 32  # coordinates of points for which tails are looked at before sampling
 _FIRST_DECODED, _DECODED_NUMBERS, _DECODED_ON_DEVICE = 32, 2**19, 2**23  # points; numbers of a batch of decoded points
@@ -128,7 +128,10 @@ def resolve_points(
         raise OptionError(f"{n:,} points of shape {tuple(visible)} need at least {need} of memory, {device} has {has}: draw in parts.")
     if (coordinates := coordinates_of(energy.support, event, dtype, device)) is not None and not coordinates.shape.numel():
         raise ShapeError(f"{energy} has a single point, nothing to draw: {format_support(energy.support)} of shape {tuple(event)}.")
-    return PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
+    spec = PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
+    if coordinates is None or not coordinates.within or contains(energy.support, spec.constrain(coordinates.inner(spec.zeros()))).all():
+        return spec
+    raise DtypeError(f"No {dtype} is inside the support {format_support(energy.support)}: use dtype=torch.float64, or another unit.")
 
 
 def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, device: torch.device | None) -> tuple[torch.dtype, torch.device]:

@@ -90,8 +90,7 @@ def check_density(energy: Energy, sampler: Sampler, allow_improper: bool) -> Non
     if energy.support is not None or "continuous" not in traits.states:
         parts = parts_of(energy.support)
         discrete = [part for part in parts if is_discrete(part)]
-        found = "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed"
-        if found not in traits.states:
+        if (found := "continuous" if not discrete else "discrete" if len(discrete) == len(parts) else "mixed") not in traits.states:
             use = "'chees'" if found == "continuous" else "'discrete', which chooses among those for such points"
             draws = f"{name} draws {' or '.join(traits.states)} points"
             raise OptionError(f"{draws}, and those of {energy} are {found}: use {use}, or leave `sampler` out.")

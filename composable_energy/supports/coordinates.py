@@ -89,8 +89,7 @@ class Bijection(Coordinates):
         super().__init__(event, self.transform.inverse_shape(torch.Size(event)))
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.transform(u)
-        return x, _total(self.transform.log_abs_det_jacobian(u, x))
+        return (x := self.transform(u)), _total(self.transform.log_abs_det_jacobian(u, x))
 
     def inverse(self, x: Tensor) -> Tensor:
         return self.transform.inv(x)
@@ -109,7 +108,8 @@ class Box(Coordinates):
                 f"The ends of an interval have the shapes {tuple(low.shape)} and {tuple(high.shape)}, the points {tuple(event)}."
             ) from error
         self.below, self.above = low.isfinite(), high.isfinite()
-        self.lower, upper = (end.isfinite() if isinstance(end, Tensor) else math.isfinite(end) for end in ends)
+        most, pairs = torch.finfo(dtype).max / 2, ((ends[0], self.below), (ends[1], self.above))  # larger numbers may round to infinity
+        self.lower, upper = (mask if isinstance(end, Tensor) or most < abs(end) < math.inf else math.isfinite(end) for end, mask in pairs)
         self.both, self.one = self.lower & upper, self.lower ^ upper
         self.low, self.high = torch.where(self.below, low, 0.0), torch.where(self.above, high, 0.0)
         self.width = torch.where(self.below & self.above, self.high - self.low, 1.0)

@@ -137,6 +137,8 @@ def check_support(support: Any) -> Support:
         raise OptionError(f"A support has its own numbers, such as interval(0, 1), got {support}, which depends on arguments.")
     for part in parts_of(support):
         low, high = ends_of(part) or integer_ends_of(part) or (0, 1)
+        if wrong := [end for end in (low, high) if hasattr(end, "__len__") and not isinstance(end, Tensor)]:
+            raise OptionError(f"The ends of a support are numbers or tensors, got {wrong[0]}: give `torch.tensor(...)` of it.")
         if not _all(low <= high if is_discrete(part) else low < high):
             raise OptionError(f"The support {format_support(part)} is empty: give its lower end first.")
         if part is not None and name_of(part) is None:
@@ -382,8 +384,7 @@ def includes(a: Support, b: Support) -> bool:
     outer, inner = ends_of(a) or integer_ends_of(a), None if b is None else _range_of(b)
     if outer is not None and inner is not None:
         return _all(outer[0] <= inner[0]) and _all(inner[1] <= outer[1])
-    pairs = _pairs(a, b)
-    return bool(pairs) and all(includes(*pair) for pair in pairs)
+    return bool(pairs := _pairs(a, b)) and all(includes(*pair) for pair in pairs)
 
 
 def same_support(a: Support, b: Support) -> bool:
@@ -395,8 +396,7 @@ def same_support(a: Support, b: Support) -> bool:
     if type(a) is not type(b):
         return False
     if is_joined(a):
-        pairs = _pairs(a, b)
-        return bool(pairs) and all(same_support(*pair) for pair in pairs)
+        return bool(pairs := _pairs(a, b)) and all(same_support(*pair) for pair in pairs)
     pairs = [(value, vars(b).get(name)) for name, value in vars(a).items()]
     return all(torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x == y for x, y in pairs)
 

@@ -126,7 +126,8 @@ def map_support(support: Any, function: Callable[[Tensor], Tensor]) -> Any:
         return function(support)
     if not isinstance(support, Constraint):
         return support
-    if not (changed := {name: new for name, value in vars(support).items() if (new := map_support(value, function)) is not value}):
+    new = {name: map_support(value, function) for name, value in vars(support).items()}
+    if not (changed := {name: value for name, value in new.items() if value is not vars(support)[name]}):
         return support
     result = copy.copy(support)
     vars(result).update(changed)
