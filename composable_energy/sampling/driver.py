@@ -236,9 +236,9 @@ def _run(
                 chains.start()
             check_detached(start.uses or (), alone=not problem.sampler.traits.values)
         if chains.active:
-            ids = chains.rows[: problem.batch_size]
-            x = chains.active_state().x[: len(ids)]
-            if before is None and (problem.pilots is not None or problem.sampler.total_steps or last_step >= _CHECKED_STEPS):
+            x = chains.active_state().x[: len(ids := chains.rows[: problem.batch_size])]
+            least = 1 if problem.sampler.traits.values and problem.sampler.total_steps else _CHECKED_STEPS  # few steps of smc are a run
+            if before is None and (problem.pilots is not None or last_step >= least):
                 check_rows(problem, ids, x)
             if compares and not problem.plain.needs_log_densities:
                 check_gradients(problem.energy_of(ids), x, bound_conditions(problem.sampler, problem.plain))
