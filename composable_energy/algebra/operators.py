@@ -28,8 +28,7 @@ def all_of(*terms: Any) -> Energy:
         >>> print(ce.all_of(ce.load("plane/ring"), ce.load("plane/bar")))
         ring & bar
     """
-    lifted = list(map(as_energy, terms))
-    return lifted[0] if len(lifted) == 1 else Conjunction(*lifted)
+    return as_energy(terms[0]) if len(terms) == 1 else Conjunction(*map(as_energy, terms))
 
 
 def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool = False, **options: Any) -> Energy:
@@ -50,8 +49,7 @@ def any_of(*terms: Any, weights: Sequence[Weight] | None = None, calibrate: bool
     """
     if options and not check_flag("calibrate", calibrate):
         raise OptionError(f"any_of takes options of `composable_energy.calibrate` only with calibrate=True; got {', '.join(options)}.")
-    lifted = list(map(as_energy, terms))
-    mixture = lifted[0] if len(lifted) == 1 and weights is None else Disjunction(*lifted, weights=weights)
+    mixture = as_energy(terms[0]) if len(terms) == 1 and weights is None else Disjunction(*map(as_energy, terms), weights=weights)
     return get("estimator", "calibrate")(mixture, **options) if check_flag("calibrate", calibrate) else mixture
 
 

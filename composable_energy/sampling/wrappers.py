@@ -154,10 +154,11 @@ class UnconstrainedEnergy(EnergyWrapper):
 
     def _points(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Returns where points and volumes are finite, and points and volumes that are finite everywhere, with finite gradients."""
-        with torch.no_grad():
-            x, volume = self.coordinates.points(u)
-            good = volume.isfinite() & (x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite())
-        return good, *self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
+        x, volume = self.coordinates.points(u)
+        good = volume.isfinite() & (x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite())
+        if torch.compiler.is_compiling() or not good.all():
+            x, volume = self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
+        return good, x, volume
 
 
 def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
