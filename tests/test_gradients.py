@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.sampling import energy_and_gradient
 from composable_energy_mcmc import HMC, MALA
 from tests.refusals import refusals, refused
@@ -270,6 +270,11 @@ def test_records_and_callbacks_of_a_score_have_no_energies():
     _, trace = SCORE.sample(8, trace=1, observers=[seen], **{**DRAWS, "steps": 60})
     assert trace.energies.isnan().all() and torch.stack(energies).isnan().all()
     assert "energy" not in [row.name for row in trace.summary().rows]
+
+
+def test_scores_of_another_dtype_get_that_of_the_points_and_whole_numbers_are_refused():
+    assert ce.ScoreEnergy(lambda x: 3 - x.double()).sample((2, 1), **{**DRAWS, "steps": 2}).dtype == torch.float32
+    refused(DtypeError, r"gave torch.int64.*`.float\(\)`", ce.ScoreEnergy(torch.Tensor.long).with_gradient, torch.zeros(2, 1))
 
 
 def test_an_energy_that_hides_a_score_is_refused():
