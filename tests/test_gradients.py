@@ -248,8 +248,7 @@ test_what_needs_values_refuses_a_score = refusals(
 def test_the_default_sampler_of_a_score_tunes_its_step():
     """The variance is at most 5 % too large, and 2,000 draws have a standard error of .022."""
     x, trace = SCORE.sample(2000, seed=0, trace=True)
-    assert "step_size" in trace.tuned
-    assert abs(x.mean().item() - 3) < 4 * 0.0224 and -4 * 0.032 < x.var().item() - 1 < 0.05 + 4 * 0.032
+    assert "step_size" in trace.tuned and abs(x.mean().item() - 3) < 4 * 0.0224 and -4 * 0.032 < x.var().item() - 1 < 0.05 + 4 * 0.032
     assert SCORE.sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
 
 

@@ -307,5 +307,4 @@ class OwnGradient(torch.autograd.Function):
                 "`create_graph` inside of an energy needs terms whose gradient is autograd's."
             )
         (gradient,) = ctx.saved_tensors
-        weights = unsqueeze_to(weights, gradient)
-        return torch.where(weights == 0, 0.0, weights * gradient), None, None
+        return torch.where((weights := unsqueeze_to(weights, gradient)) == 0, 0.0, weights * gradient), None, None
