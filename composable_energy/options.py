@@ -145,8 +145,7 @@ _INSTEAD_OF_NUTS = (
 
 def nearest_names(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Returns up to `count` names near to one, as `plane/ring` to `ring`; a name that others use stands for the one here."""
-    forms = {_form(one): one for one in known}
-    wanted = _form(name)
+    forms, wanted = {_form(one): one for one in known}, _form(name)
     here = [one for names, others in _ELSEWHERE.items() if wanted in others.split() for one in names.split()]
     if wanted in forms or here:
         return [forms[one] for one in (wanted, *map(_form, here)) if one in forms][:count]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import composable_energy as ce
-from composable_energy.errors import ExpressionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, ShapeError
 from composable_energy.sampling import energy_and_gradient
 from composable_energy_mcmc import HMC, MALA
 from tests.refusals import refusals, refused
@@ -248,8 +248,7 @@ test_what_needs_values_refuses_a_score = refusals(
 def test_the_default_sampler_of_a_score_tunes_its_step():
     """The variance is at most 5 % too large, and 2,000 draws have a standard error of .022."""
     x, trace = SCORE.sample(2000, seed=0, trace=True)
-    assert "step_size" in trace.tuned
-    assert abs(x.mean().item() - 3) < 4 * 0.0224 and -4 * 0.032 < x.var().item() - 1 < 0.05 + 4 * 0.032
+    assert "step_size" in trace.tuned and abs(x.mean().item() - 3) < 4 * 0.0224 and -4 * 0.032 < x.var().item() - 1 < 0.05 + 4 * 0.032
     assert SCORE.sample(4, step_size=0.1, steps=3, seed=0).shape == (4, 1)
 
 
@@ -270,6 +269,11 @@ def test_records_and_callbacks_of_a_score_have_no_energies():
     _, trace = SCORE.sample(8, trace=1, observers=[seen], **{**DRAWS, "steps": 60})
     assert trace.energies.isnan().all() and torch.stack(energies).isnan().all()
     assert "energy" not in [row.name for row in trace.summary().rows]
+
+
+def test_scores_of_another_dtype_get_that_of_the_points_and_whole_numbers_are_refused():
+    assert ce.ScoreEnergy(lambda x: 3 - x.double()).sample((2, 1), **{**DRAWS, "steps": 2}).dtype == torch.float32
+    refused(DtypeError, r"gave torch.int64.*`.float\(\)`", ce.ScoreEnergy(torch.Tensor.long).with_gradient, torch.zeros(2, 1))
 
 
 def test_an_energy_that_hides_a_score_is_refused():

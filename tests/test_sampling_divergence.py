@@ -43,7 +43,7 @@ class After(ce.Energy):
 
     def __init__(self, calls: int, rows: slice = slice(None)) -> None:
         super().__init__()
-        self.left, self.rows = calls + 2, rows  # two more compare a point beside others and beside copies of itself
+        self.left, self.rows = calls + 3, rows  # three more compare a point beside others, and beside many and few copies of itself
 
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1

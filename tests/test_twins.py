@@ -208,8 +208,7 @@ def test_a_parametrised_and_a_compiled_network_have_twins():
 
 
 def test_what_cannot_be_copied_is_refused():
-    net = nn.Sequential(nn.LazyLinear(1), nn.Flatten(0))
-    refused(ExpressionError, "lazy", twin, ce.as_energy(net))
+    refused(ExpressionError, "lazy", twin, ce.as_energy(nn.Sequential(nn.LazyLinear(1), nn.Flatten(0))))
     net = nn.Linear(2, 1)
     net.lock = threading.Lock()  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
     refused(ExpressionError, "cannot be copied", twin, ce.as_energy(nn.Sequential(net, nn.Flatten(0))))
@@ -221,8 +220,7 @@ def test_modules_that_are_handed_over_are_parts_of_the_energy():
     assert energy.conditions == {"sigma"} and not energy.required_conditions
     assert {id(p) for p in energy.parameters()} == {id(p) for p in (*first.parameters(), *second.parameters())}
     x = torch.ones(2, 2)
-    assert torch.equal(energy(x, sigma=2.0), second(first(x)).squeeze(1) / 2)
-    assert energy.double()(x.double()).dtype == torch.float64
+    assert torch.equal(energy(x, sigma=2.0), second(first(x)).squeeze(1) / 2) and energy.double()(x.double()).dtype == torch.float64
     refused(OptionError, "a list of modules", ce.as_energy, lambda x, a: x, modules=[3])
     refused(OptionError, "called as f", ce.as_energy, lambda x: x.sum(1), modules=[first])
 
@@ -284,8 +282,7 @@ def test_the_global_random_state_goes_on_under_a_call():
     torch.manual_seed(5)
     drawn = [torch.rand(()).item()]
     GROUND.sample((5, 2), observers=[Stop(lambda *_: drawn.append(torch.rand(()).item()))], **DRAW)
-    drawn.append(torch.rand(()).item())
-    assert drawn == expected
+    assert [*drawn, torch.rand(()).item()] == expected
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -293,11 +290,11 @@ def test_callers_in_any_mode_get_the_same(context):
     energy = WAYS["registered"](network()) & GROUND
     plain = energy.sample((5, 2), sampler=HMC(0.2), steps=4, seed=0)
     with context():
-        init = torch.zeros(5, 2)
+        init, built = torch.zeros(5, 2), WAYS["registered"](network())
         inside = energy.sample((5, 2), sampler=HMC(0.2), steps=4, seed=0)
         started = energy.sample((5, 2), sampler=HMC(0.2), steps=4, seed=0, init=init)
-    assert torch.equal(plain, inside) and not inside.is_inference() and not inside.requires_grad
-    assert not started.requires_grad and not init.requires_grad
+    assert torch.equal(plain, inside) and torch.equal(plain, (built & GROUND).sample((5, 2), sampler=HMC(0.2), steps=4, seed=0))
+    assert not (inside.is_inference() or inside.requires_grad or started.requires_grad or init.requires_grad)
     inside.requires_grad_().sum().backward()  # not an inference tensor: it can be trained on
 
 

@@ -121,12 +121,11 @@ def operate(energy: Energy, sign: str, other: object, *, reflected: bool = False
 
 def scale(energy: Energy, weight: Any, *, inverse: bool = False) -> Any:
     """Returns `w * A`, or `A / T` with `inverse`, for a number or a 0-d tensor."""
-    tensor = isinstance(weight, Tensor)
-    if isinstance(weight, bool) or not (weight.ndim == 0 if tensor else isinstance(weight, Real)):
+    if isinstance(weight, bool) or not (weight.ndim == 0 if isinstance(weight, Tensor) else isinstance(weight, Real)):
         energy._refuse_arithmetic()
     if inverse and as_float(weight) == 0:
         raise OptionError("A temperature must not be zero; use gradient descent to find the lowest energy.")
-    if tensor:
+    if isinstance(weight, Tensor):
         return Weighted(energy, weight, inverse)
     weight = 1 / weight if inverse else weight
     return energy if weight == 1 else Weighted(energy, float(weight))

@@ -39,8 +39,9 @@ def check_points(energy: "Energy", x: Tensor) -> None:
 def as_points(energy: "Energy", x: Any) -> Tensor:
     """Returns points, or those of a mapping of named variables; raises if they are not a batch of a floating dtype."""
     x = join(x, energy.variables) if isinstance(x, Mapping) and energy.variables else x
-    if not isinstance(x, Tensor):
-        raise DtypeError(f"{energy} takes a tensor of points, got {type(x).__name__}; use torch.as_tensor.")
+    if not isinstance(x, Tensor) or x.layout is not torch.strided:
+        got = getattr(x, "layout", type(x).__name__)
+        raise DtypeError(f"{energy} takes a tensor of points, got {got}; use torch.as_tensor, for a sparse tensor `.to_dense()`.")
     if not x.is_floating_point():
         raise DtypeError(f"{energy} takes points of a floating dtype, got {x.dtype}: write `x.float()`, for images `x.float() / 255`.")
     if x.ndim < 1:
@@ -189,7 +190,7 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
 
 def _takes_single_points(function: object, x: Tensor) -> bool:
     """Returns whether a function gives a number for each single point."""
-    if not callable(function) or not len(x):
+    if not callable(function) or not x.numel():
         return False
     try:
         with torch.no_grad(), warnings.catch_warnings():

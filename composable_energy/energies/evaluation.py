@@ -256,10 +256,11 @@ def value_and_gradient(self: "Energy", x: Tensor, **conditions: Any) -> tuple[Te
         with torch.enable_grad():
             point = (x.clone() if x.is_inference() else x).detach().requires_grad_()
             energies = self(point, **conditions)
-            gradient = None
-            if energies.requires_grad:
-                # The sum, because gradients of vectors make torch import sympy, which takes half a second.
-                gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0]
+            # The sum, because gradients of vectors make torch import sympy, which takes half a second.
+            gradient = torch.autograd.grad((energies.sum(),), point, allow_unused=True)[0] if energies.requires_grad else None
+    except Exception as error:  # also of a backward pass
+        note_evaluation(error, self, x)
+        raise
     finally:
         THREAD.evaluation = outer
     if gradient is None:
@@ -306,5 +307,4 @@ class OwnGradient(torch.autograd.Function):
                 "`create_graph` inside of an energy needs terms whose gradient is autograd's."
             )
         (gradient,) = ctx.saved_tensors
-        weights = unsqueeze_to(weights, gradient)
-        return torch.where(weights == 0, 0.0, weights * gradient), None, None
+        return torch.where((weights := unsqueeze_to(weights, gradient)) == 0, 0.0, weights * gradient), None, None

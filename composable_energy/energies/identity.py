@@ -227,8 +227,8 @@ def twin(energy: T) -> T:
     functions: dict[FunctionType, object] = {}  # with the modules whose `forward` they are
     for item in contents(energy, captured=False):
         owner: object = None
-        if isinstance(item, Tensor):
-            memo[id(item)] = _share_storage(item)
+        if isinstance(item, Tensor | torch.jit.ScriptFunction):  # functions of TorchScript cannot be copied
+            memo[id(item)] = _share_storage(item) if isinstance(item, Tensor) else item
         elif isinstance(item, nn.Module):
             parts.append(item)
             owner, item = item, getattr(type(item), "forward", None)
@@ -246,11 +246,9 @@ def twin(energy: T) -> T:
             "`copy.deepcopy` cannot copy, or give their class a `__deepcopy__`."
         ) from error
     for part in parts:
-        new: Any = memo.get(id(part))
-        if isinstance(new, nn.Module):  # else its class says that it is its own copy
+        if isinstance(new := memo.get(id(part)), nn.Module):  # else its class says that it is its own copy
             new.training = False
-            became_twin: Any = getattr(new, "became_twin", None)
-            if became_twin is not None:
+            if (became_twin := getattr(new, "became_twin", None)) is not None:
                 became_twin()
     for function, owner in functions.items():
         for item in contents(_captured(function, owner)):
@@ -341,11 +339,12 @@ def _copies_itself(cls: type) -> bool:
 
 
 def _share_storage(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, nn.Parameter):
-        return tensor.detach() if tensor.requires_grad else tensor
     if nn.parameter.is_lazy(tensor):
         raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once before sampling.")
+    held = tensor.detach().clone() if tensor.is_inference() else tensor.detach()  # autograd refuses those of inference mode
+    if not isinstance(tensor, nn.Parameter):
+        return held if tensor.requires_grad or tensor.is_inference() else tensor
     own_class = type(tensor) is not nn.Parameter and issubclass(type(tensor), nn.Parameter)
-    new = tensor.detach().as_subclass(type(tensor)) if own_class else nn.Parameter(tensor.detach(), requires_grad=False)
+    new = held.as_subclass(type(tensor)) if own_class else nn.Parameter(held, requires_grad=False)
     vars(new).update(vars(tensor))
     return new

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, TransformedDistribution, constraints
 
 from composable_energy.arithmetic import Estimate, unsqueeze_to, zeros
-from composable_energy.energies.checks import changed_points
+from composable_energy.energies.checks import advise_output, changed_points
 from composable_energy.energies.conditions import parameters_of
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import ExpressionError, LiftError, OptionError, ShapeError
+from composable_energy.errors import DtypeError, ExpressionError, LiftError, OptionError, ShapeError
 from composable_energy.options import check_instance
 from composable_energy.supports import Support, circle, contains, ends_of, interior
 from composable_energy.supports.distributions import ARGUMENTS, inherits, map_tensors, support_of, tensors_in
@@ -69,7 +69,7 @@ class DistributionEnergy(Energy):
                 tensors = (tensor for _, tensor in tensors_in(distribution).values())
                 like = next(filter(Tensor.is_floating_point, tensors), torch.empty(0))
                 self._interior = interior(self.support, like.new_zeros((1, *shape)))
-        except (ValueError, RuntimeError, IndexError, TypeError) as error:
+        except (ValueError, RuntimeError, IndexError, TypeError, AssertionError) as error:
             raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {error}") from error
 
     @property
@@ -348,7 +348,7 @@ class ScoreEnergy(CallableEnergy):
         """Returns the scores that the model gives, with the shape of the points and with the graph of its parameters.
 
         Raises:
-            ShapeError: The model gives another shape.
+            ShapeError, DtypeError: The model gives another shape, or no floating numbers.
         """
         version = None if x.is_inference() else x._version
         score = super().forward(x, **self._check_input(x, conditions))
@@ -357,4 +357,6 @@ class ScoreEnergy(CallableEnergy):
         if not isinstance(score, Tensor) or score.shape != x.shape:
             got = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
             raise ShapeError(f"The score {self} gave {got} for points of shape {tuple(x.shape)}; expected the shape of the points.")
-        return score
+        if not score.is_floating_point():
+            raise DtypeError(f"The score {self} gave {score.dtype}; expected a floating tensor.{advise_output(score)}")
+        return score.to(x.dtype)

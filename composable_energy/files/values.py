@@ -188,9 +188,8 @@ def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | No
 
 def check_origin(kind: str, origin: Origin) -> str:
     """Returns the name of the entry that builds an object of a file again, after a check of its options."""
-    name = origin.entry
-    if origin.distribution is not None and (kind, name) not in registered:
-        name = f"{origin.distribution}:{name}"
+    as_named = origin.distribution is None or (kind, origin.entry) in registered
+    name = origin.entry if as_named else f"{origin.distribution}:{origin.entry}"
     builder = load(kind, find(kind, name))
     stored, known = stored_options(builder), _parameters(builder)
     others = next((texts for option, texts in stored.items() if option.startswith("**")), frozenset())

@@ -198,8 +198,7 @@ def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
 @lru_cache(maxsize=64)
 def _generator_of(thread: int) -> tuple[np.random.Philox, Any]:
     """Returns the generator of a thread with its state, which is set before each use."""
-    generator = np.random.Philox(0)
-    return generator, dict(generator.state)
+    return (generator := np.random.Philox(0)), dict(generator.state)
 
 
 def _check_word(what: str, value: Any) -> None:

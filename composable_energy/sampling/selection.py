@@ -52,8 +52,7 @@ def resolve_sampler(energy: Energy, sampler: SamplerLike | None, options: Mappin
     else:
         name = (sampler if isinstance(sampler, type) else type(sampler)).__name__
     instance = found if isinstance(found, Sampler) else None
-    kind = found if instance is None else type(instance)
-    if not (isinstance(kind, type) and issubclass(kind, Sampler)):
+    if not (isinstance(kind := found if instance is None else type(instance), type) and issubclass(kind, Sampler)):
         raise OptionError(f"A sampler is a name, a subclass of Sampler or an instance of one, got {found!r}.")
     if instance is not None and not options:
         return instance

@@ -33,6 +33,7 @@ class OwnGradient(ce.Energy):
 
 MIXING = {
     "data broadcast along the batch": ce.as_energy(lambda x: (x[:, 0] - DATA).square() / 2 + square(x)),
+    "equal numbers broadcast along the batch": ce.as_energy(lambda x: (x[:, :1] - torch.ones(len(x))).square().sum(1) + square(x)),
     "mean over the batch": ce.as_energy(lambda x: (x - x.mean(0)).square().sum(1) + square(x)),
     "batch normalisation": ce.as_energy(lambda x: F.batch_norm(x, None, None, training=True).exp().sum(1) + square(x)),
     "own gradient": OwnGradient(),

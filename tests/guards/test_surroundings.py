@@ -289,10 +289,12 @@ class TestProposalsThatRaise:
         def broken(x):
             raise KeyError("nothing works")
 
-        with pytest.raises(KeyError, match="nothing works") as caught:
-            ce.as_energy(broken).sample((5, 2), seed=0)
-        assert "in the energy broken at points of shape (64, 2)" in notes(caught.value)
-        assert "tuned, by 64 pilot chains of shape (64, 2)" in notes(caught.value)
+        late = lambda x: (y := x.exp()).sum(1) + y.zero_().sum(1)  # the backward pass needs what is overwritten
+        for function, error, text in ((broken, KeyError, "nothing works"), (late, RuntimeError, "inplace operation")):
+            with pytest.raises(error, match=text) as caught:
+                ce.as_energy(function, name="broken").sample((5, 2), seed=0)
+            assert "in the energy broken at points of shape (64, 2)" in notes(caught.value)
+            assert "tuned, by 64 pilot chains of shape (64, 2)" in notes(caught.value)
 
     def test_what_fails_everywhere_after_a_while_is_raised_too(self):
         calls = []
@@ -373,6 +375,7 @@ class TestLifting:
             (lambda: functools.partial(Net().energy, factor=2.0), "energy"),
             (lambda: Net().energy, "energy"),
             (lambda: torch.jit.trace(Net(), torch.zeros(3, 2)), "Net"),
+            (lambda: torch.jit.trace(lambda x: x.square().sum(1), torch.zeros(3, 2)), "ScriptFunction"),
             (lambda: torch.compile(Net(), backend="eager"), "Net"),
         ],
     )

@@ -226,7 +226,7 @@ def test_levels_are_as_many_as_asked_for_and_cost_what_they_say():
     _, trace = energy.sample((10, 2), sampler=sampler, seed=0, trace=True)
     calls.clear()
     _, again = energy.sample((10, 2), sampler=trace.sampler, seed=0, trace=True)
-    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (1 + 2 + 2 * 8) and trace.scalars["b"][-4:] == [1.0] * 4
+    assert again.sampler.schedule is trace.sampler.schedule and sum(calls) == 10 * (3 + 2 * 8) + 2 and trace.scalars["b"][-4:] == [1.0] * 4
     _, alone = energy.sample((1, 2), sampler=trace.sampler, seed=0, trace=True)
     assert alone.scalars["log_z_se"][-1] == math.inf  # one chain says nothing of its error
     refused(OptionError, "takes 8 steps: 0 are done, and 9 were asked for", energy.sample, (10, 2), sampler=trace.sampler, steps=9)
