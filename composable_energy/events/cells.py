@@ -135,7 +135,8 @@ def _compare(a: float | ChainValues, b: float | ChainValues, what: str = "Ends o
     """Returns -1, 0 or 1 if a value is below, at or above another in all chains; for labels 0 or 1, as their order does not matter."""
     if not isinstance(a, ChainValues) and not isinstance(b, ChainValues):
         return (a > b) - (a < b)
-    if len({1, *map(len, values := [one.values if isinstance(one, ChainValues) else torch.tensor([one]) for one in (a, b)])}) > 2:
+    values = [value.values if isinstance(value, ChainValues) else torch.tensor([value]) for value in (a, b)]
+    if len({1, *map(len, values)}) > 2:
         raise ShapeError(f"{what} of one formula are for {len(values[0])} chains and for {len(values[1])}.")
     first, second = (value.to("cpu", torch.float64) for value in values)
     orders = torch.sign(first - second).abs() if what == "Labels" else torch.sign(first - second)
