@@ -191,7 +191,7 @@ def test_what_is_not_finite_is_named_and_where_it_is(energy, init, told):
 @pytest.mark.full
 def test_steps_are_doubled_until_the_chains_agree():
     """The points are those of a call with as many steps, and right. For a seed in six 100 steps do, for which one depends on rounding."""
-    points, trace = next(call for seed in (0, 1, 2) if (call := BANANA.sample(64, seed=seed, trace=True))[1].steps > 100)
+    points, trace = next(call for seed in (1, 2, 3) if (call := BANANA.sample(64, seed=seed, trace=True))[1].steps > 100)
     assert trace.steps in (200, 400, 800) and torch.equal(points, BANANA.sample(64, seed=trace.seed, steps=trace.steps))
     assert abs(points[:, 0].mean() - 3) < 4 * 18**0.5 / 64**0.5
 

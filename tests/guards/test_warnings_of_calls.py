@@ -72,20 +72,20 @@ def test_a_single_chain_is_judged_by_its_parts():
 @pytest.mark.full
 @pytest.mark.parametrize(("chains", "steps"), [(1, 800), (64, 100)])
 def test_right_runs_seldom_warn(chains, steps):
-    """At most one of 25 runs, where the rate is below 1 %; the sampler is tuned once."""
+    """None of 15 runs, where the rate is below 1 %; the sampler is tuned once. A rate of 10 % shows with a probability of 79 %."""
     sampler = HEAVY.sample((chains, 2), sampler=ChEES(), steps=1, seed=100, trace=True)[1].sampler
-    found = [warned(HEAVY, (chains, 2), sampler=sampler, steps=steps, seed=seed) for seed in range(100, 125)]
-    assert sum(map(bool, found)) <= 1, found
+    found = [warned(HEAVY, (chains, 2), sampler=sampler, steps=steps, seed=seed) for seed in range(100, 115)]
+    assert not any(found), found
 
 
 @pytest.mark.full
 def test_a_trace_does_not_blame_chance_for_r_hat():
-    """Eight chains of a Gaussian, worth over 400 draws."""
+    """Eight chains of a Gaussian, worth over 400 draws; a rate of 10 % shows with a probability of 72 %."""
     sampler, found = ROUND.sample((8, 3), sampler="chees", seed=100, trace=True, steps=1)[1].sampler, []
-    for seed in range(100, 120):
+    for seed in range(100, 112):
         _, trace = ROUND.sample((8, 3), sampler=sampler, seed=seed, trace=1, steps=150)
         found += [warning.kind for warning in trace.warnings() if warning.kind == "r_hat"]
-    assert len(found) <= 1
+    assert not found
 
 
 BOWL = gaussian(1.0, 1.0)

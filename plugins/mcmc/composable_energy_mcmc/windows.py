@@ -194,7 +194,8 @@ def measure_mixing(
         return Mixing(math.inf, math.inf, state)
     x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
     values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
-    ranks = values.flatten(0, 1).argsort(0).argsort(0) + 1.0  # among all steps and chains
+    order = values.flatten(0, 1).argsort(0)
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order)[:, None].expand_as(order)) + 1.0
     scores = torch.special.ndtri((ranks - 0.375) / (len(ranks) + 0.25)).view_as(values).to(values)
     longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(scores))
     return Mixing(gradients / steps * longest, longest, state)
