@@ -41,8 +41,7 @@ def zeros(x: Tensor) -> Tensor:
 
 def mixture(branches: Tensor) -> Tensor:
     r"""Returns $-\log \sum_k e^{-E_k}$ of energies with shape $(K, B)$; where all are infinite it is infinite with zero gradient."""
-    lowest = branches.detach().amin(0)
-    infinite = lowest.isinf()
+    infinite = (lowest := branches.detach().amin(0)).isinf()
     return torch.where(infinite, lowest, -torch.logsumexp(-torch.where(infinite, 0.0, branches), 0))
 
 

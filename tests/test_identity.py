@@ -296,8 +296,7 @@ def test_a_shared_sub_expression_is_evaluated_once_and_drawn_without_counting_it
     torch.testing.assert_close(combine(leaf)(X), combine(ce.as_energy(lambda x: x.square().sum(1)))(X))
     Counted.calls = 0
     _, gradient = energy.with_gradient(X)
-    assert Counted.calls <= 2 and gradient.shape == X.shape
-    assert len(str(energy)) < 50_000 and len(repr(energy)) < 100_000
+    assert Counted.calls <= 2 and gradient.shape == X.shape and len(str(energy)) < 50_000 and len(repr(energy)) < 100_000
     check_same(combine(leaf), copy.deepcopy(combine(leaf)))
     assert len(str(energy.explain(X)).splitlines()) < 300
     if draw:

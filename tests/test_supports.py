@@ -321,7 +321,7 @@ def test_log_z_integrates_over_the_support():
     waits, normals = td.Exponential(t(1.0)).sample((128, 3))[..., 0], torch.randn(128, 4, dtype=F64)
     parts, centred = td.Dirichlet(t(1.0, 1.0, 1.0, 1.0)).sample((128,))[:, :3], normals - normals.mean(1, keepdim=True)
     for energy, draws, expected in (
-        (ce.as_energy(td.VonMises(t(0.0, 1.0), t(2.0, 1.0))), None, 0.0),
+        (ce.as_energy(td.VonMises(t(3.0, 1.0, 0.0), t(9.0, 1.0, 50.0))), None, 0.0),
         (ce.as_energy(shares := td.Dirichlet(t(2.0, 3.0, 1.0))), shares.sample((128,)), 0.0),
         (ce.as_energy(lambda x: -2.0 * x[:, 2], support=sphere, event_shape=(3,)), None, math.log(4 * math.pi * math.sinh(2) / 2)),
         (ce.as_energy(td.Gamma(t(3.0), t(1.0))) & ce.inside(constraints.less_than(3.0)), None, math.log(1 - 8.5 * math.exp(-3))),
@@ -332,6 +332,8 @@ def test_log_z_integrates_over_the_support():
     ):
         found = ce.log_z(energy, draws=draws, seed=0, dtype=F64, particles=128)
         assert abs(found.value - expected) < 4 * found.standard_error + 1e-3
+    scalars = ce.as_energy(td.VonMises(t(0.0), t(50.0))).sample((512, 1), sampler="smc", seed=0, trace=True)[1].scalars
+    assert abs(scalars["log_z"][-1]) < 4 * scalars["log_z_se"][-1]
 
 
 class Product(td.Distribution):

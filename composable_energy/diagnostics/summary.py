@@ -57,8 +57,7 @@ class Summary:
 
 def summarize(trace: "Trace", burn_in: int | None) -> Summary:
     """Returns the summary of a trace; see `Trace.summary`."""
-    draws = select_draws(trace, burn_in)
-    unchecked = _unchecked(trace, draws)
+    unchecked = _unchecked(trace, draws := select_draws(trace, burn_in))
     by_arviz = unchecked is None and trace.sampler.stationary
     rows = []
     if draws.energies.numel() and not draws.energies.isnan().all():

@@ -225,8 +225,7 @@ def disjoin(formulas: Iterable[Formula]) -> Formula:
 
 def complement(formula: Formula) -> Formula:
     """Returns the complement of a formula."""
-    last = formula.nodes[-1]
-    negated = isinstance(last, Operation) and last.operator == "not"
+    negated = isinstance(last := formula.nodes[-1], Operation) and last.operator == "not"
     return Formula(formula.variables, formula.nodes[:-1] if negated else (*formula.nodes, Operation("not", (len(formula.nodes) - 1,))))
 
 

@@ -41,8 +41,7 @@ def expanded(path: str | os.PathLike[str]) -> Path:
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Holds the lock of a file, `.NAME.lock` beside it; the operating system releases it when its owner ends, also after a kill."""
-    path = _real_path(path)
-    place = path.with_name(f".{path.name}.lock")
+    place = (path := _real_path(path)).with_name(f".{path.name}.lock")
     lock = FileLock(place, thread_local=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,8 +77,7 @@ def read_bytes(path: Path, largest: int | None = None) -> bytes:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a file atomically: after a crash or an error it has its old or its new content. Links and permissions stay."""
-    target = _real_path(path)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
+    fresh = (target := _real_path(path)).with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.new")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         leftover = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.new")

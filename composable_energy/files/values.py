@@ -155,8 +155,7 @@ def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mappin
     if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *tensors.values())):
         raise ValueError(f"the distribution {name} has truth values as numbers")
     values: dict[str, Any] = {key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()}
-    result = _CLASSES[name](**values, validate_args=False)
-    own = tensors_in(result)
+    own = tensors_in(result := _CLASSES[name](**values, validate_args=False))
     for path, tensor in tensors.items():
         if path not in own or not isinstance(tensor, Tensor) or tensor.shape != own[path][1].shape:
             raise ValueError(f"the distribution {name} has no tensor {path!r} of this shape")

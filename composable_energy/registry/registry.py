@@ -57,8 +57,7 @@ def get(kind: str, name: str, /, **options: Any) -> Any:
     rule = kind_of(kind)
     if kind in ("energy", "encoder"):
         return resolve_name("composable_energy.registry.catalog:build_module")(kind, name, options, {})
-    entry = find(kind, name)
-    found = load(kind, entry)
+    found = load(kind, entry := find(kind, name))
     if rule.entry == "builder":
         return build(rule, entry, found, options)
     if options:

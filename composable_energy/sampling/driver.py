@@ -169,8 +169,7 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
         advice = recommendations(call.energy)
         judge = call.sampler is not None or call.steps is not None or not advice or advice[0][1].precedence > 0
         try:
-            problem = resolve(call)
-            call, resume, given = problem.call, problem.call.resume, problem.sampler
+            call, resume, given = (problem := resolve(call)).call, problem.call.resume, problem.sampler
             file = None
             for one in call.observers:
                 if isinstance(one, Checkpoint):
@@ -305,7 +304,7 @@ def integration(energy: Energy, shape: Sequence[int], *, unconstrained: bool = T
         ComposableEnergyError: Any other error of `sample`.
     """
     with evaluation_context(energy):
-        problem = resolve(Call(energy, shape, latents=True, **arguments))
+        problem = resolve(Call(energy, shape, latents=True, integral=True, **arguments))
         if not unconstrained:
             if not is_full(energy.support):
                 raise OptionError(f"{energy} lives on {format_support(energy.support)}, which has no volume: give no `base`.")

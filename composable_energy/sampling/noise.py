@@ -191,8 +191,7 @@ def numbers_of(draw: Draw, words: Tensor, event: Sequence[int] = ()) -> Tensor:
         return unit[..., 0] if draw == "uniform" else unit[..., : math.prod(event)].reshape(*words.shape[:-1], *event)
     radius, angle = unit.log_().mul_(-2).sqrt_(), words[..., half:].to(dtype).mul_(math.pi * 2.0**-bits)
     numbers = torch.cat([radius * angle.cos(), radius.mul_(angle.sin_())], -1)
-    size = math.prod(event)
-    return (numbers if size == 2 * half else numbers[..., :size]).reshape(*words.shape[:-1], *event)
+    return (numbers if (size := math.prod(event)) == 2 * half else numbers[..., :size]).reshape(*words.shape[:-1], *event)
 
 
 @lru_cache(maxsize=64)

@@ -88,11 +88,12 @@ def resolve_points(
     start: Tensor | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | None = None,
+    once: bool = False,
 ) -> PointSpec:
     """Checks a requested shape, dtype and device against the energy, the start points and the memory of the device.
 
     The shape is $(n, *)$ or $n$. A dtype or device of None is that of `start`, else of the energy's tensors, else torch's default. With
-    `latents`, points of a latent space stay as they are.
+    `latents`, points of a latent space stay as they are; with `once`, each angle of a circle has one coordinate, as integrals need.
 
     Raises:
         ShapeError, DtypeError, DeviceError: The request, the start and the energy do not fit.
@@ -126,7 +127,7 @@ def resolve_points(
     if memory is not None and needed > memory:
         need, has = written_bytes(needed), written_bytes(memory)
         raise OptionError(f"{n:,} points of shape {tuple(visible)} need at least {need} of memory, {device} has {has}: draw in parts.")
-    if (coordinates := coordinates_of(energy.support, event, dtype, device)) is not None and not coordinates.shape.numel():
+    if (coordinates := coordinates_of(energy.support, event, dtype, device, once)) is not None and not coordinates.shape.numel():
         raise ShapeError(f"{energy} has a single point, nothing to draw: {format_support(energy.support)} of shape {tuple(event)}.")
     spec = PointSpec(n, event, (n, *visible), decoder, dtype, device, coordinates)
     if coordinates is None or not coordinates.within or contains(energy.support, spec.constrain(coordinates.inner(spec.zeros()))).all():
@@ -167,7 +168,7 @@ def _tensor_options(energy: Energy, start: Any, dtype: torch.dtype | None, devic
 
 @dataclass(frozen=True)
 class Call:
-    """The arguments of `sample`, and two that calls inside of the library need: whether points stay latent, and the device."""
+    """The arguments of `sample`, and those of calls inside of the library: whether points stay latent, the device, and for an integral."""
 
     energy: Energy
     shape: int | Sequence[int]
@@ -188,9 +189,10 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
     latents: bool = False
     device: torch.device | None = None
+    integral: bool = False
 
 
-_NAMES = tuple(one.name for one in fields(Call) if one.name not in ("energy", "options", "latents", "device"))
+_NAMES = tuple(one.name for one in fields(Call) if one.name not in ("energy", "options", "latents", "device", "integral"))
 
 
 class PilotResult(NamedTuple):
@@ -267,7 +269,8 @@ def resolve(call: Call) -> Problem:
     start = call.init if resume is None or resume.state is None else resume.state.x
     if resume is not None and start is not None and whole.support is not None:  # a trace has the coordinates of points of a support
         start = start.new_empty((0, *(resume.shape[1:] if whole.event_shape is None else whole.event_shape)))
-    points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device)
+    once = call.integral or sampler.traits.couple is not None
+    points = resolve_points(whole, call.shape, latents=call.latents, start=start, dtype=call.dtype, device=call.device, once=once)
     if (chains := range(call.first_chain, call.first_chain + points.n)).stop > 2**32:
         raise OptionError(f"The ids of chains stay below 2^32; got {points.n} from {call.first_chain}.")
     fill_levels(whole, torch.zeros((1, *points.event), dtype=points.dtype, device=points.device), frozenset(sampler.traits.binds))

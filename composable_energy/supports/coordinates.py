@@ -28,7 +28,7 @@ from composable_energy.supports.sets import Bound, Support, contains, cut, ends_
 from composable_energy.supports.variables import SiteGroup, Sites, map_support
 
 Map = Callable[[Tensor], tuple[Tensor, ...]]
-_TURNS, _NEAR = 3, 1e-3  # of the window of angles; and a gauge whose square, times a rounding, counts no more
+_NEAR = 1e-3  # a gauge whose square, times a rounding, counts no more
 
 
 class Coordinates(ABC):
@@ -194,8 +194,7 @@ class Directions(Coordinates):
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         radius, degrees = u.norm(dim=-1, keepdim=True), max(u.shape[-1], 3)
         constant = (degrees / 2 - 1) * math.log(2) + math.lgamma(degrees / 2)
-        r = radius.squeeze(-1)
-        return u / radius, _total((degrees - u.shape[-1]) * r.log() - r.square() / 2 - constant)
+        return u / radius, _total(((degrees - u.shape[-1]) * radius.log() - radius.square() / 2 - constant).squeeze(-1))
 
     def inverse(self, x: Tensor) -> Tensor:
         return x * math.sqrt(max(x.shape[-1], 3) - 1)
@@ -207,13 +206,18 @@ class Directions(Coordinates):
 class Angles(Coordinates):
     r"""Numbers $u$ on the line that are angles modulo $2\pi$, in a smooth window so that their density has an integral.
 
-    The window $h(u) = (\sigma(u + 3\pi) - \sigma(u - 3\pi)) / 3$, with the logistic $\sigma$, fulfils $\sum_k h(x + 2\pi k) = 1$ for all x.
-    So the angles have exactly the density on the circle. Near the starts $h$ is flat: chains that stay at one turn are right, too.
+    The window $h(u) = (\sigma((u + n\pi) / w) - \sigma((u - n\pi) / w)) / n$, with the logistic $\sigma$, has $\sum_k h(x + 2\pi k) = 1$
+    for all x. So the angles have exactly the density on the circle. With $n = 3$ turns and $w = 1$, $h$ is flat near the starts: chains
+    that stay at one turn are right, too. They would miss two thirds of an integral, so `once` takes one turn with steep ends.
     """
 
+    def __init__(self, event: Sequence[int], once: bool) -> None:
+        super().__init__(event)
+        self.turns, self.width = (1, 0.02) if once else (3, 1.0)
+
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        end = _TURNS * math.pi
-        window = F.logsigmoid(u + end) + F.logsigmoid(end - u) + math.log1p(-math.exp(-2 * end)) - math.log(_TURNS)
+        end, v = self.turns * math.pi / self.width, u / self.width
+        window = F.logsigmoid(v + end) + F.logsigmoid(end - v) + math.log1p(-math.exp(-2 * end)) - math.log(self.turns)
         return torch.remainder(u + math.pi, 2 * math.pi) - math.pi, _total(window)
 
     def inverse(self, x: Tensor) -> Tensor:
@@ -289,10 +293,10 @@ def _total(values: Tensor) -> Tensor:
 class _Parts(Coordinates):
     """The coordinates of the parts of a `cat` or `stack`, one after another in a vector."""
 
-    def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, support: Any, event: Sequence[int], dtype: torch.dtype, device: torch.device, once: bool) -> None:
         self.support = support
         shapes = [some.shape[1:] for some in cut(support, torch.empty((1, *event)))]
-        self.parts = [coordinates_of(part, of, dtype, device) or Identity(of) for part, of in zip(support.cseq, shapes, strict=True)]
+        self.parts = [coordinates_of(part, of, dtype, device, once) or Identity(of) for part, of in zip(support.cseq, shapes, strict=True)]
         self.sizes = [part.shape.numel() for part in self.parts]
         super().__init__(event, (sum(self.sizes),), within=all(part.within for part in self.parts))
         found = list[SiteGroup]()
@@ -320,8 +324,10 @@ class _Parts(Coordinates):
         return [(part, values.reshape(len(u), *part.shape)) for part, values in zip(self.parts, u.split(self.sizes, -1), strict=True)]
 
 
-def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device) -> Coordinates | None:
-    """Returns the coordinates of a support for points of a shape; None for all of R^n."""
+def coordinates_of(
+    support: Support, event: Sequence[int], dtype: torch.dtype, device: torch.device, once: bool = False
+) -> Coordinates | None:
+    """Returns the coordinates of a support for points of a shape; None for all of R^n. With `once`, each angle has one place."""
     if plain(support) is None:
         return None
     inner: Any = map_support(plain(support), lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else tensor.dtype))
@@ -330,13 +336,14 @@ def coordinates_of(support: Support, event: Sequence[int], dtype: torch.dtype, d
     if (ends := ends_of(inner)) is not None:
         return Box(event, ends, dtype, device)
     if is_joined(inner):
-        return _Parts(inner, event, dtype, device)
+        return _Parts(inner, event, dtype, device, once)
     if inner.is_discrete:
         return Identity(event, _sites_of(inner, torch.Size(event), dtype, device))
     if (name := sets.name_of(inner)) in sets.MATRICES:
         return Triangular(event, name)
-    known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"circle": Angles, "sphere": Directions, "simplex": Simplex}
+    known: dict[str | None, Callable[[Sequence[int]], Coordinates]] = {"sphere": Directions, "simplex": Simplex}
     known |= {
+        "circle": partial(Angles, once=once),
         "polytope": partial(Gauge, support=inner),
         "ordered": Ordered,
         "positive_ordered": partial(Ordered, positive=True),

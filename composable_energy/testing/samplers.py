@@ -258,8 +258,7 @@ def _state(subject: _Subject) -> None:
 
 def _values(subject: _Subject) -> None:
     energy = subject.seen if not subject.continuous else Banana() if subject.rejects else subject.target().at(0.0)
-    state = subject.walk(energy)[-1][0]
-    energies, gradients = energy_and_gradient(energy, state.x)
+    energies, gradients = energy_and_gradient(energy, (state := subject.walk(energy)[-1][0]).x)
     assert (state.energy.dtype, state.grad.dtype) == (energies.dtype, gradients.dtype), "energies or gradients have another dtype"
     kept = energies.isfinite() & gradients.isfinite().all(1)  # a chain of a wrong sampler may have run away, which `exact` reports
     assert_close(state.energy[kept], energies[kept], "energies of the state and of its points", factor=10)

@@ -28,8 +28,7 @@ def test_sample_writes_a_sheet_and_shows_the_terms(capsys: pytest.CaptureFixture
     first, _, header, *rows = out.splitlines()
     assert first.startswith("grid.png: 6 draws of bright & ~left=dark in ")
     assert first.endswith("s, 5 steps of Langevin(step_size=0.2), seed 1")  # only what differs from the sampler's defaults
-    assert header.split() == ["energy", "of", "mean", "lowest", "highest"]
-    assert rows[0].startswith("bright & ~left=dark  ")
+    assert header.split() == ["energy", "of", "mean", "lowest", "highest"] and rows[0].startswith("bright & ~left=dark  ")
     assert [row.split()[0] for row in rows[1:5]] == ["toys", "bright", "~left=dark", "left=dark"]
     assert rows[5:7] == ["", rows[6]] and rows[6].split() == ["probability", "mean", "lowest", "highest"]
     events = ["p(bright & ~left=dark | x)", "p(bright | x)", "p(~left=dark | x)", "p(left=dark | x)"]
@@ -221,8 +220,7 @@ def test_explain_resizes_pictures_and_shows_shares(capsys: pytest.CaptureFixture
     assert run("explain", "bright | (left=dark & toys)", "light.png", "dark.png", "--in", "toys") == 0
     header, *rows = capsys.readouterr().out.splitlines()
     second = rows.index("")
-    assert rows[second - 1].split()[0] == "toys"
-    assert header.split() == ["energy", "of", "light.png", "dark.png", "share"]
+    assert rows[second - 1].split()[0] == "toys" and header.split() == ["energy", "of", "light.png", "dark.png", "share"]
     assert rows[second + 1].split() == ["probability", "light.png", "dark.png"]
     shown = dict(row.rsplit(maxsplit=2)[:2] for row in rows[second + 2 :])
     expected = Toys().load("bright").explain(torch.full((1, 3, 16, 16), 240 / 255))
