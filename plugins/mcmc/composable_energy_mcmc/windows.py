@@ -195,7 +195,7 @@ def measure_mixing(
     x = x if directions is None else torch.cat([x, x @ directions.to(x)], 2)
     values = torch.cat([x, (x - x.flatten(0, 1).median(0).values).square()], 2)
     order = values.flatten(0, 1).argsort(0)
-    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order)).to(order)[:, None].expand_as(order)) + 1.0
+    ranks = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device)[:, None].expand_as(order)) + 1.0
     scores = torch.special.ndtri((ranks - 0.375) / (len(ranks) + 0.25)).view_as(values).to(values)
     longest = math.sqrt(_longest_correlation_time(values) * _longest_correlation_time(scores))
     return Mixing(gradients / steps * longest, longest, state)
