@@ -156,7 +156,7 @@ class UnconstrainedEnergy(EnergyWrapper):
         """Returns where points and volumes are finite, and points and volumes that are finite everywhere, with finite gradients."""
         x, volume = self.coordinates.points(u)
         good = volume.isfinite() & (x.isfinite().flatten(1).all(1) if x.ndim > 1 else x.isfinite())
-        if torch.compiler.is_compiling() or not good.all():
+        if torch.compiler.is_compiling() or type(u) is not Tensor or not good.all():  # a graph has no branches
             x, volume = self.coordinates.points(torch.where(unsqueeze_to(good, u), u, 0.1))
         return good, x, volume
 
