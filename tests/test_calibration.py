@@ -196,11 +196,12 @@ RING = ce.as_energy(ring, name="ring", event_shape=(2,))
 class Shifted(ce.Energy):
     """A Gaussian with a learnable constant and centre; `~` of it needs a sampler, and it recommends a quick one."""
 
+    event_shape: Any = (2,)
+
     def __init__(self, constant: float = 0.0) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.tensor(constant, dtype=F64))
         self.mean = nn.Parameter(CENTRE.clone())
-        self.event_shape = torch.Size([2])
         self.recommended = ce.Recommendation("hmc", {"step_size": 0.5, "leapfrogs": 2})
 
     def forward(self, x: Tensor) -> Tensor:

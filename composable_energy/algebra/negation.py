@@ -274,7 +274,7 @@ def _exact_level(energy: Energy, quantile: float, temperature: float) -> Estimat
         return Estimate(known)
     if not isinstance(energy, DistributionEnergy) or energy.event_shape is None:
         return None
-    count = max(_LEAST_EXACT, min(_EXACT, _NUMBERS // max(1, energy.event_shape.numel())))
+    count = max(_LEAST_EXACT, min(_EXACT, _NUMBERS // max(1, math.prod(energy.event_shape))))
     device = next((tensor.device for tensor in tensors_of(energy)), torch.get_default_device())
     try:
         points = seeded_draws(energy.distribution, count, device, _SEED)

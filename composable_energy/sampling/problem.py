@@ -114,7 +114,7 @@ def resolve_points(
         if not isinstance(shape, Sequence):
             raise ShapeError(f"{energy} does not say the shape of its points: ask for (n, *shape), got {n}.")
         event = torch.Size(given)
-    visible = event
+    visible = event = torch.Size(event)  # a class may set a tuple
     if decoder is not None:
         known = getattr(decoder, "event_shape", None)
         visible = decode(decoder, torch.zeros((1, *event), dtype=dtype, device=device)).shape[1:] if known is None else torch.Size(known)

@@ -91,7 +91,7 @@ class BatchLoader:
     def load(self, seed: int, step: int) -> Batch:
         """Returns this process's rows of a step."""
         x, labels = self.source.rows_at(seed, step, self.batch_size, self.rows)
-        noise, x = Noise(seed, self.rows, step), x.to(self.device)
+        noise, x = Noise(seed, self.rows, step), x.detach().to(self.device)
         if self.preparation is not None:
             x = self.preparation(x, noise.child("data"))
             if not isinstance(x, Tensor) or x.shape[:1] != (len(self.rows),):
@@ -101,7 +101,7 @@ class BatchLoader:
                 f"Training needs points of a floating dtype, the data have {x.dtype}: give `x.float()`, for bytes of images by 255, "
                 "`Pictures` of composable_energy_image.data, or `Prepared` data that converts them."
             )
-        labels = {name: y.to(self.device, self.dtype if y.is_floating_point() else torch.int64) for name, y in labels.items()}
+        labels = {name: y.detach().to(self.device, self.dtype if y.is_floating_point() else torch.int64) for name, y in labels.items()}
         return Batch(x.to(self.dtype), labels, noise.child("objective"))
 
 
@@ -197,7 +197,7 @@ class IterableSource:
         self._advance(step, batch_size)
         x, labels = self._batch
         part = slice(rows.start, rows.stop)
-        return x[part], {name: values[part] for name, values in labels.items()}
+        return x[part].clone(), {name: values[part].clone() for name, values in labels.items()}  # a preparation may change them in place
 
     def settings(self) -> dict[str, Any]:
         return {"rows": "an iterable"}

@@ -201,12 +201,8 @@ class SampleSheet(Callback):
         points = self._chains(trainer)
         if self.chains and points is None:
             raise OptionError(f"{type(trainer.objective).__name__} keeps no chains to show: omit `chains`.")
-        if points is None:
-            energy = self._energy(trainer.averaged)
-            shown = energy.decoder is not None or is_picture(tuple(trainer.context.event_shape))
-        else:
-            shown = is_picture(tuple(points.shape[1:]))
-        if not shown:
+        decoded = points is None and self._energy(trainer.averaged).decoder is not None
+        if not decoded and not is_picture(tuple(trainer.context.event_shape)):
             raise OptionError(f"Points of shape {tuple(trainer.context.event_shape)} are not pictures: train without a sheet.")
 
     def on_step(self, trainer: Trainer, scalars: Mapping[str, float]) -> None:

@@ -73,6 +73,8 @@ class EnergyMatching(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the loss. Its scalars: `flow` and, after the warm-up, those of `ContrastiveDivergence` and the share that `diverged`."""
         energy, warm = require_energy(model), batch.step <= self.warm_up
+        if energy.support is not None:
+            raise OptionError(f"Energy matching moves normal points to data, outside of the support of {energy}: take another objective.")
         conditions = get_conditions(energy, batch, self.condition)
         flow = self._flow(energy, batch, conditions, warm) if warm or self.flow else batch.x.new_zeros(())
         scalars = {"flow": flow.detach()}

@@ -147,9 +147,10 @@ class FlowNoise(NoiseDistribution):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             GaussianNoise.fit(x)  # refuses what is no data
+            if len(x) < 4:
+                raise OptionError(f"A flow is fitted to one part of the points and tested on the others: give at least four, got {len(x)}.")
             x = as_float32(x.detach())[torch.randperm(len(x))]
-            count = max(2, round(len(x) / 10))
-            test, train = x[:count], x[count:]
+            test, train = x.tensor_split([max(2, round(len(x) / 10))])
             flow = cls(GaussianNoise.fit(train), layers=layers, hidden=hidden)
             flow._train(train, test, check_integer("steps", steps), batch_size, rate)
         return flow.requires_grad_(False).eval()

@@ -125,10 +125,6 @@ class Ranks:
             raise box[1]
         return box[0]
 
-    def broadcast(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Returns the tensors of the first process in all processes, on the CPU where there are several."""
-        return self.call_on_first(lambda: {name: tensor if self.size == 1 else tensor.cpu() for name, tensor in tensors.items()})
-
     def skip_sync(self, module: nn.Module) -> AbstractContextManager[Any]:
         """Returns a context in which gradients accumulate without being averaged."""
         return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else nullcontext()

@@ -1,8 +1,7 @@
 """Checks of recipes, for first-party and third-party plug-ins; see `composable_energy.testing`."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -112,7 +111,8 @@ def _changes(subject: _Subject) -> None:
 
 def _file(subject: _Subject) -> None:
     recipe = subject.recipe
-    with _new_folder() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         (folder / "recipe.toml").write_text(recipe.toml(), encoding="utf-8")
         read = type(recipe).read(folder / "recipe.toml") if not recipe.entry else open_recipe(folder / "recipe.toml")
     assert type(read) is type(recipe), f"its file reads back as a {type(read).__name__}"
@@ -123,20 +123,21 @@ def _file(subject: _Subject) -> None:
 
 def _folder(subject: _Subject) -> None:
     recipe = subject.recipe
-    with _new_folder() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         recipe.save(folder / "run")
         recipe.save(folder / "run")
         try:
             recipe.with_changes({"training.seed": _seed(recipe) + 1}).save(folder / "run")
         except OptionError:
-            pass
-        else:
-            raise AssertionError("`save` accepts the folder of a run with another seed")
+            return
+    raise AssertionError("`save` accepts the folder of a run with another seed")
 
 
 def _run(subject: _Subject) -> None:
     _require_data(subject)
-    with _new_folder() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         result = subject.run(folder / "run")
         assert (folder / "run" / "recipe.toml").is_file(), "`run` does not call `save`, so the folder does not say what it holds"
         assert result.is_dir(), f"`run` returns {result}, which is no folder"
@@ -146,10 +147,11 @@ def _run(subject: _Subject) -> None:
 
 def _repeat(subject: _Subject) -> None:
     _require_data(subject)
-    with _new_folder() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         weights = []
-        for name in ("one", "two"):
-            result = subject.run(folder / name)
+        for run in ("one", "two"):
+            result = subject.run(folder / run)
             weights.append({file.relative_to(result): file.read_bytes() for file in sorted(result.rglob("*.safetensors"))})
         first, second = weights
         assert first.keys() == second.keys(), "two runs write different files"
@@ -164,12 +166,6 @@ def _seed(recipe: Recipe) -> int:
 def _require_data(subject: _Subject) -> None:
     if subject.data is None:
         raise SkipCheck("no data is given")
-
-
-@contextmanager
-def _new_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
 
 
 _CHECKS = (_build, _settings, _texts, _changes, _file, _folder, _run, _repeat)

@@ -54,7 +54,7 @@ class TrainStep:
         if not self.parameters:
             raise OptionError(f"{type(model).__name__} has no parameter that requires a gradient: there is nothing to train.")
         self.settings, self.accumulate, self.ranks, self.device = optimizer, optimizer.accumulate, ranks, device
-        self.buffers = list(model.buffers())
+        self.buffers = [(module, name) for module in model.modules() for name, _ in module.named_buffers(recurse=False)]
         self.optimizer = optimizer.build(self.parameters)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "float16")
         self._losses = ranks.wrap(_LossModule(model, objective, precision, device))
@@ -63,7 +63,7 @@ class TrainStep:
         """Takes a step, and returns the means over all rows of the loss, the gradient norm and the objective's scalars. The second value
         says whether loss and gradient were finite; if not, the weights and buffers, such as statistics of batch norm, are unchanged."""
         self.optimizer.zero_grad(set_to_none=True)
-        before = [buffer.clone() for buffer in self.buffers]
+        before = [(buffer := getattr(*place), buffer.clone()) for place in self.buffers]
         parts: list[dict[str, Tensor]] = []
         for number, part in enumerate(split_batch(batch, self.accumulate), 1):
             with self.ranks.detect_loss(), nullcontext() if number == self.accumulate else self.ranks.skip_sync(self._losses):
@@ -80,8 +80,8 @@ class TrainStep:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate * group["share"]
             self.scaler.step(self.optimizer)
-        for buffer, old in zip(self.buffers, before, strict=True) if not finite else ():
-            buffer.copy_(old)
+        for place, (buffer, old) in zip(self.buffers, before, strict=True) if not finite else ():
+            setattr(*place, buffer.copy_(old))  # a module may have replaced its buffer
         self.scaler.update()
         return means, finite
 

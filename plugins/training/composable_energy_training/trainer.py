@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from composable_energy import Energy
 from composable_energy.errors import ComposableEnergyError, DeviceError, MemoryShortage, OptionError
 from composable_energy.options import check_integer, ran_out
 from composable_energy.sampling import Noise
+from composable_energy.supports import contains, format_support
 from composable_energy_training.batches import BatchLoader, Fingerprint
 from composable_energy_training.callbacks import Callback, Checkpoints, ProgressLog
 from composable_energy_training.checkpoints import Checkpoint, CheckpointStore
@@ -63,7 +65,7 @@ class Trainer:
 
     Args:
         model: Any module that the objective accepts. On a CPU the weights of its convolutions are channels last during `fit`, which is
-            faster; afterwards they have their memory format and storage of before.
+            faster; afterwards they have their memory format and storage of before. Frozen parts that are in eval mode stay in it.
         objective: The objective to minimize.
         data: Pictures, points with shape $(N, *)$, a pair of points and labels by name, an iterable of batches of these, or one of them as
             `Prepared(data, function)`.
@@ -122,6 +124,8 @@ class Trainer:
         self._ema: EMA | None = None
         self._termination, self._model_settings, self._interrupted = Termination(), describe_modules(self.model), False
         self._shared: tuple[str, ...] = ()
+        idle = (part for part in model.modules() if not part.training)
+        self._frozen = [part for part in idle if {weight.requires_grad for weight in part.parameters()} == {False}]
         self.step, self.rate, self.attempt = 0, 0.0, 0
 
     @property
@@ -152,7 +156,7 @@ class Trainer:
             SystemExit, KeyboardInterrupt: SIGTERM or Ctrl-C, in a run of one process in the main thread; a checkpoint was written after
                 the step, and the next `fit` continues from it. A second Ctrl-C does not wait for the end of the step.
         """
-        with ExitStack() as stack:
+        with ExitStack() as stack, torch.enable_grad():
             stack.enter_context(self._store.locked())
             for callback in self.callbacks if self.ranks.is_first else ():
                 stack.push(lambda kind, error, trace, callback=callback: callback.on_end(self, error) and None)  # true would hide it
@@ -195,6 +199,8 @@ class Trainer:
         self.step, self.rate, self.attempt, self._monitor_state = 0, 0.0, 0, MonitorState(self.monitor)
         example, rows = self._loader.load(self.seed, 1).x, self._loader.rows
         self.model.train()
+        for part in self._frozen:  # statistics of batch norm would change
+            part.eval()
         self.context = RankContext(self._loader.batch_size, rows, example.shape[1:], self.device, self._loader.dtype, self.seed)
         checkpoint = self._store.load()
         previous = None if checkpoint is None else checkpoint.metadata["settings"]["precision"]
@@ -229,7 +235,11 @@ class Trainer:
         step, self.attempt = self.step + 1, self._monitor_state.attempt
         self.rate = self.optimizer.rate_at(step, self.steps) * self._monitor_state.factor
         seed = Noise(self.seed, range(1)).child(f"attempt {self.attempt}").seed if self.attempt else self.seed
-        scalars, finite = self._train_step(self._loader.load(seed, step), self.rate)
+        scalars, finite = self._train_step(batch := self._loader.load(seed, step), self.rate)
+        support = self.model.support if isinstance(self.model, Energy) else None
+        if not finite and support is not None and (outside := int((~contains(support, batch.x)).sum())):
+            where = f"outside of the support of {self.model}, {format_support(support)}"
+            raise OptionError(f"{outside} of {len(batch.x)} points of a batch of the data are {where}: leave them out, or move them.")
         self.step = step
         if finite and self._ema is not None:
             self._ema.update(self.model, step)
@@ -324,6 +334,8 @@ def _check_arguments(given: Mapping[str, Any]) -> None:
         _check_part("callbacks", callback, Callback, "callbacks, instances of subclasses of `Callback`")
     if any(map(nn.parameter.is_lazy, given["model"].parameters())):
         raise OptionError("model has lazy modules, whose weights the first call makes: evaluate it once before training.", ["model"])
+    if any(tensor.requires_grad and tensor.dtype == torch.float16 for tensor in given["model"].parameters()):
+        raise OptionError("model has weights of float16, whose steps underflow: train `model.float()`, perhaps with another `precision`.")
     if torch.get_default_device().type == "meta":
         raise DeviceError("torch's default device is meta, whose tensors have no values: set another by `torch.set_default_device`.")
 

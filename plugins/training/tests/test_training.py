@@ -48,6 +48,7 @@ def train(model=None, data=DATA, objective=None, **options):
     return model, Trainer(model, objective or Fit(), data, **{"steps": 12, "batch_size": 8, **options}).fit()
 
 
+@torch.no_grad()
 def test_a_run_is_a_function_of_its_seed_and_leaves_the_random_state_of_torch():
     torch.manual_seed(5)
     expected = torch.rand(1)
@@ -69,8 +70,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole():
 
 def test_the_model_ends_with_averaged_weights_in_eval_mode():
     """The average by its recursion, from weights seen at each step."""
-    model, seen = network(), Noted()
-    expected = model[0].weight.detach().clone()
+    model, seen, expected = network(), Noted(), network()[0].weight.detach()
     train(model, optimizer=Optimizer(ema=0.9), callbacks=[seen])
     for step, weight in enumerate(seen.weights, 1):
         keep = min(0.9, (1 + step) / (10 + step))
@@ -95,15 +95,16 @@ def test_the_rate_follows_its_schedule(settings, expected):
 
 
 def test_slow_parameters_take_shorter_steps_and_frozen_ones_none():
-    first = network().state_dict()
+    first, modes = network().state_dict(), []
     plain, _ = train(steps=1, optimizer=Optimizer(rate=1e-2))
     slow, _ = train(steps=1, optimizer=Optimizer(rate=1e-2, slow=[("0.", 0.1)]))
     frozen = network()
-    frozen[0].requires_grad_(False)
-    train(frozen, steps=1, optimizer=Optimizer(rate=1e-2))
+    frozen[0].requires_grad_(False).eval()
+    train(frozen, steps=1, optimizer=Optimizer(rate=1e-2), callbacks=[At(1, lambda: modes.extend(part.training for part in frozen))])
+    assert modes == [False, True, True, True]
     for name, value in first.items():
-        share = 0.1 if name.startswith("0.") else 1.0
-        torch.testing.assert_close(slow.state_dict()[name] - value, share * (plain.state_dict()[name] - value), rtol=1e-3, atol=1e-7)
+        moved, share = plain.state_dict()[name] - value, 0.1 if name.startswith("0.") else 1.0
+        torch.testing.assert_close(slow.state_dict()[name] - value, share * moved, rtol=1e-3, atol=1e-7)
         assert torch.equal(frozen.state_dict()[name], value) == name.startswith("0.")
 
 
@@ -130,12 +131,9 @@ def test_a_clip_by_adam_is_three_deviations_and_a_tenth():
 
 
 def test_weights_decay_as_in_adamw():
-    class Still(Objective):
-        def loss(self, model, batch):
-            return Loss(sum(parameter.sum() for parameter in model.parameters()) * 0.0)
-
+    still = type("Still", (Objective,), {"loss": lambda _, model, batch: Loss(0.0 * sum(one.sum() for one in model.parameters()))})
     before = network()[0].weight.detach()
-    model, _ = train(objective=Still(), steps=3, optimizer=Optimizer(rate=0.1, weight_decay=0.5))
+    model, _ = train(objective=still(), steps=3, optimizer=Optimizer(rate=0.1, weight_decay=0.5))
     torch.testing.assert_close(model[0].weight.detach(), before * (1 - 0.05) ** 3)
 
 
@@ -187,6 +185,12 @@ def test_an_objective_that_returns_no_loss_is_named(loss):
     refused(OptionError, "Given must return a `Loss`", train, objective=type("Given", (Objective,), {"loss": lambda *_: loss})())
 
 
+def test_data_stay_as_they_are_without_gradients():
+    train(data=(points := DATA.clone().requires_grad_()))
+    batches = BatchLoader(Prepared([DATA], lambda x, noise: x.add_(1)), 8, range(8), *BATCH)
+    assert points.grad is None and torch.equal(batches.load(0, 1).x, batches.load(0, 1).x)
+
+
 def test_preparation_is_keyed_by_rows():
     prepare = lambda images, noise: images + noise.uniform(images)[:, None]
     x = BatchLoader(Prepared(DATA, prepare), 8, range(4, 8), *BATCH).load(0, 2).x
@@ -195,6 +199,7 @@ def test_preparation_is_keyed_by_rows():
     assert Noise(0, range(8), 2).child("data").uniform(raw).allclose((whole - raw)[:, 0], atol=1e-6)
 
 
+POSITIVE = training.MLPEnergy(3).on(torch.distributions.constraints.positive)
 test_bad_calls_say_what_to_do = refusals(
     ({"steps": 0}, OptionError, "steps"),
     ({"batch_size": 9, "optimizer": Optimizer(accumulate=2)}, OptionError, "multiple"),
@@ -205,6 +210,9 @@ test_bad_calls_say_what_to_do = refusals(
     ({"model": lambda x: x.sum(1)}, OptionError, "model"),
     ({"model": nn.Flatten()}, OptionError, "nothing to train"),
     ({"model": nn.LazyLinear(3)}, OptionError, "evaluate it once"),
+    ({"model": network().half()}, OptionError, "weights of float16, whose steps underflow"),
+    ({"model": POSITIVE, "objective": training.EnergyMatching(temperature=1.0, warm_up=9)}, OptionError, "normal points .* of the support"),
+    ({"model": POSITIVE, "objective": training.EnergyDiscrepancy(0.1), "data": -DATA}, OptionError, "8 of 8 points .* outside of the"),
     ({"callbacks": Callback()}, OptionError, "callbacks must be a list"),
     ({"callbacks": [Monitor]}, OptionError, "callbacks must be callbacks, instances .* the class Monitor"),
     ({"callbacks": [Monitor(), Monitor()]}, OptionError, "one Monitor at most, got 2"),

@@ -66,6 +66,7 @@ test_bad_input_is_reported = refusals(
     (lambda: training.GaussianNoise.fit(torch.arange(10).view(5, 2)), r"shape \(5, 2\) of torch.int64"),
     (lambda: training.FlowNoise.fit([[0.0], [1.0]]), "finite and floating.*got list"),
     (lambda: training.FlowNoise.fit(data(50, 2), batch_size=0), "batch_size must be"),
+    (lambda: training.FlowNoise.fit(data(3, 2)), "at least four, got 3"),
     (lambda: prepare(Divergence(**LANGEVIN, fresh="often")), "fresh must be"),
     (lambda: training.DiffusionRecoveryLikelihood(0.1, 1.0, ratio=1.0), "ratio must be a number"),
     (lambda: training.EnergyMatching(**MATCHING, cutoff=1.0), "cutoff must be a number from 0 to below 1, got 1.0"),

@@ -62,8 +62,7 @@ def test_each_slot_of_a_lane_is_drawn_as_often():
         assert counts[list(lane)].sum() == steps
         expected = steps / len(lane)
         chi_square += float(((counts[list(lane)] - expected) ** 2 / expected).sum())
-    degrees = 17 - 5
-    assert abs(chi_square - degrees) < 4 * math.sqrt(2 * degrees)
+    assert abs(chi_square - 12) < 4 * math.sqrt(2 * 12)  # the slots minus the lanes
 
 
 def test_the_share_of_fresh_starts():

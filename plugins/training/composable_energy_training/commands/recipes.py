@@ -51,10 +51,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _rows() -> list[dict[str, Any]]:
     rows = []
-    for record in ce.plugins():
-        if record.group != "composable_energy.recipes":
-            continue
-        name = record.name
+    for name in [record.name for record in ce.plugins() if record.group == "composable_energy.recipes"]:
         try:
             rows.append({**_summarize(ce.get("recipe", name)), "name": name})
         except ComposableEnergyError as error:
