@@ -12,7 +12,7 @@ WHEEL_STAMP := $(WHEEL_VENV)/installed
 PEERS_VENV ?= $(VENV)/peers
 PEERS_STAMP := $(PEERS_VENV)/installed
 PEERS := $(PEERS_VENV)/bin/python
-# glibc keeps freed memory, so that steps of all libraries get theirs without page faults, whose number depends on what ran before.
+# glibc keeps freed memory, so that steps get theirs without page faults, whose number depends on what ran before; it shortens the tests.
 KEEP_MEMORY := MALLOC_TRIM_THRESHOLD_=268435456 MALLOC_MMAP_THRESHOLD_=33554432
 WORKERS ?= 2
 TEST_TIME := $(VENV)/test-time
@@ -92,11 +92,11 @@ types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not full"
+	$(KEEP_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not full"
 
 # All tests; conftest.py says in which ones coverage is measured. BUILT_SITE names the folder of a site that is built already.
 unit-all: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=composable_energy --cov=composable_energy_training \
+	$(KEEP_MEMORY) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov=composable_energy --cov=composable_energy_training \
 		--cov-report=term:skip-covered --cov-fail-under=95
 
 # For the inner loop.
