@@ -46,7 +46,7 @@ def _join_options(words: Sequence[str], known: tuple[str, ...]) -> list[str]:
             return [*joined, word, *rest]
         flag, equals, value = word.partition("=")
         unknown = flag.startswith("--") and not any(name.startswith(flag) for name in known)
-        if unknown and not equals and rest and not rest[0].startswith("--"):
+        if unknown and not equals and rest and not rest[0].startswith("--") and rest[0] not in known:
             equals, value = "=", rest.pop(0)
         joined += ["--option", f"{flag[2:]}={value}"] if unknown and equals else [word]
     return joined

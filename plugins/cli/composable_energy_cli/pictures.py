@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import is_directory, is_file, replace_file
-from composable_energy_viz.files import LARGEST_PICTURE, check_archive, fitted, is_picture, read_picture
+from composable_energy_viz.files import LARGEST_PICTURE, MODES, check_archive, fitted, is_picture, read_picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 ARRAYS = (".npy", ".npz")
-_MODES = {1: "L", 3: "RGB"}
 
 
 def check_target(path: Path, shape: tuple[int, ...]) -> None:
@@ -89,7 +88,7 @@ def _read_picture(path: Path, shape: tuple[int, ...], value_range: tuple[float, 
     import torch
 
     channels, height, width = shape
-    tiles = [fitted(one.convert(_MODES[channels]), width, height) for one in _tiles(path, LARGEST_PICTURE // math.prod(shape))]
+    tiles = [fitted(one.convert(MODES[channels]), width, height) for one in _tiles(path, LARGEST_PICTURE // math.prod(shape))]
     values = np.stack([np.asarray(tile, dtype=np.float64).reshape(height, width, channels) for tile in tiles])
     low, high = value_range
     return torch.from_numpy(values).permute(0, 3, 1, 2) / 255 * (high - low) + low

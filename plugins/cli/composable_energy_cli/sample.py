@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import warnings
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -72,6 +73,8 @@ class Sample(Command):
         with own_spelling(options, _FLAGS):
             own = {name: getattr(arguments, name) for name in ("sampler", "steps", "seed", "batch_size")}
             points, trace = energy.latents.sample(arguments.n, trace=True, observers=observers, **own, **options)
+        if trace.steps < (total := trace.sampler.total_steps or 0):  # `sample` itself is silent about it with a trace
+            warnings.warn(f"{trace.steps} of {total} steps of the schedule are taken: these are no draws. Leave out --steps.", stacklevel=1)
         points = points[~trace.diverged]  # others under on_divergence=keep are no draws
         seen = replace(spec, coordinates=None).decode(points) if len(points) else points
         seconds = time.perf_counter() - start
@@ -94,9 +97,7 @@ class Sample(Command):
 
 def _describe_sampler(sampler: Sampler) -> str:
     """Returns the name of a sampler, with the numbers among its options that are not its defaults."""
-    if not is_dataclass(sampler):
-        return type(sampler).__name__
-    changed = {field.name: getattr(sampler, field.name) for field in fields(sampler) if field.init}
+    changed = {field.name: getattr(sampler, field.name) for field in (fields(sampler) if is_dataclass(sampler) else ()) if field.init}
     changed = {name: value for name, value in changed.items() if value != getattr(type(sampler), name, None)}
     written = [f"{name}={value:.3g}" for name, value in changed.items() if isinstance(value, int | float)]
     return type(sampler).__name__ + (f"({', '.join(written)})" if written else "")

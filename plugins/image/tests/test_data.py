@@ -51,6 +51,7 @@ def test_words_become_indices(words, values, names):
 test_bad_labels_are_refused = refusals(
     (lambda: some(2, it=[0.5, 1.0]), DtypeError, r"'it'.*float32.*long"),
     (lambda: some(2, it=[1, None]), DtypeError, r"'it'.*neither numbers nor words.*None"),
+    (lambda: some(4, it=["-1", "0", "0.5", "1"]), OptionError, "'0.5' is not an integer"),
     (lambda: some(2, it=["a", None]), DtypeError, r"'it'.*neither numbers nor words"),
     (lambda: some(2, it={"a", "b"}), DtypeError, r"'it'.*neither numbers nor words"),
     (lambda: some(2, it=[0, -2]), OptionError, r"'it'.*got -2 for picture 1"),

@@ -4,6 +4,7 @@ import gzip
 import pickle
 import struct
 import zipfile
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 
 from composable_energy.errors import DtypeError, FileFormatError, OptionError, ShapeError
 from composable_energy_image.data import open_pictures
+from composable_energy_viz.files import read_picture
 from plugins.image.tests.picture_files import CELEBA_NAMES, channels_first, random_pixels, save, write_celeba, write_cifar, write_mnist
 from tests.refusals import refused
 
@@ -38,13 +40,13 @@ class TestFolder:
     @pytest.mark.parametrize("divider", [",", ";", "\t"])
     def test_a_table_of_attributes(self, tmp_path, divider):
         pixels = self.folder(tmp_path, ("a.png", "more/b.png", "more/c.png"))
-        lines = ["file|smiling|hair|age", "more\\c.png|1|r\u2028ed|", "./a.png|-1|black|30", "more/b.png|||4"]
+        lines = ['file|smiling|hair|"age,,,,;;;;"', "more\\c.png|1|r\u2028ed|", "./a.png|-1|black|30", "more/b.png|||4"]
         table = tmp_path / "attributes.csv"
         table.write_text("\n\n".join(lines).replace("|", divider), encoding="utf-8-sig")
         for found in (open_pictures(tmp_path), open_pictures(tmp_path, labels=table.rename(tmp_path.parent / f"{tmp_path.name}.csv"))):
             assert np.array_equal(found.pixels, pixels)
             smiling, hair, age = ((some.values.tolist(), some.names) for some in found.labels.values())
-            assert list(found.labels) == ["smiling", "hair", "age"] and smiling == ([0, -1, 1], ("no", "yes"))
+            assert list(found.labels) == ["smiling", "hair", "age,,,,;;;;"] and smiling == ([0, -1, 1], ("no", "yes"))
             assert hair == ([0, -1, 1], ("black", "r\u2028ed")) and age == ([1, 0, -1], ("4", "30"))
 
     @pytest.mark.parametrize(
@@ -65,9 +67,7 @@ class TestFolder:
     def test_bad_tables(self, tmp_path, text, message):
         self.folder(tmp_path)
         (tmp_path / "table.csv").write_text(text)
-        with pytest.raises(FileFormatError, match=message) as caught:
-            open_pictures(tmp_path)
-        assert "table.csv" in str(caught.value)
+        refused(FileFormatError, f"(?=.*table.csv).*{message}", open_pictures, tmp_path)
 
     def test_a_table_may_differ_where_that_is_said(self, tmp_path):
         self.folder(tmp_path)
@@ -99,24 +99,27 @@ class TestFolder:
         grey, color = save(tmp_path / "b.png", random_pixels(4, 4)), save(tmp_path / "c.png", random_pixels(4, 4, 3))
         assert np.array_equal(open_pictures(tmp_path, limit=1).pixels[0], grey[None])
         refused(ShapeError, r"b.png is grey and .*c.png is in color: give channels=", open_pictures, tmp_path)
-        found = open_pictures(tmp_path, channels=3).pixels
-        assert np.array_equal(found, np.stack([grey[None].repeat(3, 0), channels_first(color)]))
-        found = open_pictures(tmp_path, channels=1).pixels
-        assert np.array_equal(found, np.stack([grey, np.asarray(Image.fromarray(color).convert("L"))])[:, None])
+        in_color, in_grey = (open_pictures(tmp_path, channels=channels).pixels for channels in (3, 1))
+        assert np.array_equal(in_color, np.stack([grey[None].repeat(3, 0), channels_first(color)]))
+        assert np.array_equal(in_grey[:, 0], np.stack([grey, np.asarray(Image.fromarray(color).convert("L"))]))
         save(tmp_path / "a.png", color)
         assert np.array_equal(open_pictures(tmp_path).pixels[1], grey[None].repeat(3, 0))
 
     def test_other_kinds_of_pixels(self, tmp_path):
         color = random_pixels(4, 4, 4)
         save(tmp_path / "alpha/a.png", color)
-        save(tmp_path / "deep/a.png", np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369)
+        deep = save(tmp_path / "deep/a.png", np.arange(16, dtype=np.uint16).reshape(4, 4) * 4369)
+        save(tmp_path / "deep/b.png", deep, transparency=3 * 4369)
+        four = b64decode("iVBORw0KGgoAAAANSUhEUgAAAAIAAAABBAAAAAAUuc1XAAAAAnRSTlMAA++anIIAAAAKSURBVHjaY2AGAAAFAARGW9/rAAAAAElFTkSuQmCC")
+        (tmp_path / "four.png").write_bytes(four)  # 0 and 3 of 15, which is transparent
         palette = Image.fromarray(color[..., :3]).quantize(8)
         (tmp_path / "palette").mkdir()
         palette.save(tmp_path / "palette/a.png")
         palette.save(tmp_path / "palette/b.png", transparency=bytes(range(8)))
         shown = 255 - color[..., 3:] / 255 * (255.0 - color[..., :3])  # on white
         assert abs(open_pictures(tmp_path / "alpha").pixels[0] - channels_first(shown)).max() < 1
-        assert np.array_equal(open_pictures(tmp_path / "deep").pixels[0, 0], 17 * np.arange(16).reshape(4, 4))
+        assert np.array_equal(open_pictures(tmp_path / "deep").pixels[:, 0], [deep // 257, np.where(deep == 3 * 4369, 255, deep // 257)])
+        assert np.asarray(read_picture(tmp_path / "four.png")[0]).tolist() == [[0, 255]]
         found = open_pictures(tmp_path / "palette").pixels
         assert np.array_equal(found[0], channels_first(np.asarray(palette.convert("RGB")))) and found[1].min() > 240
         Image.fromarray(np.ones((4, 4), np.int32)).save(tmp_path / "alpha/b.bmp", format="tiff")
@@ -143,20 +146,17 @@ class TestCelebA:
     def test_bad_lists(self, tmp_path):
         names, _ = write_celeba(tmp_path)
         path, parts = tmp_path / "list_attr_celeba.txt", tmp_path / "list_eval_partition.txt"
-        text, message = path.read_text(), parts.read_text()
+        text, listed = path.read_text(), parts.read_text()
         for wrong, error in (
             (text[: text.rindex(names[-1])], r"truncated: its first line says 6 pictures, found 5"),
             (text.replace(names[1], names[0]), r"line 4: 000001.jpg is listed twice"),
             (text.replace(" -1", "  0"), r"values of 1 or -1"),
         ):
             path.write_text(wrong)
-            with pytest.raises(FileFormatError, match=error) as caught:
-                open_pictures(tmp_path)
-            assert str(path) in str(caught.value)
+            refused(FileFormatError, f"list_attr_celeba.txt.*{error}", open_pictures, tmp_path)
         path.write_text(text)
-        parts.write_text(message[: message.rindex(names[-1])])
-        with pytest.raises(FileFormatError, match=r"list_eval_partition.txt lists 5 pictures, .* 6: only one of them has 000006.jpg"):
-            open_pictures(tmp_path)
+        parts.write_text(listed[: listed.rindex(names[-1])])
+        refused(FileFormatError, r"partition.txt lists 5 pictures, .* 6: only one of them has 000006.jpg", open_pictures, tmp_path)
 
     def test_missing_things(self, tmp_path):
         names, _ = write_celeba(tmp_path)
@@ -197,8 +197,7 @@ class TestCifar:
         data = batch.read_bytes()
         for wrong in (data[:-1], b""):
             batch.write_bytes(wrong)
-            message = rf"data_batch_2.bin is truncated: expected 3,073 bytes for each.*found {len(wrong):,} bytes"
-            refused(FileFormatError, message, open_pictures, tmp_path)
+            refused(FileFormatError, rf"data_batch_2.bin is truncated: .* 3,073 .*found {len(wrong):,} bytes", open_pictures, tmp_path)
         batch.write_bytes(data[:3073] + bytes([10]) + data[3074:])
         refused(FileFormatError, r"data_batch_2.bin, picture 1: label 10, but batches.meta.txt has 10 names", open_pictures, tmp_path)
         batch.unlink()
@@ -276,6 +275,7 @@ class TestArrays:
             ({"pictures": random_pixels(2, 4, 4)}, FileFormatError, "has no array 'images', only pictures"),
             ({"images": random_pixels(2, 4, 4), "y": [1, 2, 3]}, ShapeError, r"'y' has shape \(3,\), expected \(2,\)"),
             ({"images": random_pixels(2, 4, 4), "y": [0.5, 1]}, DtypeError, "labels 'y'.*float64"),
+            ({"images": random_pixels(2, 4, 4), "y": [[0, 1], [1, 0]], "y_1": [0, 1]}, FileFormatError, "two arrays of labels named 'y_1'"),
             ({"images": random_pixels(2, 4, 4), "y": np.array([{}, {}])}, FileFormatError, "never unpickled"),
             ({"images": random_pixels(2, 4, 4, 4)}, ShapeError, r"\(2, 4, 4, 4\), expected \(N, H, W\)"),
             ({"images": random_pixels(4, 4, 3)}, ShapeError, r"\(4, 4, 3\), expected \(N, H, W\)"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composable_energy.errors import FileFormatError, OptionError
-from composable_energy.files import expanded, is_file, read_bytes, replace_file
+from composable_energy.files import ENERGY_FILE, expanded, is_file, read_bytes, replace_file
 from composable_energy.options import listed, nearest, nearest_names
 from composable_energy.registry import get
 from composable_energy_training.toml import NONE, check_setting, flatten, read_toml, to_toml, unflatten
@@ -134,11 +134,10 @@ class Recipe(ABC):
         """Writes the recipe with all settings to `recipe.toml` in the folder of a run, which then belongs to this run.
 
         Raises:
-            OptionError: The folder has a run with other settings, or a setting has no form in TOML.
+            OptionError: The folder has a run with other settings, or energies of no run; or a setting has no form in TOML.
         """
         out = expanded(out)
         file, new = out / _FILE, flatten(_replace_none(self.resolved_settings()))
-        text = self.toml()
         if file.is_file():
             old = flatten(_read(file)[2])
             keys = [key for key in dict.fromkeys([*old, *new]) if key not in _FREE]
@@ -146,7 +145,9 @@ class Recipe(ABC):
                 shown = "; ".join(f"{key}: there {old.get(key, NONE)!r}, here {new.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} has a run with other settings ({shown}{more}). Use those settings, or another folder.")
-        replace_file(file, text.encode())
+        elif any(out.glob(f"*/{ENERGY_FILE}")):
+            raise OptionError(f"{out} holds saved energies of no run, which this run could replace. Give another folder.")
+        replace_file(file, self.toml().encode())
 
 
 def open_recipe(name: str | Path) -> Recipe:

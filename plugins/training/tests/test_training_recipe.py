@@ -136,6 +136,8 @@ def test_a_run_saves_its_recipe_and_refuses_another(bowl, tmp_path):
     with pytest.raises(OptionError, match=r"other settings \(model\.width: there 4, here 5; training\.seed: there 0, here 1\)"):
         bowl.with_changes({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
     assert [path.name for path in out.iterdir()] == ["recipe.toml"]
+    ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "mine/best")
+    refused(OptionError, "holds saved energies of no run", bowl.run, tmp_path, tmp_path / "mine")
 
 
 def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
@@ -222,10 +224,7 @@ def test_the_model_keeps_its_memory_format_and_storage(memory_format, fails):
     weights, shared = [model[0].weight, model[2].weight], model[0].weight.detach()
     before = [(weight.stride(), weight.data_ptr(), weight.detach().clone()) for weight in weights]
     run = trainer(model, callbacks=[StopAt(3)] if fails else [])
-    if fails:
-        fit_until_stopped(run)
-    else:
-        run.fit()
+    fit_until_stopped(run) if fails else run.fit()
     assert run.objective.formats == {True}  # channels last during the run
     for weight, (stride, pointer, values) in zip(weights, before, strict=True):
         assert weight.stride() == stride and weight.data_ptr() == pointer and not torch.equal(weight, values)

@@ -27,6 +27,7 @@ LARGEST = 2**32
 LARGEST_PICTURE = 2**26
 """The largest number of pixels of a picture in a file."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")  # others need other programs, as PostScript does, or readers that few use
+MODES = {1: "L", 3: "RGB"}  # of pictures of Pillow, by channels
 _BLOCK = 2**20
 _GAP = 2
 
@@ -48,9 +49,9 @@ def read_picture(path: Path) -> tuple[Image.Image, str]:
         with Image.open(regular(path), formats=_FORMATS) as picture:
             if picture.width * picture.height > LARGEST_PICTURE:
                 raise FileFormatError(f"{path} has {picture.width:,} x {picture.height:,} {most}")
-            deep = ";16B" in str(picture.tile)  # bits a channel, of which Pillow keeps the upper 8 unless there is one channel
+            stored = str(picture.tile)  # names the channels in the file and their bits
             picture.load()
-            return _in_8_bits(picture, path, deep), picture.info.get(KEY, "")
+            return _in_8_bits(picture, path, stored), picture.info.get(KEY, "")
     except FileFormatError:
         raise
     except UnidentifiedImageError:
@@ -61,19 +62,22 @@ def read_picture(path: Path) -> tuple[Image.Image, str]:
         raise FileFormatError(f"{path} cannot be read as a picture ({error}): it is damaged or truncated. Replace or delete it.") from None
 
 
-def _in_8_bits(picture: Image.Image, path: Path, deep: bool) -> Image.Image:
+def _in_8_bits(picture: Image.Image, path: Path, stored: str) -> Image.Image:
     import numpy as np
     from PIL import Image, ImageOps
 
     ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    if deep and 0 < np.asarray(picture.convert("RGB")).max() < 2**4:
+    if (clear := picture.info.get("transparency")) and ("L;4" in stored or "L;2" in stored):
+        picture.info["transparency"] = clear * (17 if "L;4" in stored else 85)  # as Pillow does with pixels
+    if picture.mode in ("I;16", "I;16L", "I;16B"):  # Pillow would clip these at 255, and lose what is transparent
+        values = np.asarray(picture).astype(np.uint16)
+        picture = Image.fromarray(np.stack([values >> 8, np.where(values == clear, 0, 255)], 2).astype(np.uint8))
+    if ";16B" in stored and 0 < np.asarray(picture.convert("RGB")).max() < 2**4:
         known = "A picture with 16 bits a channel has none above 4,095 of 65,535"
         warnings.warn(f"{known}, so it is nearly black. If its camera has 12 bits, save its pixels times 16.", stacklevel=2)
     if picture.mode in ("I", "F"):
         raise FileFormatError(f"{path} has pixels of 32 bits, whose range is unknown: save it with 8 bits a channel.")
-    mode = "L" if picture.mode in ("1", "L", "LA", "La") else "RGB"
+    mode = "L" if picture.mode in ("1", "L", "LA", "La") or "LA;16B" in stored else "RGB"
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     return picture.convert(mode)

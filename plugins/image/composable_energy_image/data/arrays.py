@@ -42,7 +42,7 @@ def read_npz(request: ReadRequest) -> PictureSource:
     if "latents_classes" in arrays:
         arrays.pop("latents_values", None)  # the same factors
     labels = {}
-    for name, values in _columns(arrays).items():
+    for name, values in _columns(path, arrays).items():
         if values.shape != images.shape[:1]:
             raise ShapeError(f"{path}: {name!r} has shape {values.shape}, expected ({len(images)},), a label for each picture.")
         try:
@@ -81,15 +81,17 @@ def _is_object(path: Path, name: str) -> bool:
     return shape == () and kind.hasobject
 
 
-def _columns(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _columns(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Splits arrays of several columns into arrays with names of their own."""
     found = {}
     for name, values in arrays.items():
+        split = {name: values}
         if values.ndim == 2:
             known = _DSPRITES if name == "latents_classes" and values.shape[1] == len(_DSPRITES) else None
-            found |= {known[i] if known else f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
-        else:
-            found[name] = values
+            split = {known[i] if known else f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
+        if twice := found.keys() & split.keys():
+            raise FileFormatError(f"{path} has two arrays of labels named {min(twice)!r}, one a column of several: rename one.")
+        found |= split
     return found
 
 

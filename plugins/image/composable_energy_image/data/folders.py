@@ -31,9 +31,8 @@ def read_folder(request: ReadRequest) -> PictureSource:
     """Reads an image folder: with a table of attributes, with one sub-folder per class, or without labels."""
     folder = request.path
     request.check("an image folder", hint=" (open that of another part by its own path)", own_labels=False)
-    if not (names := [path.relative_to(folder).as_posix() for path in _list_files(request)]):
+    if not (names := sorted(path.relative_to(folder).as_posix() for path in _list_files(request))):
         raise FileFormatError(f"{folder} holds no pictures: expected files that end in {', '.join(ENDINGS)}, at any depth.")
-    names.sort()
     tables = [request.labels] if request.labels else sorted(path for path in folder.glob("*.csv") if not path.name.startswith("."))
     if len(tables) > 1:
         listed = join_names([path.name for path in tables])
@@ -164,8 +163,9 @@ def read_labels(path: Path, names: Sequence[str], folder: Path, strict: bool) ->
 def _read_csv(path: Path) -> tuple[list[str], dict[str, list[str]]]:
     """Returns the names of the attributes and the cells of each picture; the separator is the most frequent one of the first line."""
     text = read_text(path)
-    head = text.partition("\n")[0]
-    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=head.count), strict=True)  # str.splitlines knows other ends of lines
+    head = text.partition("\n")[0]  # str.splitlines knows other ends of lines
+    bare = "".join(head.split('"')[::2])  # without names in quotes
+    reader = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=bare.count), strict=True)
     rows, line_of = {}, {}
     try:
         first, *columns = [name.strip() for name in next(reader, [])] or [""]

@@ -106,9 +106,10 @@ def labels_from_words(words: Sequence[str]) -> Labels:
     if (numbers := {word for word in known if _NUMBER.fullmatch(word)}) and numbers != known:
         raise OptionError(f"numbers such as {min(numbers)!r} beside words such as {min(known - numbers)!r}: use only one of them.")
     broken = sorted(word for word in numbers if not _INTEGER.fullmatch(word))
-    if broken and (classes := _classes(torch.tensor([float(word or -1) for word in words], dtype=torch.float64))) is not None:
-        return labels_from_numbers(classes)
     if broken:
+        values = torch.tensor([float(word or -1) for word in words], dtype=torch.float64)
+        if "-1" not in known and (classes := _classes(values)) is not None:
+            return labels_from_numbers(classes)
         raise OptionError(f"{broken[0][:40]!r} is not an integer: an attribute has classes, so write the class of each number.")
     names = tuple(sorted(known, key=int) if numbers else check_spellings(sorted(known)))
     return _as_labels(words, names, names)

@@ -16,7 +16,7 @@ from composable_energy.errors import FileFormatError, OptionError, StorageError
 from composable_energy.files import exists, expanded, read_bytes, replace_file
 from composable_energy.options import check_integer
 from composable_energy_image.data.pictures import Labels, labels_from_numbers
-from composable_energy_image.data.source import PictureSource, ReadRequest, array_source
+from composable_energy_image.data.source import PictureSource, ReadRequest, array_source, join_names
 from composable_energy_image.data.world import Scenes, World
 from composable_energy_viz.files import check_archive, regular
 
@@ -36,7 +36,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
 
     Raises:
         OptionError: A number is negative or not whole.
-        FileFormatError: The folder holds other pictures, or damaged files.
+        FileFormatError: The folder holds other pictures or files, or damaged ones.
         StorageError: The disk is full or not writable, or has no space for the pictures.
         ExtraNotInstalled: The world needs a package that is not installed. Nothing is written.
     """
@@ -54,6 +54,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
     with _report_storage(folder), ExitStack() as stack:
         if done is None:
             folder.mkdir(parents=True, exist_ok=True)
+            _write_metadata(folder, metadata, 0)
             _write_labels(folder, first)
         shape = (n, world.channels, world.size, world.size)
         pixels = stack.enter_context(_open_rows(folder / _IMAGES, shape, done))
@@ -114,12 +115,11 @@ def is_rendered(path: Path) -> bool:
 def read_rendered(request: ReadRequest) -> PictureSource:
     """Reads a rendered world. Labels with one class for each picture become attributes; numbers, and labels of several objects, do not."""
     folder = request.path
-    if (metadata := _read_metadata(folder)) is None:
-        raise FileFormatError(f"The folder {folder} has no {_METADATA}.")
+    scenes, metadata = open_scenes(folder), _read_metadata(folder) or {}
     world = metadata["world"]
     description = f"a rendered world, {world}"
     request.check(description, hint=" (render the other part with another seed)")
-    if not len(scenes := open_scenes(folder)):
+    if not len(scenes):
         raise FileFormatError(f"{folder} holds no pictures: render some with `composable-energy render {world} -n N -o {folder}`.")
     labels = {}
     for name, array in scenes.labels.items():
@@ -135,19 +135,21 @@ def read_rendered(request: ReadRequest) -> PictureSource:
 
 
 def _count_done(folder: Path, metadata: Mapping[str, Any], first: Mapping[str, np.ndarray]) -> int | None:
-    """Returns the number of finished pictures in a folder; None if there is no metadata."""
+    """Returns the number of finished pictures in a folder; None if there are none. Other files in it would be replaced or mixed up."""
     if (saved := _read_metadata(folder)) is None:
+        if others := sorted(path.name for path in folder.glob("[!.]*")):
+            raise FileFormatError(f"The folder {folder} holds other files, {join_names(others)}, and no {_METADATA}. Use an empty folder.")
         return None
     found, requested = ({**of["options"], **of, "options": None, "classes": None} for of in (saved, metadata))
     differences = [f"{name} {found[name]!r} instead of {value!r}" for name, value in requested.items() if found.get(name, value) != value]
-    if not differences:
+    if not differences and saved["done"]:
         labels = _read_labels(folder)
         pairs = [(labels[name][:_COMPARED], array) for name, array in first.items() if name in labels]
         same = labels.keys() == first.keys() and all(a.shape == b.shape and np.allclose(a, b, atol=1e-5) for a, b in pairs)
         differences = [] if same else ["the labels differ, so the world is another"]
     if differences:
         raise FileFormatError(f"The folder {folder} holds other pictures: {', '.join(differences)}. Use another folder or delete this one.")
-    return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART
+    return saved["done"] if saved["done"] == saved["n"] else saved["done"] // PART * PART or None
 
 
 def _read_metadata(folder: Path) -> dict[str, Any] | None:
@@ -222,7 +224,7 @@ def _write_metadata(folder: Path, metadata: Mapping[str, object], done: int) -> 
 def _report_storage(folder: Path) -> Iterator[None]:
     try:
         yield
-    except FileFormatError:
+    except (FileFormatError, StorageError):
         raise
     except OSError as error:
         raise StorageError(f"Cannot write pictures to {folder}: {error}. Free some space; the same call resumes.") from error

@@ -16,10 +16,9 @@ from composable_energy.errors import FileFormatError, OptionError, ShapeError
 from composable_energy.files import read_bytes
 from composable_energy.options import printable
 from composable_energy_image.data.pictures import Labels
-from composable_energy_viz.files import fitted
+from composable_energy_viz.files import MODES, fitted
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-_MODES = {1: "L", 3: "RGB"}
 _AHEAD = 256  # pictures decoded in parallel before the first is used
 
 
@@ -104,6 +103,6 @@ def decode_pictures(
                     )
                 if channels is None and found > first[2]:
                     raise ShapeError(f"{first[0]} is grey and {name} is in color: give channels=1 or channels=3.")
-                pixels = np.asarray(picture if found == first[2] else picture.convert(_MODES[first[2]]))
+                pixels = np.asarray(picture if found == first[2] else picture.convert(MODES[first[2]]))
                 yield pixels[None] if first[2] == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
                 bar.update()

@@ -5,6 +5,7 @@ from typing import Any
 import composable_energy as ce
 from composable_energy.errors import ComposableEnergyError
 from composable_energy.options import printable
+from composable_energy.registry import names
 from composable_energy_cli import Command, json_text
 
 _WIDTH = 100
@@ -51,7 +52,7 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _rows() -> list[dict[str, Any]]:
     rows = []
-    for name in [record.name for record in ce.plugins() if record.group == "composable_energy.recipes"]:
+    for name in names("recipe"):
         try:
             rows.append({**_summarize(ce.get("recipe", name)), "name": name})
         except ComposableEnergyError as error:

@@ -122,15 +122,12 @@ def _check_device(device: Any) -> None:
 
 def _sample_command(folder: Path) -> str:
     """Returns the command that samples the energies in a folder."""
-    names = saved_in(folder)
     place = f"./{folder}" if not folder.is_absolute() and not str(folder).startswith((".", "~")) else str(folder)
-    if names:
+    if names := saved_in(folder):
         one_of_each = {name.partition("=")[0]: name for name in names if name != "base"}  # values of one attribute exclude one another
         return shlex.join(["composable-energy", "sample", " & ".join(map(quoted, [*one_of_each.values()][:2] or names)), "--in", place])
-    given = ce.load(folder).required_conditions - {"sigma"}
-    return shlex.join(
-        ["composable-energy", "sample", quoted(place), *(word for name in sorted(given) for word in ("--given", f"{name}=0"))]
-    )
+    given = [word for name in sorted(ce.load(folder).required_conditions - {"sigma"}) for word in ("--given", f"{name}=0")]
+    return shlex.join(["composable-energy", "sample", quoted(place), *given])
 
 
 def _parse_setting(text: str) -> tuple[str, str]:
