@@ -37,7 +37,7 @@ def values_of(problem: Problem, chains: Tensor, x: Tensor) -> Values:
         rows = slice(first, first + problem.batch_size)
         energy, some = problem.energy_of(chains[rows], plain=True), x[rows]
         for level, conditions in enumerate(levels):
-            bound = {name: some.new_full((len(some),), value) for name, value in conditions.items()} if conditions else {}
+            bound = {name: some.new_full((), value).expand(len(some)) for name, value in conditions.items()} if conditions else {}
             try:  # values of scores count as 0, which identifies them too
                 with evaluating(given={}) if energy.needs_log_densities else nullcontext():
                     energies, grads = energy.with_gradient(some, **bound)
@@ -128,7 +128,7 @@ def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) 
     else:
         return
     with evaluating(uses=[]) as check:
-        Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((len(x),), value) for name, value in conditions.items()})
+        Weighted(energy, 1.0).with_gradient(x, **{name: x.new_full((), value).expand(len(x)) for name, value in conditions.items()})
     for use in check.uses or ():
         eps, gradient = torch.finfo(use.x.dtype).eps, use.gradient
         if gradient is None or use.energies is None or not use.energy.has_value or isinstance(use.energy, EnergyWrapper):

@@ -243,7 +243,7 @@ class Problem:
     def conditions_at(self, points: Tensor, chains: Tensor) -> dict[str, Tensor]:
         """Returns the conditions of the energy at points of chains after the last step: the noise level, and the rows."""
         conditions = bound_conditions(self.sampler, self.energy)
-        return {name: points.new_full((len(points),), value) for name, value in conditions.items()} | {CHAINS: chains}
+        return {name: points.new_full((), value).expand(len(points)) for name, value in conditions.items()} | {CHAINS: chains}
 
     def last_step(self) -> int:
         """Returns the number of the last step from the start of the chains; raises if the sampler's schedule or `burn_in` leaves none."""
