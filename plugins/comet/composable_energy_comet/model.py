@@ -165,8 +165,7 @@ def _look_again(encoder: GlimpseEncoder, energy: TargetEnergy, x: Tensor, z: Ten
     """
     before = (energy.minimum(z) - x).square().mean(1)
     one = encoder.look_at(x, _worst_places(before, encoder.window // _PART))
-    both = torch.cat([z, one[:, None]], 1)
-    gain = (before - (energy.minimum(both) - x).square().mean(1)).flatten(1).mean(1)
+    gain = (before - (energy.minimum(torch.cat([z, one[:, None]], 1)) - x).square().mean(1)).flatten(1).mean(1)
     away = one.clone()
     away[:, -POSE:-1] = _NOWHERE
     return torch.cat([z, torch.where(gain[:, None] > _LEAST, one, away)[:, None]], 1)

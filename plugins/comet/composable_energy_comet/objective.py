@@ -120,8 +120,7 @@ class Decomposition(Objective):
             ends = [1 + min(int(drawn.item() * iterations), iterations - 1)]
         else:
             ends = [iterations] if self.iterates == "last" else list(range(1, iterations + 1))
-        start = energy.draw_start(x, noise.child("start"), SPREAD)
-        before = list(descent_iterates(energy, z, start, max(0, ends[-1] - self.truncate)))
+        before = list(descent_iterates(energy, z, energy.draw_start(x, noise.child("start"), SPREAD), max(0, ends[-1] - self.truncate)))
         errors = []
         for end in ends:
             first = max(0, end - self.truncate)

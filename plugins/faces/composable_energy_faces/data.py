@@ -23,8 +23,7 @@ def draw_to(folder: Path, count: int, seed: int) -> Pictures:
     """Draws faces of a seed into a folder, or resumes, and returns them with their attributes; the count is rounded up to `PART`."""
     folder.mkdir(parents=True, exist_ok=True)
     parts, file = -(-count // PART), folder / "faces.npy"
-    shape = (parts * PART, 3, SIZE, SIZE)
-    pixels = np.lib.format.open_memmap(file, "r+" if file.exists() else "w+", np.uint8, shape)
+    pixels = np.lib.format.open_memmap(file, "r+" if file.exists() else "w+", np.uint8, (parts * PART, 3, SIZE, SIZE))
     labels = [folder / f"part-{index:03d}.safetensors" for index in range(parts)]
     for index, name in enumerate(tqdm(labels, desc=folder.name, unit="part")):
         if name.exists():

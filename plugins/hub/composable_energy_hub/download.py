@@ -172,8 +172,7 @@ def load(
         files: list[str] = []
         if not local_files_only:
             with contextlib.suppress(HubError), translated(place):  # offline, the message is without names of files
-                api = hub.HfApi(endpoint=endpoint, token=token)
-                files = api.list_repo_files(place.repository, revision=folder.name)
+                files = hub.HfApi(endpoint=endpoint, token=token).list_repo_files(place.repository, revision=folder.name)
         raise _no_energy(place, files)
     try:
         return ce.load(folder)

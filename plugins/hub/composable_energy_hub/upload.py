@@ -136,6 +136,5 @@ def push(
             if place.revision is not None:
                 api.create_branch(place.repository, branch=place.revision, exist_ok=True)
             files = [hub.CommitOperationAdd(file, saved / file) for file in (ENERGY_FILE, _CARD)]
-            text = message or f"Upload {energy}"[:200]
-            commit = api.create_commit(place.repository, files, commit_message=text, revision=place.revision)
+            commit = api.create_commit(place.repository, files, commit_message=message or f"Upload {energy}"[:200], revision=place.revision)
     return f"{SCHEME}:{place.repository}@{commit.oid}"

@@ -16,7 +16,7 @@ from composable_energy.errors import OptionError
 from composable_energy.options import check_integer
 from composable_energy_image.noise_conditioning import level_column
 
-_UNSEEN = math.log(1e-6)  # the probability of combinations without a component
+_UNSEEN = -60.0  # log probability of combinations without a component; at a higher one evidence is flat where an edit begins
 
 
 class CodeMixture(ce.Energy):
@@ -82,7 +82,7 @@ class MixtureHeads(nn.Module):
     r"""Logits of the combinations of attributes given a code at a noise level: their posterior in a `CodeMixture`.
 
     Args:
-        outputs: Combinations $K$. Those without a component have probability $10^{-6}$.
+        outputs: Combinations $K$. Those without a component have probability $e^{-60}$.
         code: Numbers $D$ in a code.
         components: Gaussians of the mixture.
         sigma_min: The default noise level.

@@ -66,8 +66,7 @@ class Reconstruction(Objective):
         self.decorrelation, self.naming = decorrelation, naming
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        noise = batch.noise.normal(batch.x.new_empty(len(batch.x), self.code)) * self.noise
-        decoded, codes, logits = model(batch.x, noise)
+        decoded, codes, logits = model(batch.x, batch.noise.normal(batch.x.new_empty(len(batch.x), self.code)) * self.noise)
         with torch.autocast(batch.x.device.type, enabled=False):
             terms = {"picture": picture_loss(decoded.float().contiguous(), batch.x)}
             total = terms["picture"]

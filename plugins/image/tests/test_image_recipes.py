@@ -208,7 +208,7 @@ class TestMixture:
             rows = group == GROUPS
             own = weights[rows].sum() * (density(sigma, rows).log_prob(z) - density(sigma).log_prob(z)).exp()
             torch.testing.assert_close(found[:, group], own, rtol=1e-5, atol=1e-12)
-        torch.testing.assert_close(found[:, [1, 4]], torch.full((20, 2), 1e-6, dtype=torch.float64), rtol=1e-5, atol=0)
+        torch.testing.assert_close(found[:, [1, 4]], torch.full((20, 2), -60.0, dtype=torch.float64).exp(), rtol=1e-5, atol=0)
 
     def test_a_fit_finds_the_density_of_each_group(self):
         """Twenty thousand draws: a held-out log likelihood within 0.02 nats of that of the truth, and the shares of the groups."""

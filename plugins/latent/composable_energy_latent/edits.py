@@ -167,8 +167,9 @@ class EditWeights:
             where the heads have just become certain, and they may be wrong there.
         level: The noise level of codes at which heads that take one are asked, in the standard deviation of codes. At low levels they are
             so certain that the flow is stiff.
-        rounds: How often points go on with three times the weights `asked` and `kept`, where the expression or a kept label has a
-            probability below a half. So only edits that need it are strong.
+        prior: The weight of the energy of codes at that level, which keeps them where pictures are; for a prior that takes a level.
+        rounds: How often points go on with three times the weights `asked` and `kept`, and half the level, where the expression or a kept
+            label has a probability below a half. So only edits that need it are strong.
     """
 
     asked: float = 3.0
@@ -177,6 +178,7 @@ class EditWeights:
     distance: float = 0.04
     margin: float = 0.5
     level: float = 1.5
+    prior: float = 0.1
     rounds: int = 2
 
     def __post_init__(self) -> None:
@@ -199,7 +201,7 @@ def edit(
 
     It follows the flow $dz / d\tau = -\nabla U(z)$ over the time 5 of the paper, with
 
-    $$U(z) = w_a\, \text{evidence}(z) + w_k \sum_k \text{evidence}_k(z) + w_l \sum_k (f_k(z) - f_k(z_0))^2
+    $$U(z) = w_a\, \text{evidence}(z) + w_p E(z) + w_k \sum_k \text{evidence}_k(z) + w_l \sum_k (f_k(z) - f_k(z_0))^2
       + w_d \bigl( \lVert z - z_0 \rVert^2 + \lVert m(z) - m(z_0) \rVert^2 \bigr) .$$
 
     Evidence is averaged over random moves of $z$ nearby (`margin`), so that pictures are well inside of what is asked.
@@ -288,18 +290,13 @@ class _Potential(Energy):
         copies: Iterator[Any] = iter(twin(nn.ModuleList([expression, base, *parts])))  # together, so that they share the generator
         self.expression, own = next(copies), next(copies)
         self.kept = {name: Kept(next(copies), None if part.opposite is None else next(copies)) for name, part in kept.items()}
-        self.noisy = self._at_level(self.expression, weights)
         self.base: Any = own
         self.map = getattr(self.base.decoder, "map", None)
-        self.near = {
-            name: Kept(self._at_level(part.energy, weights), None if part.opposite is None else self._at_level(part.opposite, weights))
-            for name, part in self.kept.items()
-        }
         self.start, self.weights = start, weights
         self.strength = start.new_ones(len(start))
         with torch.no_grad():
             self.mapped = start if self.map is None else self.map(start)
-            self.outputs = {name: part.output(start) for name, part in self.near.items()}
+            self.set_level(weights.level)
             self.labels = held_labels(self.kept, start)
             self.noise = self._noise(start)
             values = [name for name, part in self.kept.items() if part.opposite is None]
@@ -313,6 +310,8 @@ class _Potential(Energy):
         every = rows.repeat_interleave(count := self.noise.shape[1])
         strength = self.strength[rows]
         total = weights.asked * strength * self.noisy.evidence(near, **self._chains(every)).view(-1, count).mean(1)
+        if "sigma" in self.base.conditions:
+            total = total + weights.prior * self.base(near, sigma=self.level).view(-1, count).mean(1)
         total = total + weights.distance * (z - self.start[rows]).flatten(1).square().sum(1)
         if self.map is not None and (moved := self.map(z)) is not z:
             total = total + weights.distance * (moved - self.mapped[rows]).flatten(1).square().sum(1)
@@ -325,8 +324,16 @@ class _Potential(Energy):
                 total = total + weights.kept * strength * part.evidence(near, self.labels[name][every]).view(-1, count).mean(1)
         return total
 
-    def _at_level(self, energy: Energy, weights: EditWeights) -> Energy:
-        return energy.given(sigma=weights.level) if "sigma" in energy.conditions else energy
+    @torch.no_grad()
+    def set_level(self, level: float) -> None:
+        """Sets the noise level at which heads that take one are asked."""
+
+        def noisy(energy: Energy) -> Energy:
+            return energy.given(sigma=level) if "sigma" in energy.conditions else energy
+
+        self.level, self.noisy, kept = level, noisy(self.expression), self.kept.items()
+        self.near = {name: Kept(noisy(part.energy), None if part.opposite is None else noisy(part.opposite)) for name, part in kept}
+        self.outputs = {name: part.output(self.start) for name, part in self.near.items()}
 
     def _noise(self, start: Tensor) -> Tensor:
         """Returns the moves of points, the same for all, with shape $(1, K, *)$."""
@@ -377,6 +384,7 @@ def _follow(potential: _Potential, tolerance: float) -> tuple[Tensor, Tensor]:
         if not len(todo):
             break
         potential.strength[todo] *= _STRONGER
+        potential.set_level(potential.level / 2)
     if late.any():
         seen = f"{int(late.sum())} of {len(end)} edits were stopped after {_ROUNDS} tried steps, before the end of their way."
         advice = "Narrow values make it stiff: ask for wider ones, keep less, or raise `tolerance`. See `reached` and `kept`."

@@ -111,8 +111,7 @@ def fit_attributes(
     heads, columns = trained()
     for number, start in enumerate(starts):
         away = _driven(base, network_on(on, heads, base.decoder), columns, start, seed + number)
-        others = label_pictures(base, away, labeller, names, progress)
-        labels = join_labels([labels, others])
+        labels = join_labels([labels, label_pictures(base, away, labeller, names, progress)])
         points = torch.cat([points, _points(base, away, on)])
         heads, columns = trained()
     widths = _calibrate(heads, points[tune], [column.rows(tune) for column in columns])
@@ -191,8 +190,7 @@ def _calibrate(heads: LatentHeads, points: Tensor, columns: Sequence[Column]) ->
     for column in columns:
         if column.labels:
             grid = torch.logspace(-1.0, 1.0, 81)
-            losses = torch.stack([_head_losses(outputs / temperature, column) for temperature in grid])
-            widths.append(grid[losses.argmin()].item())
+            widths.append(grid[torch.stack([_head_losses(outputs / temperature, column) for temperature in grid]).argmin()].item())
             heads.temperature[column.columns] = widths[-1]
         else:
             error = outputs[:, column.start] * column.scale + column.centre - column.target

@@ -104,8 +104,7 @@ class Generator(nn.Module):
     def _probe(self) -> None:
         """Finds the shapes by a first call, and whether a picture depends on its own point alone."""
         weight = next((part for part in self.parameters() if part.is_floating_point()), torch.zeros(()))
-        generator = torch.Generator().manual_seed(0)
-        z = torch.rand(_PROBES, *self.latent_shape, generator=generator).to(weight)  # also inside of a unit cube
+        z = torch.rand(_PROBES, *self.latent_shape, generator=torch.Generator().manual_seed(0)).to(weight)  # also inside of a unit cube
         with torch.no_grad():
             try:
                 self.mapped_shape = self.map(z).shape[1:]

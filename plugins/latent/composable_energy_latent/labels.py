@@ -75,8 +75,7 @@ def columns_of_labels(labels: Mapping[str, Tensor]) -> list[Column]:
     columns: list[Column] = []
     for name, target in labels.items():
         start = columns[-1].columns.stop if columns else 0
-        column = _continuous(name, target, start) if target.is_floating_point() else _labelled(name, target.long(), start)
-        columns.append(column)
+        columns.append(_continuous(name, target, start) if target.is_floating_point() else _labelled(name, target.long(), start))
     return columns
 
 

@@ -305,8 +305,7 @@ class Annealed(NoiseLevels):
         for i in range(self.corrector_steps):
             inner, info = corrector.step(level, inner, own.at((noise.step - 1) * self.corrector_steps + i + 1))
             rates.append(info.acceptance)
-        state = level.to_points(inner)
-        return state, None if rates[0] is None else torch.stack(rates).mean(0)
+        return level.to_points(inner), None if rates[0] is None else torch.stack(rates).mean(0)
 
 
 @dataclass(frozen=True)

@@ -263,8 +263,7 @@ def _warn_of_distant_data(energy: Energy, found: LevelStart, fit: Callable[[floa
         if wide.fits and spread > max(4 * seen, found.sigma**2 / 4):
             says = f"At the noise level {wide.sigma:g} the data of {energy} have the standard deviation {math.sqrt(spread):.3g}, at "
             says += f"{found.sigma:g}, where the chains start, {math.sqrt(seen):.3g}: parts of them are too far to be seen there."
-            advice = "Say the highest level that the model knows, by `sigma_max` or by its recommendation."
-            SamplingWarning("start", says, advice).emit()
+            SamplingWarning("start", says, "Say the highest level that the model knows, by `sigma_max` or by its recommendation.").emit()
             return
 
 

@@ -173,8 +173,7 @@ def linear_r2(train_codes: Array, train_factors: Array, test_codes: Array, test_
     for name, one, other in (("codes", codes, new_codes), ("factors", factors, new_factors)):
         if one.shape[1] != other.shape[1]:
             raise ShapeError(f"`train_{name}` and `test_{name}` need the same columns, got {tuple(one.shape)} and {tuple(other.shape)}.")
-    varies = codes.amax(0) > codes.amin(0)
-    mean, scale, base = codes.mean(0), torch.where(varies, codes.std(0), torch.inf), factors.mean(0)
+    mean, scale, base = codes.mean(0), torch.where(codes.amax(0) > codes.amin(0), codes.std(0), torch.inf), factors.mean(0)
     weights = torch.linalg.lstsq((codes - mean) / scale, factors - base, driver="gelsd").solution  # works for any rank
     residual = new_factors - base - (new_codes - mean) / scale @ weights
     return 1 - residual.square().sum(0) / (new_factors - new_factors.mean(0)).square().sum(0)

@@ -45,8 +45,7 @@ def adjusted_rand_index(truth: Array, predicted: Array, *, foreground: bool = Fa
         _, first, second, both = _count(true[some], other[some])
         total, r, s, agreed = _pairs(some.sum()), *(_pairs(pixels).sum() for pixels in (first, second, both[2]))
         expected = r.double() * s / total
-        index = (agreed - expected) / ((r + s).double() / 2 - expected)
-        one = torch.where((r == s) & ((r == 0) | (r == total)), 1.0, index)
+        one = torch.where((r == s) & ((r == 0) | (r == total)), 1.0, (agreed - expected) / ((r + s).double() / 2 - expected))
         found.append(torch.where(some.any(), one, torch.nan))
     return torch.stack(found) if found else torch.zeros(0, dtype=torch.float64)
 

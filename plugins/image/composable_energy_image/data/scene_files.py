@@ -56,8 +56,7 @@ def render_to(folder: str | Path, world: World, n: int, seed: int = 0, *, masks:
             folder.mkdir(parents=True, exist_ok=True)
             _write_metadata(folder, metadata, 0)
             _write_labels(folder, first)
-        shape = (n, world.channels, world.size, world.size)
-        pixels = stack.enter_context(_open_rows(folder / _IMAGES, shape, done))
+        pixels = stack.enter_context(_open_rows(folder / _IMAGES, (n, world.channels, world.size, world.size), done))
         regions = stack.enter_context(_open_rows(folder / _MASKS, (n, world.size, world.size), done)) if masks else None
         bar = stack.enter_context(tqdm(total=n, desc=world.name, unit="img", disable=not progress))
         parts: list[Mapping[str, np.ndarray]] = []

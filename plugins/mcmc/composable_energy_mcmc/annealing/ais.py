@@ -42,8 +42,7 @@ class Path:
 
     def log_density_ratio(self, z: Tensor) -> Tensor:
         """Returns $E_0 - E$, with shape $(B,)$ in float64; raises SamplingDiverged where it is not a number or positive infinity."""
-        energies = torch.cat([self.energies(some) for some in z.split(self.batch_size)])
-        log_ratio = normal_energy(z).double() - energies.double()
+        log_ratio = normal_energy(z).double() - torch.cat([self.energies(some) for some in z.split(self.batch_size)]).double()
         if (bad := log_ratio.isnan() | (log_ratio == torch.inf)).any():
             raise SamplingDiverged(
                 f"{int(bad.sum())} of {len(bad)} points on the path to {self.energy} have an energy that is not a number: check the energy "

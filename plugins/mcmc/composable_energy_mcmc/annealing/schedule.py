@@ -105,8 +105,7 @@ def find_schedule(pilots: Pilots, base: Gaussian, noise: Noise, step_size: float
             raise pilots.failure(f"after {_MAX_LEVELS} levels the pilot points have come to {levels[-1]:.3g} of 1")
         if (log_ratio := pilots.log_density_ratio()).max() == -torch.inf:
             raise pilots.failure(f"no pilot point at level {levels[-1]:.3g} has a density there")
-        support = (log_ratio > -torch.inf).double().mean().item()
-        level = next_level(levels[-1], log_ratio, pilots.keep * support)
+        level = next_level(levels[-1], log_ratio, pilots.keep * (log_ratio > -torch.inf).double().mean().item())
         offset = noise.at(len(levels)).uniform(pilots.points, stream=2)[0]
         pilots.resample(systematic_resample((level - levels[-1]) * log_ratio, offset))
         for move in range(_MOVES):

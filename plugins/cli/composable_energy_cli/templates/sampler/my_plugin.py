@@ -31,6 +31,5 @@ class MyPlugin(Sampler):
         energies = energy(proposal)
         acceptance = (state.energy - energies).exp().clamp(max=1.0)
         keep = noise.uniform(state.x, stream=1) >= acceptance  # not `accept`: an energy that is NaN must stay visible
-        rows = keep.view(-1, *[1] * (proposal.ndim - 1))
-        x = torch.where(rows, state.x, proposal)
+        x = torch.where(keep.view(-1, *[1] * (proposal.ndim - 1)), state.x, proposal)
         return State(x, torch.where(keep, state.energy, energies), state.grad), Info(acceptance)
