@@ -242,3 +242,9 @@ def test_a_term_without_a_gradient_is_refused_beside_plain_terms():
     detached = ce.as_energy(lambda x, sigma: (x.detach() ** 2).sum(1) + sigma, name="detached", event_shape=(2,))
     with pytest.raises(ExpressionError, match="detached changes with its points, but its result has no gradient"):
         (wide & detached & bowl).sample((4, 2), sampler="annealed", seed=0, dtype=F64)
+
+
+def test_a_level_is_one_value_for_all_points():
+    seen = set()
+    energy = ce.as_energy(lambda x, sigma: seen.add(sigma.stride()) or x.square().sum(1) / (1 + sigma**2) / 2)
+    assert len(energy.sample((64, 2), sampler="annealed", sigma_min=0.05, sigma_max=4.0, seed=0)) == 64 and seen == {(0,)}
