@@ -2,7 +2,6 @@
 
 import copy
 import math
-import warnings
 
 import pytest
 import torch
@@ -86,11 +85,12 @@ def test_a_score_with_a_support_is_sampled_in_its_coordinates():
     torch.testing.assert_close(score.sample(9, **draw), ce.as_energy(td.Gamma(t(3.0), t(1.0))).sample(9, **draw))
 
 
-def test_descent_finds_the_minimum_of_the_energy_not_of_its_coordinates():
-    energy = ce.as_energy(td.Gamma(t(3.0), t(1.0)))
-    x, trace = energy.sample(3, sampler="descent", seed=0, trace=True)
-    torch.testing.assert_close(x, torch.full_like(x, 2.0), rtol=0, atol=1e-5)
-    torch.testing.assert_close(trace.energies[-1], energy(x))
+def test_a_temperature_divides_the_energy_and_not_the_volume_of_its_coordinates():
+    energy, warm = ce.as_energy(td.Gamma(t(3.0), t(1.0))), {"sampler": "underdamped", "temperature": 4.0, "steps": 150}
+    for options, mean, error in (({"sampler": "descent"}, 2.0, 1e-5), (warm, 6.0, 4 * math.sqrt(24 / DRAWS))):  # of `energy / 4`
+        x, trace = energy.sample(DRAWS, seed=0, trace=True, **options)
+        assert abs(x.mean() - mean) < error
+        torch.testing.assert_close(trace.energies[-1], energy(x))
 
 
 def test_ends_beyond_the_largest_number_of_a_dtype_are_infinite_and_a_support_without_numbers_is_refused():
@@ -254,14 +254,13 @@ def test_supports_of_vectors_meet_and_join_where_one_is_known():
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sampler", ["annealed", "chees", "descent", "hmc", "langevin", "mala", "smc", "tempering", "underdamped"])
 def test_all_samplers_stay_on_supports_of_vectors(sampler):
     energy = ce.as_energy(lambda x: x.square().sum(1) / 2 + x[:, 2:4].sum(1), support=ROWS, event_shape=(8,))
     steps = {} if sampler in ("annealed", "smc") else {"steps": 5}
     sized = {"step_size": 0.1} if sampler in ("langevin", "mala", "hmc", "underdamped") else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert contains(ROWS, energy.sample(8, seed=0, dtype=F64, sampler=sampler, **steps, **sized)).all()
+    assert contains(ROWS, energy.sample(8, seed=0, dtype=F64, sampler=sampler, **steps, **sized)).all()
 
 
 @unconverged

@@ -134,7 +134,7 @@ class Chains:
         state, plain = self.active_state() if state is None else state, self.problem.plain
         if isinstance(plain, UnconstrainedEnergy):
             x, volume = plain.coordinates.points(state.x)
-            state = replace(state, x=x, energy=state.energy + volume if plain.volume else state.energy)
+            state = replace(state, x=x, energy=state.energy + plain.volume * volume if plain.volume else state.energy)
         return state if self.energy.has_value else replace(state, energy=torch.full_like(state.energy, torch.nan))
 
     def values(self, most: int | None = None) -> Values:

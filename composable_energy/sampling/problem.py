@@ -288,12 +288,13 @@ def resolve(call: Call) -> Problem:
         init = coordinates_of_start(whole, points.coordinates, init.detach().clone())
         if sampler.traits.check_init is not None:
             sampler = sampler.traits.check_init(sampler, whole, init) or sampler
-    plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=not sampler.traits.minimizes)
+    temperature = 0.0 if sampler.traits.minimizes else getattr(sampler, "temperature", 1.0)
+    plain = whole if (at := points.coordinates) is None else UnconstrainedEnergy(whole, at, volume=temperature)
     few = points.event.numel() <= _MOST_TAILS and plain.sites is None
     if call.energy._signed and few and plain.has_value and sampler.stationary and not call.allow_improper and resume is None:
         check_tails(plain, torch.stack([points.zeros() + math.inf] * 16), bound_conditions(sampler, plain))
-    changed = getattr(sampler, "temperature", 1.0) != 1 or getattr(sampler, "clamp", None) is not None or sampler.traits.minimizes
-    changed = changed or rows or whole.needs_log_densities or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
+    changed = temperature != 1 or getattr(sampler, "clamp", None) is not None or rows or whole.needs_log_densities
+    changed = changed or not whole.has_value or not whole.conditions.isdisjoint(sampler.traits.binds)
     forced_kernel.cache_clear()  # the environment may have changed since the last call
     own = points.device.type == "cpu" and forced_kernel() in (None, "", "torch")  # kernels draw Philox noise
     kind = resume.noise if resume else "numpy" if own else "philox"

@@ -125,14 +125,14 @@ def has_rows(energy: Energy) -> bool:
 class UnconstrainedEnergy(EnergyWrapper):
     r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`.
 
-    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$. Without `volume` the minima are those of $E$, too.
+    Where $T(u)$ overflows, it is infinite. The evidence is that of $E$. `volume` scales the logarithm: it is the temperature of the chains.
     """
 
     with_gradient = Energy.with_gradient  # by autograd
     event_shape: Any = property(attrgetter("coordinates.shape"))
     sites: Any = property(attrgetter("coordinates.sites"))
 
-    def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: bool = True) -> None:
+    def __init__(self, energy: Energy, coordinates: Coordinates, *, volume: float = 1.0) -> None:
         super().__init__(energy)
         self.coordinates, self.volume = coordinates, volume
         self.moves = not isinstance(coordinates, Identity)  # whether coordinates are other numbers than points
@@ -145,7 +145,7 @@ class UnconstrainedEnergy(EnergyWrapper):
         good, x, volume = self._points(u)
         with evaluating(inside=(x, self._sampled)):
             energies = self.energy(x, **conditions)
-        energies = torch.where(good, energies - volume if self.volume else energies, torch.inf)
+        energies = torch.where(good, energies - self.volume * volume if self.volume else energies, torch.inf)
         return energies.masked_fill(u.isnan().flatten(1).any(1), torch.nan) if u.ndim > 1 else energies
 
     def evidence(self, u: Tensor, **conditions: Any) -> Tensor:
@@ -164,8 +164,7 @@ class UnconstrainedEnergy(EnergyWrapper):
 def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
     """Returns the expression inside of an energy that a sampler gets, and the condition that says which chains its points belong to.
 
-    The expression is None if chains move in other coordinates. The condition is empty if all chains have the same bound conditions.
-    Compiled energies and guards against exceptions are left out.
+    The expression is None in other coordinates, the condition empty if all chains have the same. Compiled energies and guards are left out.
     """
     chains: dict[str, Tensor] = {}
     while isinstance(energy, EnergyWrapper) and not (isinstance(energy, UnconstrainedEnergy) and energy.moves):
