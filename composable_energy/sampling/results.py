@@ -290,15 +290,15 @@ _LATER = (
 
 
 def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
-    """Raises if chains have run far away, were stopped, or have not converged, because the energy grows too slowly for a density."""
-    problem = chains.problem
-    if not (chains.sampler.stationary and problem.plain.has_value) or problem.plain.sites is not None:
+    """Raises if chains have run far away, were stopped, or may not have converged, as the energy grows too slowly for a density."""
+    problem, init, zeros = chains.problem, chains.problem.init, chains.problem.points.zeros()
+    if not (chains.sampler.traits.stationary and problem.plain.has_value) or problem.plain.sites is not None:
         return
-    zeros, init = problem.points.zeros(), problem.init
     x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
     far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
-    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or (stop is None and reach > 1 and convergence.warning(chains)):
+    unsure = stop is None and reach > 1 and (chains.sampler.total_steps is not None or convergence.warning(chains))
+    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or unsure:
         check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
 
 
