@@ -291,15 +291,17 @@ _LATER = (
 
 def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
     """Raises if chains have run far away, were stopped, or may not have converged, as the energy grows too slowly for a density."""
-    problem, init, zeros = chains.problem, chains.problem.init, chains.problem.points.zeros()
+    problem, zeros, ends = chains.problem, chains.problem.points.zeros(), chains.sampler.total_steps is not None
+    bound = bound_conditions(problem.sampler, problem.plain)  # energies along noise levels may be flat where no chain comes
     if not (chains.sampler.traits.stationary and problem.plain.has_value) or problem.plain.sites is not None:
         return
     x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
-    far = _FAR * (1 if init is None else max(1.0, init.abs().max().item()))
+    start = convergence.start if bound and chains.step else problem.init
+    far = _FAR * (1 if start is None else max(1.0, start.abs().max().item()))
     reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
-    unsure = stop is None and reach > 1 and (chains.sampler.total_steps is not None or convergence.warning(chains))
+    unsure = stop is None and reach > 1 and (ends or convergence.warning(chains))
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or unsure:
-        check_tails(problem.plain, x, bound_conditions(problem.sampler, problem.plain))
+        check_tails(problem.plain, x, bound)
 
 
 def diverged_error(chains: Chains, stop: Diverged) -> SamplingDiverged:
