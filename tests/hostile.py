@@ -1,9 +1,7 @@
-"""Hostile files, an area of the campaign: mutated folders, recommendations, recipes and pictures are read.
-
-A case ends with a result or a typed error. An audit hook of Python watches what happens meanwhile: code of the file that
-is compiled or run, a process, a connection, an unpickled class, a file that is changed outside of the folder, a path of the file that is
-opened. Cases run in forked processes by the runner of the campaign; case `i` is a function of the seed and `i`.
-"""
+"""Hostile files, an area of the campaign: mutated folders, recommendations, recipes and pictures are read. A case ends with a result or a
+typed error. An audit hook of Python watches what happens meanwhile: code of the file that is compiled or run, a process, a connection, an
+unpickled class, a file that is changed outside of the folder, a path of the file that is opened. Cases run in forked processes by the
+runner of the campaign; case `i` is a function of the seed and `i`."""
 
 import io
 import json

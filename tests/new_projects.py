@@ -1,8 +1,6 @@
-"""Environments with the wheel of this checkout, and projects of `new-plugin` in them.
-
-`python tests/new_projects.py PYTHON` is the acceptance test as an author goes through it: in the environment of PYTHON, with the wheel,
-it writes a project of each kind, installs all by `pip install -e ".[dev]"`, and runs their tests. `make wheel` calls it.
-"""
+"""Environments with the wheel of this checkout, and projects of `new-plugin` in them. `python tests/new_projects.py PYTHON` is the
+acceptance test as an author goes through it: in the environment of PYTHON, with the wheel, it writes a project of each kind, installs all
+by `pip install -e ".[dev]"`, and runs their tests. `make wheel` calls it."""
 
 import os
 import subprocess

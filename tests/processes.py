@@ -1,8 +1,6 @@
-"""Processes that a test may kill, with a limit on the time to wait for them; and code that runs in a process of its own.
-
-Those that may be killed are forked off a server that has one thread. A fork of the test's own process, which has threads of torch and of
-pytest-xdist, may inherit a lock that nobody opens any more, and stand still.
-"""
+"""Processes that a test may kill, with a limit on the time to wait for them; and code that runs in a process of its own. Those that may be
+killed are forked off a server that has one thread. A fork of the test's own process, which has threads of torch and of pytest-xdist, may
+inherit a lock that nobody opens any more, and stand still."""
 
 import functools
 import multiprocessing
@@ -32,9 +30,7 @@ needs_forkserver = pytest.mark.skipif("forkserver" not in multiprocessing.get_al
 
 def start(name: str, call: Callable[..., Any], /, *args: Any, parent: bool = False, **options: Any) -> BaseProcess:
     """Starts a process with a function of a module; returns when it has imported all and begins the call, whose error makes it end with 1.
-
-    One that starts processes of multiprocessing itself is a `parent`: it does not end with this one.
-    """
+    One that starts processes of multiprocessing itself is a `parent`: it does not end with this one."""
     context = _context()
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_begin, args=(there, call, args, options), name=name, daemon=not parent)

@@ -19,9 +19,7 @@ def refusals(
     fixture: str = "",
 ) -> Callable[..., None]:
     """Returns a test of each row: the arguments of `call`, by default a function alone, the error that it raises, and words of the message.
-
-    Rows leave the error out if `error` is that of all. A fixture is the first argument.
-    """
+    Rows leave the error out if `error` is that of all. A fixture is the first argument."""
     cases = [(row[:-1], error, row[-1]) if error else (row[:-2], *row[-2:]) for row in rows]
 
     @pytest.mark.parametrize(("given", "error", "message"), cases)

@@ -243,6 +243,26 @@ test_scalars_and_tensors_that_have_no_rows_are_refused = refusals(
     error=ShapeError,
 )
 
+RETURNED = [  # by a method that gets a state, or points
+    ("step", lambda s: s, r"\(State, Info\), got \(State\)"),
+    ("step", lambda s: (s, Info(scalars=None)), "an Info whose `scalars` map names to numbers, got NoneType"),
+    ("step", lambda s: (replace(s, x=s.x[..., None]), Info()), r"x of shape \(5, 4\) .*, got a tensor of shape \(5, 4, 1\)"),
+    ("couple", lambda s: (s, None), r"\(State, Mapping\), got \(State, NoneType\)"),
+    ("init", lambda x: State(x[1:], x[1:, 0], x[1:]), r"x of shape \(5, 4\) .*, got a tensor of shape \(4, 4\)"),
+    ("tune", lambda x: x, r"\(Sampler, Tensor\), got \(Tensor\)"),
+    ("approach", lambda x: (x, x > 0), r"which arrived of shape \(5,\) .*, got a tensor of shape \(5, 4\)"),
+]
+
+
+@pytest.mark.parametrize(("method", "wrong", "message"), RETURNED)
+def test_what_a_method_of_a_sampler_returns_is_checked(method, wrong, message):
+    own = {"step": lambda self, energy, state, noise: (state, Info()), "tune": lambda self, energy, x, noise: (self, x + 1)}
+    changed = lambda self, energy, given, *rest: wrong(given)
+    own |= {"traits": Traits(couple=changed)} if method == "couple" else {method: changed}
+    kind = dataclass(frozen=True)(type("Mine", (Sampler,), own))
+    refused(ComposableEnergyError, f"`{method}` of Mine must return {message}", Bowl().sample, (5, 4), sampler=kind(), steps=2, seed=0)
+
+
 VALUES = [
     *(torch.ones(2), torch.tensor([1.0, 2.0]), torch.ones(2, dtype=torch.float64), torch.ones(3), torch.ones(())),
     *(np.ones(2), np.arange(2.0), [torch.ones(2)], (torch.ones(2), 1), [1], {"a": torch.ones(2)}, {"a": 1}, 1, None, "text"),

@@ -43,7 +43,7 @@ class After(ce.Energy):
 
     def __init__(self, calls: int, rows: slice = slice(None)) -> None:
         super().__init__()
-        self.left, self.rows = calls + 3, rows  # three more compare a point beside others, and beside many and few copies of itself
+        self.left, self.rows = calls + 3, rows  # three more compare a point beside others and copies of itself
 
     def forward(self, x: Tensor) -> Tensor:
         self.left -= 1
@@ -68,14 +68,14 @@ def test_an_energy_that_is_never_finite_is_reported_at_the_start(sampler, value)
 @pytest.mark.parametrize(("sampler", "size"), [(Langevin(0.2), 2), (HMC(0.35, leapfrogs=1), None)], ids=repr)
 def test_an_energy_that_breaks_after_50_steps_is_reported_and_nothing_is_lost(sampler, size):
     with pytest.raises(SamplingDiverged, match=r"after 51 steps: take a smaller step, or keep .* by on_divergence='keep'") as error:
-        After(51 if size is None else 153).sample((5, 2), sampler=sampler, steps=100, seed=0, batch_size=size)
+        After(51 if size is None else 156).sample((5, 2), sampler=sampler, steps=100, seed=0, batch_size=size)
     assert error.value.step == 51 and error.value.diverged.all()
     assert torch.equal(error.value.samples, After(10**6).sample((5, 2), sampler=sampler, steps=50, seed=0))
 
 
 def test_the_others_are_where_they_were_too():
     with pytest.raises(SamplingDiverged, match="2 of 5 chains") as error:
-        After(51, slice(1, 3)).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0)
+        After(54, slice(1, 3)).sample((5, 2), sampler=Langevin(0.2), steps=100, seed=0)
     assert error.value.diverged.tolist() == [False, True, True, False, False]
     before, after = (After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=steps, seed=0) for steps in (50, 51))
     assert torch.equal(error.value.samples[1:3], before[1:3]) and torch.equal(error.value.samples[[0, 3, 4]], after[[0, 3, 4]])
@@ -113,7 +113,7 @@ def test_chains_that_cannot_start_are_kept_at_their_start():
 
 def test_a_call_ends_early_when_all_chains_diverged():
     steps, options = [], {"sampler": Langevin(0.2), "steps": 100, "seed": 0, "on_divergence": "keep", "trace": True}
-    x, trace = After(51).sample((5, 2), observers=[ce.sampling.Stop(lambda step, *_: steps.append(step))], **options)
+    x, trace = After(54).sample((5, 2), observers=[ce.sampling.Stop(lambda step, *_: steps.append(step))], **options)
     assert torch.equal(x, After(10**6).sample((5, 2), sampler=Langevin(0.2), steps=50, seed=0))
     assert trace.steps == 51 and steps[-1] == 50 and len(trace.energies) == 51
 

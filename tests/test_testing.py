@@ -373,9 +373,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         for row in ce.plugins()
         if row.group == "composable_energy.recipes" and row.distribution == "composable-energy"
     },
-    "world": {
-        name: lambda name=name: check_world(name) for name in ("colored-sprites", "objects", "one-object", "room", "sprites", "tetris")
-    },
+    "world": {one: lambda one=one: check_world(one) for one in ("colored-sprites", "objects", "one-object", "room", "sprites", "tetris")},
 }
 KIT = ("check_energy", "energy_checks", "check_sampler", "sampler_checks", "check_encoder", "kernel_checks")
 LONG = {"type": [pytest.mark.full, pytest.mark.no_cover]}  # its formulas compare labels of 26 letters very often

@@ -226,10 +226,8 @@ def _group(powers: Iterable[Power]) -> list[list[Power]]:
 
 
 class Difference(Node):
-    r"""The quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself.
-
-    Common bases cancel. Where both energies are infinite, so is the difference. The support is the intersection: no ratio if $p_B$ is 0.
-    """
+    r"""The quotient of two densities: $E_A(x) - E_B(x)$, a likelihood ratio. It is never grounded by itself. Common bases cancel. Where
+    both energies are infinite, so is the difference. The support is the intersection: no ratio if $p_B$ is 0."""
 
     sums = True
     precedence = 70
@@ -257,11 +255,9 @@ class Difference(Node):
 
 
 class Relative(Node):
-    r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$.
-
-    Conjunctions count the base once: $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is
-    0 where the base is infinite, so such a sum is infinite there.
-    """
+    r"""An absolute energy relative to a base: the same density, with evidence $E - \text{base}$. Conjunctions count the base once:
+    $\text{base} + \sum_i (E_i - \text{base})$, the corrected product of Du et al. (2023). The evidence is 0 where the base is infinite, so
+    such a sum is infinite there."""
 
     sums = True
     has_value: bool = True

@@ -145,10 +145,8 @@ def _bind_once(energy: Energy, values: Mapping[str, Any], done: dict[Energy, Ene
 
 
 class Decoded(Transformed):
-    r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$.
-
-    Other than `PulledBack`, it changes no value: it says in which space an energy without a decoder lives, as a prior does.
-    """
+    r"""The same energy $E(z)$, whose points $z$ are latent points of a decoder $g$: `sample` returns $g(z)$. Other than `PulledBack`, it
+    changes no value: it says in which space an energy without a decoder lives, as a prior does."""
 
     def __init__(self, operand: Energy, decoder: nn.Module) -> None:
         super().__init__(operand)
@@ -172,10 +170,8 @@ class Decoded(Transformed):
 
 
 class Restricted(Transformed):
-    r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there.
-
-    If the operand has a support too, the density lives on the intersection. What is no continuous constraint raises `OptionError`.
-    """
+    r"""An energy on a support; outside it is $\infty$ with zero gradient, and the operand is not evaluated there. If the operand has a
+    support too, the density lives on the intersection. What is no continuous constraint raises `OptionError`."""
 
     def __init__(self, operand: Energy, support: Support) -> None:
         super().__init__(operand)

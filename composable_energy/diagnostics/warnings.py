@@ -32,6 +32,7 @@ _ADVICE = {
     "diverged": "Take a smaller {step}; if that does not help, look at the energy there.",
     "errors": "If the density is not 0 there, draws lack these points: correct the function; `E(x)` raises its exceptions.",
     "varies": "Draws need one value for each point: leave out dropout and noise, evaluate all data, change no state in the function.",
+    "gradient": "Draws follow the gradients: correct the `backward`, or what clips or detaches; `mala` draws by the energies.",
     "formula": "Such points may be rare or absent in the data of the base, or the classifiers contradict one another: look at "
     "`E.explain(x)`; `E.sharpened(w)` weighs the formula more.",
     "probabilities": "Leave out the last softmax or sigmoid; or return their logarithms, `p.log()`, of a single column `p.logit()`.",

@@ -41,10 +41,8 @@ class WeightedBase:
 
 
 class RelativeEnergy(Energy, ABC):
-    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, which is infinite where a base is.
-
-    A subclass implements `forward_evidence`, and its constructor sets `bases` to distinct `WeightedBase`; without bases it is absolute.
-    """
+    r"""Abstract energy $E(x) = \sum_b w_b\, b(x) + \text{evidence}(x)$, which is infinite where a base is. A subclass implements
+    `forward_evidence`, and its constructor sets `bases` to distinct `WeightedBase`; without bases it is absolute."""
 
     bases: tuple[WeightedBase, ...] = ()
     _repeated: tuple[Energy, ...] = ()  # sub-expressions that occur more than once

@@ -83,9 +83,8 @@ def check_energies(energy: "Energy", energies: Tensor, x: Tensor) -> Tensor:
     elif energies.ndim > 1 and len(energies) == len(x):
         what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
         hint = f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
-    raise ShapeError(
-        f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
-    )
+    shapes = f"of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)"
+    raise ShapeError(f"{energy} returned energies {shapes}.{hint}")
 
 
 def advise_output(output: object) -> str:
@@ -209,13 +208,11 @@ _FARTHEST = 1e8  # points farther away have lost their place to rounding
 
 
 def check_tails(energy: "Energy", points: Tensor, conditions: Mapping[str, Any]) -> None:
-    r"""Raises if an energy grows too slowly for $\int e^{-E(x)}\, dx$ to be finite, far from given points.
-
-    A density has a finite integral along almost all parallels of any line, so $E \ge s \log t$ with $s > 1$ there; and along almost all
-    rays, with $s > d$. The exponent $s$ is measured along coordinates, a few other lines, and rays, from $2^{10}$ to $2^{40}$ spreads of
-    the points, with shape $(n, *)$; standard normal ones take their place if one is not finite. An energy on all of $\mathbb{R}^n$ that
-    grows too slowly along other lines alone is not found.
-    """
+    r"""Raises if an energy grows too slowly for $\int e^{-E(x)}\, dx$ to be finite, far from given points. A density has a finite integral
+    along almost all parallels of any line, so $E \ge s \log t$ with $s > 1$ there; and along almost all rays, with $s > d$. The exponent
+    $s$ is measured along coordinates, a few other lines, and rays, from $2^{10}$ to $2^{40}$ spreads of the points, with shape $(n, *)$;
+    standard normal ones take their place if one is not finite. An energy on all of $\mathbb{R}^n$ that grows too slowly along other lines
+    alone is not found."""
     points = points.detach()[:: -(-len(points) // _POINTS)]
     if not points.isfinite().all() or points.abs().max() > _FARTHEST:
         points = _normal(0, points.shape, points)

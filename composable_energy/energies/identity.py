@@ -158,11 +158,9 @@ def _equal_tensors(a: Tensor, b: Tensor) -> bool:
 
 
 class Copies:
-    """Pairs of copies of the same module in an expression, which counts them once; none is the usual case.
-
-    Numbers are compared at each evaluation, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace; in a twin, which
-    replaces no tensor, at its first one, and then where a tensor was written to.
-    """
+    """Pairs of copies of the same module in an expression, which counts them once; none is the usual case. Numbers are compared at each
+    evaluation, as writes through `p.data`, NumPy or `vector_to_parameters` leave no trace; in a twin, which replaces no tensor, at its
+    first one, and then where a tensor was written to."""
 
     def __init__(self, root: nn.Module) -> None:
         self.pairs: list[tuple[nn.Module, nn.Module]] = []

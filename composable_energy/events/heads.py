@@ -223,11 +223,9 @@ class GaussianHead:
 
 
 class DensityEnergy(HeadEnergy):
-    r"""The density of a Gaussian head at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$.
-
-    It includes $\log w_a$, so that `|` of two points has the right shares. The point has shape (1, dims) for all chains or (n, dims) for
-    each; None leaves it as the condition `c` for `given` and `infer`. The other arguments are those of `GaussianHead`.
-    """
+    r"""The density of a Gaussian head at a point $c$: evidence $-\sum_a \log \mathcal N(c_a; f_a(x), w_a(x)^2)$. It includes $\log w_a$, so
+    that `|` of two points has the right shares. The point has shape (1, dims) for all chains or (n, dims) for each; None leaves it as the
+    condition `c` for `given` and `infer`. The other arguments are those of `GaussianHead`."""
 
     evidence_normalized = True
     c: Tensor | None

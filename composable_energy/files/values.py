@@ -164,13 +164,11 @@ def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mappin
 
 
 def stored_options(builder: Callable[..., Any]) -> dict[str, frozenset[str] | None]:
-    """Returns the options of a plug-in that a saved file may give, each with the texts that it may be; None stands for any text.
-
-    A file may come from anybody, so it gives no paths and no addresses. Texts are the choices of an option with the annotation
-    `Literal["a", "b"]`, a text that is the default, and any text for the options that the class or function names in its attribute
-    `stored_texts`. A path, or an option that takes nothing but other texts, is left out; an entry that needs such an option has none.
-    Numbers, truth values, tensors and other energies are data.
-    """
+    """Returns the options of a plug-in that a saved file may give, each with the texts that it may be; None stands for any text. A file may
+    come from anybody, so it gives no paths and no addresses. Texts are the choices of an option with the annotation `Literal["a", "b"]`, a
+    text that is the default, and any text for the options that the class or function names in its attribute `stored_texts`. A path, or an
+    option that takes nothing but other texts, is left out; an entry that needs such an option has none. Numbers, truth values, tensors and
+    other energies are data."""
     declared, found = set(getattr(builder, "stored_texts", ())), {}
     for option in _parameters(builder).values():
         annotation = "" if option.annotation is option.empty else inspect.formatannotation(option.annotation)

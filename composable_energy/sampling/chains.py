@@ -1,7 +1,7 @@
 """The chains of a call: one state of all, advanced one step at a time; the loop of steps; and the interface of its observers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.pilots import start_chains
 from composable_energy.sampling.problem import Problem
-from composable_energy.sampling.sampler import Info, State
+from composable_energy.sampling.sampler import Info, State, check_returned
 from composable_energy.sampling.trace import Trace, Values
 from composable_energy.sampling.wrappers import Faults, UnconstrainedEnergy, is_final
 
@@ -41,7 +41,7 @@ class Chains:
     def __init__(self, problem: Problem, step: Any = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
         self.count = self.active = problem.points.n
-        self.step = self.last_step = 0  # counted from the start of the chains, before a resume
+        self.step = self.first = self.last_step = 0  # counted from the start of the chains, before a resume; `first` after it
         self.relocated = 0  # chains that the sampler could not bring from `init` to the density
         self.rows = torch.arange(self.count, device="cpu")  # the active chains
         self.diverged_at = torch.full((self.count,), -1, dtype=torch.int64, device="cpu")  # after how many steps; -1 if not
@@ -58,7 +58,6 @@ class Chains:
             state, relocated = start_chains(self.problem, range(first, min(first + size, self.count)))
             self.relocated += relocated
             states.append(state)
-        _per_chain(states[0])  # checks its shapes
         self.state = states[0] if len(states) == 1 else join(states)
         if not all_finite(self.state):
             self._stop(self.state, self.state)
@@ -69,7 +68,7 @@ class Chains:
         """Continues the chains of a trace."""
         if trace.state is None:
             raise OptionError("The trace has no states of chains, from which a call could go on.")
-        self.state, self.step, self.diverged_at = trace.state, trace.steps, trace.diverged_at.clone()
+        self.state, self.step, self.first, self.diverged_at = trace.state, trace.steps, trace.steps, trace.diverged_at.clone()
         self.rows = (self.diverged_at < 0).nonzero()[:, 0]
         self.active = len(self.rows)
 
@@ -86,6 +85,8 @@ class Chains:
                 raise
             self._guarded, self._batches = True, []  # this step again, and later ones, with exceptions at some points as density 0
             return self.advance()
+        for rows, (batch, _, _) in enumerate(batches if self.step == self.first else ()):
+            check_returned(self.sampler, "step", found[rows], (State, Info), active.x[batch])
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
             after, info = merge(found, type(self.sampler).__name__, self.problem.energy.faults)
@@ -100,7 +101,9 @@ class Chains:
         if (couple := self.sampler.traits.couple) is None or not self.active:
             return info
         ids = range(self.count) if self.active == self.count else self.rows
-        state, scalars = couple(self.sampler, self.problem.energy_of(ids), self.active_state(), self.problem.noise_of(ids).at(self.step))
+        state = self.active_state()
+        coupled = couple(self.sampler, self.problem.energy_of(ids), state, self.problem.noise_of(ids).at(self.step))
+        state, scalars = check_returned(self.sampler, "couple", coupled, (State, Mapping), state.x)
         self.state = put(self.state, self.rows, state)
         return replace(info, scalars={**info.scalars, **scalars})
 
@@ -127,10 +130,8 @@ class Chains:
         return self.state if self.active == self.count else take(self.state, self.rows)
 
     def visible_state(self, state: State | None = None) -> State:
-        """Returns a state, by default that of active chains, with points of the support and their energies, NaN without value.
-
-        The gradient stays that of the chains' coordinates.
-        """
+        """Returns a state, by default that of active chains, with points of the support and their energies, NaN without value. The gradient
+        stays that of the chains' coordinates."""
         state, plain = self.active_state() if state is None else state, self.problem.plain
         if isinstance(plain, UnconstrainedEnergy):
             x, volume = plain.coordinates.points(state.x)
@@ -169,11 +170,9 @@ def _sums(size: int) -> Tensor:
 
 def compare_pieces(pieces: Tensor, groups: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns the drift of each number, its split R-hat with a lower bound, and how many independent draws all are worth for its mean.
-
     Pieces have the shape (pieces, steps, chains, numbers). The drift is that of the mean over all chains, over the largest that chance and
-    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small.
-    The means of groups of chains, those in the branches of a mixture, may differ.
-    """
+    a small bias explain. The bound is some standard errors below R-hat: where few pieces in a heavy tail make R-hat large, it is small. The
+    means of groups of chains, those in the branches of a mixture, may differ."""
     means, variances, rest = pieces.mean(1), pieces.var(1), 1 - 1 / pieces.shape[1]
     change, drift = means[-1] - means[0], means.new_zeros(1)
     if len(change) >= _LEAST_CHAINS:
@@ -259,18 +258,9 @@ def put(state: S, rows: Tensor, new: S) -> S:
 
 
 def _per_chain(state: State) -> dict[str, Tensor]:
-    """Returns the tensors of a state that have one row for each chain; raises if one has others, and is not declared as shared."""
-    found, count = {}, len(state.x)
-    for field in fields(state):
-        if not isinstance(value := getattr(state, field.name), Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
-            continue
-        if len(value) != count:
-            raise ShapeError(
-                f"{type(state).__name__}.{field.name} has shape {tuple(value.shape)} in a state of {count} chains: a tensor has one row "
-                f"for each chain. If all chains share it, write `{field.name}: Tensor = field(metadata={{'per_chain': False}})`."
-            )
-        found[field.name] = value
-    return found
+    """Returns the tensors of a state that have one row for each chain."""
+    own = {field.name: getattr(state, field.name) for field in fields(state) if field.metadata.get("per_chain", True)}
+    return {name: value for name, value in own.items() if isinstance(value, Tensor) and value.ndim}
 
 
 def all_finite(state: State) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from composable_energy.algebra import Negation, Node, Weighted
 from composable_energy.arithmetic import unsqueeze_to
@@ -21,6 +22,7 @@ from composable_energy.sampling.trace import Values
 from composable_energy.sampling.wrappers import EnergyWrapper
 
 _GAP_TOLERANCE, _SLOPE_TOLERANCE = 0.01, 0.1  # relative; finite differences in float32 are off by a few per cent where energies bend
+_LINES = 8  # chains whose gradients are compared with energies
 _WIDTHS, _DESCENT = (2.0, 4.0, 8.0, 16.0), 60  # standard deviations and steps of a search for modes
 _MOST_CHAINS, _MOST_COORDINATES = 2048, 50
 _BARRIER, _RISE, _ENDS = 5.0, 4.0, 8  # the least barrier, the highest minimum above the lowest chain, and the chains to which lines lead
@@ -83,7 +85,9 @@ def _difference(problem: Problem, before: Values, now: Values) -> str | None:
 def check_rows(problem: Problem, ids: Tensor, x: Tensor) -> None:
     """Raises if the energy of a point of chains depends on the other points of its batch, or on its place among them. A point is evaluated
     beside others, and beside as many and a few copies of itself; a single point beside another one and alone. An energy that differs
-    without that, as one that draws random numbers, is noted among the faults."""
+    without that, as one that draws random numbers, is noted among the faults; so are gradients that do not fit it, if they alone count."""
+    if not (problem.sampler.traits.values or problem.sampler.traits.minimizes):
+        problem.energy.faults.slopes = _find_slopes(problem, ids, x)
     row = int(x.reshape(len(x), -1).norm(dim=1).argsort()[len(x) // 2])
     others = x
     if not (x != x[:1]).any():
@@ -154,6 +158,29 @@ def check_gradients(energy: Energy, x: Tensor, conditions: Mapping[str, float]) 
             )
 
 
+def _find_slopes(problem: Problem, ids: Tensor, x: Tensor) -> str | None:
+    """Describes where energies change by other than their gradients, as by a wrong `backward` or a hook, at most of up to 8 points where a
+    straight line fits the energies beside a point, along its gradient and a random direction; None where they fit or cannot be compared."""
+    ids, x = ids[:_LINES], x[:_LINES]
+    if not problem.plain.has_value or problem.plain.sites or bound_conditions(problem.sampler, problem.plain):
+        return None
+    with suppress(Exception):  # where an energy raises is found by the chains
+        at, eps = values_of(problem, ids, x), torch.finfo(x.dtype).eps
+        energies, slopes = at.energies[:, 0], at.grads[:, 0].reshape(len(x), -1)
+        random = torch.randn(slopes.shape, generator=torch.Generator().manual_seed(0), device="cpu").to(x)
+        way, step = normalize(normalize(slopes) + normalize(random)), eps ** (1 / 3) * (1 + x.abs().max())
+        move = step * way.reshape(x.shape)
+        up, down = values_of(problem, ids.repeat(2), torch.cat([x + move, x - move])).energies[:, 0].split(len(x))
+        slope, expected, bend = (up - down) / (2 * step), (slopes * way).sum(1), (up - 2 * energies + down).abs() / step
+        rounding = 100 * eps * (1 + energies.abs().max()) / step
+        known = expected.isfinite() & (bend <= _SLOPE_TOLERANCE * slope.abs()) & (_SLOPE_TOLERANCE * slope.abs() > rounding)
+        off = known & ((slope - expected).abs() > 2 * _SLOPE_TOLERANCE * torch.maximum(slope.abs(), expected.abs()))
+        if 2 * int(off.sum()) > int(known.sum()):
+            row = int(off.nonzero()[0])
+            return f"Near a start point the energy changes by {slope[row]:.4g} along a line, and by {expected[row]:.4g} by its gradient."
+    return None
+
+
 def check_detached(uses: Sequence[Use], alone: bool) -> None:
     """Raises if what autograd finds constant, in these uses, changes with its points: its gradient would lack without a word. Walls are
     right, and so are energies that declare to have no gradient. A sampler that follows gradients `alone` misses steps, which are constant
@@ -222,12 +249,10 @@ def finds_states(problem: Problem, x: Tensor) -> bool:
 
 
 def find_mode(problem: Problem, state: State, before: Tensor) -> str:
-    """Returns what is seen of a mode that chains miss, or hardly leave, by their points now and many steps before; else an empty text.
-
-    From 64 points, up to 16 standard deviations away from up to 2048 chains, it descends to minima of the energy, by Adam. One is in a mode
-    of its own if the energy rises by more than 5 along each straight line to the 8 lowest chains. Chains miss it if it does along those to
-    the 8 nearest ones too, which are as low above it as chains are above the lowest one, or if most that are in it were in it before.
-    """
+    """Returns what is seen of a mode that chains miss, or hardly leave, by their points now and many steps before; else an empty text. From
+    64 points, up to 16 standard deviations away from up to 2048 chains, it descends to minima of the energy, by Adam. One is in a mode of
+    its own if the energy rises by more than 5 along each straight line to the 8 lowest chains. Chains miss it if it does along those to the
+    8 nearest ones too, which are as low above it as chains are above the lowest one, or if most that are in it were in it before."""
     points, apart = problem.points, -(-len(state.x) // _MOST_CHAINS)
     x, energies, then = (some[::apart] for some in (state.x, state.energy, before))
     turns = points.coordinates is not None and not torch.equal(points.coordinates.features(x), x)  # equal points may be far apart

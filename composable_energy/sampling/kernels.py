@@ -20,11 +20,8 @@ _LOGGER = logging.getLogger("composable_energy.kernels")
 
 
 class StepCoefficients(NamedTuple):
-    r"""The coefficients of a step, of `langevin_step` and `underdamped_step`.
-
-    They are $a$; $s$, with 0 no noise is drawn; $c$, with 0 and without momentum the points are not read; $b$, used with a momentum only;
-    and the bounds of coordinates, None for none.
-    """
+    r"""The coefficients of a step, of `langevin_step` and `underdamped_step`. They are $a$; $s$, with 0 no noise is drawn; $c$, with 0 and
+    without momentum the points are not read; $b$, used with a momentum only; and the bounds of coordinates, None for none."""
 
     drift: float
     scale: float
@@ -35,11 +32,9 @@ class StepCoefficients(NamedTuple):
 
 
 class Kernel(ABC):
-    """Abstract implementation of `langevin_step` and `underdamped_step` for some devices.
-
-    An entry point of the group `composable_energy.kernels` names it. It is called only for points that it does not refuse;
-    `composable_energy_triton.testing` compares it with the reference.
-    """
+    """Abstract implementation of `langevin_step` and `underdamped_step` for some devices. An entry point of the group
+    `composable_energy.kernels` names it. It is called only for points that it does not refuse; `composable_energy_triton.testing` compares
+    it with the reference."""
 
     @abstractmethod
     def available(self) -> tuple[bool, str]:

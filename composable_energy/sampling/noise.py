@@ -111,10 +111,8 @@ class Noise:
         return x.add_(drawn if drawn.dtype == x.dtype else drawn.to(x.dtype), alpha=scale)
 
     def uniform(self, like: Tensor, stream: int = 0) -> Tensor:
-        """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype.
-
-        Arguments and errors are those of `normal`.
-        """
+        """Returns one number in (0, 1) for each chain, with shape $(B,)$, in float32, or in float64 for points of that dtype. Arguments and
+        errors are those of `normal`."""
         return self._draw("uniform", like, stream).to(torch.float64 if like.dtype == torch.float64 else torch.float32, copy=True)
 
     def uniforms(self, like: Tensor, stream: int = 0) -> Tensor:

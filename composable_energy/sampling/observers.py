@@ -198,11 +198,9 @@ class Checkpoint(Observer):
 
 
 class CheckpointFile(Observer):
-    """The file of a call: read and locked at its start, and written every so often, at the end, and when the loop is broken off.
-
-    Its `problem` has the seed of the file where the call gives none; its `recorder` of the steps is set before the loop. A file that is
-    damaged, in use, or of another call or energy is refused.
-    """
+    """The file of a call: read and locked at its start, and written every so often, at the end, and when the loop is broken off. Its
+    `problem` has the seed of the file where the call gives none; its `recorder` of the steps is set before the loop. A file that is
+    damaged, in use, or of another call or energy is refused."""
 
     recorder: TraceRecorder
 

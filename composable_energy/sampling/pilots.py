@@ -24,7 +24,7 @@ from composable_energy.errors import ComposableEnergyError, SamplingWarning
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Noise
 from composable_energy.sampling.problem import BranchDraws, Call, PilotResult, PointSpec, Problem
-from composable_energy.sampling.sampler import Sampler, State, start_points
+from composable_energy.sampling.sampler import Sampler, State, check_returned, start_points
 from composable_energy.sampling.selection import recommendations
 from composable_energy.sampling.wrappers import EnergyWrapper, GuardedEnergy, explain_failure, select_rows
 from composable_energy.supports import circle, contains, ends_of, join, plain, split
@@ -69,10 +69,11 @@ def tune_sampler(problem: Problem) -> Problem:
     if problem.call.observers:
         energy = _Reported(energy, sampler, problem.call.observers)
     try:
-        tuned, arrived = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
+        found = sampler.tune(select_rows(energy, rows, points.n) if problem.own_conditions else energy, x, noise)
     except Exception as error:
         explain_failure(error, f"{type(sampler).__name__.lower()} was being tuned, by 64 pilot chains of shape {(64, *points.event)}.")
         raise
+    tuned, arrived = check_returned(sampler, "tune", found, (Sampler, Tensor), x)
     problem = replace(problem, sampler=tuned)
     if arrived is x or type(tuned).approach is Sampler.approach:
         return problem
@@ -108,19 +109,17 @@ def start_chains(problem: Problem, ids: range) -> tuple[State, int]:
     else:
         x = arrived
     if arrived is not None and drawn is None:
-        x, good = sampler.approach(energy, x, approach, level)
+        x, good = check_returned(sampler, "approach", sampler.approach(energy, x, approach, level), (Tensor, Tensor), x)
         if level is not None and not good.all():
             x, relocated = torch.where(unsqueeze_to(good, x), x, arrived), int((~good).sum())
-    return sampler.init(energy, x, noise), relocated
+    return check_returned(sampler, "init", sampler.init(energy, x, noise), (State,), x), relocated
 
 
 def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchDraws | None:
-    """Returns draws of an expression with mixtures; None for another one, without draws, or if the call or sampler has start points.
-
-    Of known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on
-    a small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and
-    resampled. Any other branch, and an observation of a trained prior, is drawn by chains of its own. All seeds are fixed, as of tuning.
-    """
+    """Returns draws of an expression with mixtures; None for another one, without draws, or if the call or sampler has start points. Of
+    known branches, a distribution is drawn. Where shares are not known, as in `mixture & A` and `A ^ B`, and where `~` or a function on a
+    small bounded support may leave several modes, draws of the distributions of the expression, or uniform ones, are weighed and resampled.
+    Any other branch, and an observation of a trained prior, is drawn by chains of its own. All seeds are fixed, as of tuning."""
     points, branches, found, shares, all_exact = problem.points, problem.branches, list[Tensor](), list[float](), True
     if problem.density is None or problem.init is not None or problem.call.resume is not None or problem.sampler.traits.start is not None:
         return None
@@ -192,9 +191,8 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
         law = part.distribution if isinstance(part, DistributionEnergy) else None
         while isinstance(law, Independent):
             law = law.base_dist
-        modes |= (
-            isinstance(law, MixtureSameFamily) or isinstance(part, Negation) or (isinstance(part, Disjunction) and part.formula is None)
-        )
+        modes |= isinstance(law, MixtureSameFamily) or isinstance(part, Negation)
+        modes |= isinstance(part, Disjunction) and part.formula is None
     sources = _find_sources(energy, {}) if modes else ()
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources

@@ -48,15 +48,13 @@ _STARTS, _RARE, _SELDOM = 256, 5e-3, 0.2  # points, the probability of a formula
 
 
 class Convergence(Observer):
-    r"""Finds chains that stand still, that drift, or that do not agree.
-
-    The later half of the steps is divided into two quarters, that of a single chain into eight pieces. From 16 to 31 steps of each piece it
-    keeps the energy and up to 16 coordinates or sums of coordinates, for up to 512 chains. They give a drift with its standard error over
-    the chains, the split R-hat, and the standard error of the means of the points that a trace keeps. R-hat counts from 1.1 on, where it is
-    beyond chance. Where final points alone are returned, it counts from 1.25 on, and from 1.7 on for a sampler without rejection. Without
-    `judge`, and with fewer than 80 steps, or 320 of a single chain, only chains that never move are found. Chains with conditions of their
-    own are not compared. It `extends` calls that give no steps; a trace keeps points `kept_after` a step.
-    """
+    r"""Finds chains that stand still, that drift, or that do not agree. The later half of the steps is divided into two quarters, that of a
+    single chain into eight pieces. From 16 to 31 steps of each piece it keeps the energy and up to 16 coordinates or sums of coordinates,
+    for up to 512 chains. They give a drift with its standard error over the chains, the split R-hat, and the standard error of the means of
+    the points that a trace keeps. R-hat counts from 1.1 on, where it is beyond chance. Where final points alone are returned, it counts
+    from 1.25 on, and from 1.7 on for a sampler without rejection. Without `judge`, and with fewer than 80 steps, or 320 of a single chain,
+    only chains that never move are found. Chains with conditions of their own are not compared. It `extends` calls that give no steps; a
+    trace keeps points `kept_after` a step."""
 
     def __init__(self, judge: bool, extends: bool, kept_after: int | None) -> None:
         self.judge, self.extends, self.kept_after = judge, extends, kept_after
@@ -178,6 +176,7 @@ def finish(chains: Chains, recorder: TraceRecorder, keep_values: bool) -> tuple[
     if faults.varies and sampler.traits.values:
         seen = f"The energy differs between two evaluations at the same points: {faults.varies}."
         trace.observed += (SamplingWarning("varies", seen, advise("varies", sampler)),)
+    trace.observed += (SamplingWarning("gradient", faults.slopes, advise("gradient", sampler)),) if faults.slopes else ()
     if trace.errors or formulas or chains.active < chains.count:
         trace.observed = (*find_point_warnings(trace), *trace.observed)
     if keep_values:

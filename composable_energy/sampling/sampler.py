@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from composable_energy.energies.energy import Energy
-from composable_energy.errors import SamplingWarning
+from composable_energy.errors import PluginLoadError, SamplingWarning, ShapeError
 from composable_energy.sampling.noise import Noise
 from composable_energy.supports import Sites
 
@@ -201,6 +201,35 @@ class Sampler(ABC):
             The points, with shape $(B, *)$, and which of them reached the bulk of the density, with shape $(B,)$.
         """
         return x, torch.ones(len(x), dtype=torch.bool, device=x.device)
+
+
+def check_returned(sampler: Sampler, method: str, found: Any, kinds: Sequence[type], like: Tensor) -> Any:
+    """Returns what a method of a sampler returned; raises if it is not of these classes, or does not fit points like those of chains."""
+    where, parts = f"`{method}` of {type(sampler).__name__}", found if isinstance(found, tuple) and len(kinds) > 1 else (found,)
+    if len(parts) != len(kinds) or not all(map(isinstance, parts, kinds)):
+        wanted, got = (", ".join(one.__name__ for one in some) for some in (kinds, map(type, parts)))
+        raise PluginLoadError(f"{where} must return ({wanted}), got ({got}): `composable_energy.testing.check_sampler` checks samplers.")
+    if isinstance(info := parts[-1], Info) and not isinstance(info.scalars, Mapping):
+        raise PluginLoadError(f"{where} must return an Info whose `scalars` map names to numbers, got {type(info.scalars).__name__}.")
+    values, count = dict[str, Any](), len(like)
+    for part in parts:
+        for own in fields(part) if isinstance(part, State) else ():
+            if own.metadata.get("per_chain", True):
+                values[own.name] = getattr(part, own.name)
+        if isinstance(part, Tensor):
+            values["which arrived" if "the points" in values else "the points"] = part
+    shapes = {"energy": (count,), "which arrived": (count,)} | dict.fromkeys(("x", "grad", "the points"), tuple(like.shape))
+    for name, value in values.items():
+        shape = tuple(value.shape) if isinstance(value, Tensor) else None
+        if name in shapes and (shape != shapes[name] or (name in ("x", "the points") and value.dtype != like.dtype)):
+            got = type(value).__name__ if shape is None else f"a tensor of shape {shape} and {value.dtype}"
+            raise ShapeError(f"{where} must return {name} of shape {shapes[name]} for points of {like.dtype}, got {got}.")
+        if name not in shapes and shape and shape[0] != count:
+            raise ShapeError(
+                f"{type(parts[0]).__name__}.{name} has shape {shape} in a state of {count} chains: a tensor has one row for each chain. "
+                f"If all chains share it, write `{name}: Tensor = field(metadata={{'per_chain': False}})`."
+            )
+    return found
 
 
 def start_points(sampler: Sampler, like: Tensor, noise: Noise, sites: Sites | None = None) -> Tensor:

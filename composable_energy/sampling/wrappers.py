@@ -123,10 +123,8 @@ def has_rows(energy: Energy) -> bool:
 
 
 class UnconstrainedEnergy(EnergyWrapper):
-    r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`.
-
-    Where $T(u)$ overflows, the energy is infinite. The evidence is that of $E$. Without `volume` the minima are those of $E$, too.
-    """
+    r"""The energy $E(T(u)) - \log \lvert \det dT/du \rvert$ of coordinates $u$, as chains see it; see `composable_energy.supports`. Where
+    $T(u)$ overflows, the energy is infinite. The evidence is that of $E$. Without `volume` the minima are those of $E$, too."""
 
     with_gradient = Energy.with_gradient  # by autograd
     event_shape: Any = property(attrgetter("coordinates.shape"))
@@ -162,11 +160,9 @@ class UnconstrainedEnergy(EnergyWrapper):
 
 
 def plain_energy(energy: Energy) -> tuple[Energy | None, dict[str, Tensor]]:
-    """Returns the expression inside of an energy that a sampler gets, and the condition that says which chains its points belong to.
-
-    The expression is None if chains move in other coordinates. The condition is empty if all chains have the same bound conditions.
-    Compiled energies and guards against exceptions are left out.
-    """
+    """Returns the expression inside of an energy that a sampler gets, and the condition that says which chains its points belong to. The
+    expression is None if chains move in other coordinates. The condition is empty if all chains have the same bound conditions. Compiled
+    energies and guards against exceptions are left out."""
     chains: dict[str, Tensor] = {}
     while isinstance(energy, EnergyWrapper) and not (isinstance(energy, UnconstrainedEnergy) and energy.moves):
         if isinstance(energy, _RowSelection) and not chains:
@@ -218,16 +214,15 @@ class Faults:
     first: str = ""  # what the energy did at the first of them
     searches: int = 0  # how many evaluations of parts of batches raised, to find them
     undefined: Tensor | int = 0  # how many proposals were not a number, apart from these points
+    slopes: str | None = None  # how energies differ from their gradients, if they do and the sampler follows gradients
     varies: str | None = None  # how the energy differed between two evaluations at the same points, if it did
 
 
 class GuardedEnergy(EnergyWrapper):
-    r"""An energy that is $\infty$, with gradient 0, at points where the wrapped one raises an exception.
-
-    After an exception the batch is halved until the points that raise are found. Exceptions about the program are raised at once: errors of
-    this library, `TypeError` and its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the
-    energy still works where it worked first. So is an error when the search takes too long.
-    """
+    r"""An energy that is $\infty$, with gradient 0, at points where the wrapped one raises an exception. After an exception the batch is
+    halved until the points that raise are found. Exceptions about the program are raised at once: errors of this library, `TypeError` and
+    its like, what is raised at a batch and at no part of it, and what is raised at all points, unless the energy still works where it
+    worked first. So is an error when the search takes too long."""
 
     plain: Energy  # the same energy, not compiled, for parts of a batch
     faults: Faults

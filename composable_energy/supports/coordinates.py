@@ -186,10 +186,8 @@ class ZeroSum(Coordinates):
 
 
 class Directions(Coordinates):
-    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution.
-
-    It has 3 degrees of freedom at least: with fewer the gradient near the origin has no finite variance.
-    """
+    r"""Directions $u / \lVert u \rVert$ of vectors whose radius has a chi distribution. It has 3 degrees of freedom at least: with fewer
+    the gradient near the origin has no finite variance."""
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         radius, degrees = u.norm(dim=-1, keepdim=True), max(u.shape[-1], 3)
@@ -204,12 +202,10 @@ class Directions(Coordinates):
 
 
 class Angles(Coordinates):
-    r"""Numbers $u$ on the line that are angles modulo $2\pi$, in a smooth window so that their density has an integral.
-
-    The window $h(u) = (\sigma((u + n\pi) / w) - \sigma((u - n\pi) / w)) / n$, with the logistic $\sigma$, has $\sum_k h(x + 2\pi k) = 1$
-    for all x. So the angles have exactly the density on the circle. With $n = 3$ turns and $w = 1$, $h$ is flat near the starts: chains
-    that stay at one turn are right, too. They would miss two thirds of an integral, so `once` takes one turn with steep ends.
-    """
+    r"""Numbers $u$ on the line that are angles modulo $2\pi$, in a smooth window so that their density has an integral. The window $h(u) =
+    (\sigma((u + n\pi) / w) - \sigma((u - n\pi) / w)) / n$, with the logistic $\sigma$, has $\sum_k h(x + 2\pi k) = 1$ for all x. So the
+    angles have exactly the density on the circle. With $n = 3$ turns and $w = 1$, $h$ is flat near the starts: chains that stay at one turn
+    are right, too. They would miss two thirds of an integral, so `once` takes one turn with steep ends."""
 
     def __init__(self, event: Sequence[int], once: bool) -> None:
         super().__init__(event)

@@ -97,11 +97,9 @@ def inherits(distribution: Distribution, cls: type[D], method: str) -> TypeGuard
 
 
 def support_of(distribution: Distribution) -> Support:
-    """Returns the support of a continuous distribution; None for all of R^n.
-
-    Torch's own is wider for a `TransformedDistribution` over a part of the line, such as a shifted uniform one, and that of `VonMises` is
-    the line, on which it has no integral: its points are angles.
-    """
+    """Returns the support of a continuous distribution; None for all of R^n. Torch's own is wider for a `TransformedDistribution` over a
+    part of the line, such as a shifted uniform one, and that of `VonMises` is the line, on which it has no integral: its points are
+    angles."""
     if isinstance(distribution, VonMises):
         return circle
     if inherits(distribution, Independent, "support"):

@@ -64,10 +64,8 @@ class Check:
 
 
 def named_checks(functions: Sequence[Callable[..., None]], *subject: Any, run: Callable[..., None] | None = None) -> list[Check]:
-    """Returns checks, which are functions of a subject; a later one may assume that those before it hold.
-
-    Each function gives its name to a check, without an underscore at its start. `run(function, *subject)` calls it, if it is given.
-    """
+    """Returns checks, which are functions of a subject; a later one may assume that those before it hold. Each function gives its name to a
+    check, without an underscore at its start. `run(function, *subject)` calls it, if it is given."""
     first = () if run is None else (run,)
     return [Check(function.__name__.lstrip("_"), partial(*first, function, *subject)) for function in functions]
 

@@ -1,9 +1,7 @@
-"""A layer below the library that counts the system calls that write, and lets one of them fail or end the process.
-
-It uses Python's audit events (open, rename, remove, mkdir) and wraps `os.fsync`. A process that ends here loses what it has not synced, as
-in a power cut: such files keep half of their content, and a file that was renamed has its old name if its folder was not synced since. An
-audit hook cannot be removed, so each trial runs in a forked child.
-"""
+"""A layer below the library that counts the system calls that write, and lets one of them fail or end the process. It uses Python's audit
+events (open, rename, remove, mkdir) and wraps `os.fsync`. A process that ends here loses what it has not synced, as in a power cut: such
+files keep half of their content, and a file that was renamed has its old name if its folder was not synced since. An audit hook cannot be
+removed, so each trial runs in a forked child."""
 
 import os
 import sys
@@ -114,7 +112,5 @@ def end(child: int, pipe: int) -> tuple[int, str]:
 
 def in_child(call: Callable[[], object], faults: Faults | None = None) -> tuple[int, str]:
     """Runs a function in a forked child; returns its exit code and its text: the number of calls that write, the result, or the traceback.
-
-    Exit codes: 0, 1 for an exception, 137 for an end by `faults`.
-    """
+    Exit codes: 0, 1 for an exception, 137 for an end by `faults`."""
     return end(*begin(call, faults))

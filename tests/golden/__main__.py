@@ -1,8 +1,6 @@
-"""Expressions of every kind, and their short runs by each sampler that draws them.
-
-Chains are few and short, so a difference of rounding stays one. Energies are evaluated in float64 where the expression allows it.
-`python -m tests.golden` records the draws, after a change that is meant to change them; compare the old file in distribution before.
-"""
+"""Expressions of every kind, and their short runs by each sampler that draws them. Chains are few and short, so a difference of rounding
+stays one. Energies are evaluated in float64 where the expression allows it. `python -m tests.golden` records the draws, after a change that
+is meant to change them; compare the old file in distribution before."""
 
 import hashlib
 import json

@@ -36,7 +36,7 @@ F64 = torch.float64
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError(ALLOCATOR), RuntimeError("std::bad_alloc")], ids=["python", "torch", "c++"])
 def test_memory_that_runs_out_is_one_typed_error_and_is_not_tried_point_by_point(error):
-    left = [5]
+    left = [8]
 
     def energy(x):
         left[0] -= 1

@@ -1,8 +1,6 @@
-"""Draws random expressions by five samplers and compares the draws with quadrature: `python -m tests.truth`.
-
-A run is *wrong* if a p-value is below the limit that the number of all tests sets, and never above that of 4.5 standard errors. A wrong run
-needs a warning from the call; a warning of a right run is counted as false.
-"""
+"""Draws random expressions by five samplers and compares the draws with quadrature: `python -m tests.truth`. A run is *wrong* if a p-value
+is below the limit that the number of all tests sets, and never above that of 4.5 standard errors. A wrong run needs a warning from the
+call; a warning of a right run is counted as false."""
 
 from __future__ import annotations
 

@@ -19,10 +19,8 @@ Leaf = Callable[[np.random.Generator, Space], "Known"]
 
 @dataclass(frozen=True)
 class Known:
-    """An expression with its energy by the table of operators: evidence, and bases by name, each once.
-
-    The complement of a leaf has a rule of one line; a leaf that is a distribution has a level that is known without sampling.
-    """
+    """An expression with its energy by the table of operators: evidence, and bases by name, each once. The complement of a leaf has a rule
+    of one line; a leaf that is a distribution has a level that is known without sampling."""
 
     energy: ce.Energy
     evidence: Function
@@ -169,10 +167,8 @@ def ratio(rng: np.random.Generator, space: Space) -> tuple[ce.Energy, Function]:
 
 
 def event(rng: np.random.Generator, space: Space, base: Known) -> Known:
-    """Returns a random formula of events over a base: two classifiers with three labels and two, and every Boolean operator.
-
-    Its evidence is minus the logarithm of the sum over all labels for which the formula holds.
-    """
+    """Returns a random formula of events over a base: two classifiers with three labels and two, and every Boolean operator. Its evidence
+    is minus the logarithm of the sum over all labels for which the formula holds."""
     weights = [rng.normal(size=(space.event, columns)) for columns in (3, 2)]
     phases = [rng.normal(size=columns) for columns in (3, 2)]
     heads = [Head(*pair) for pair in zip(weights, phases, strict=True)]

@@ -70,10 +70,8 @@ def transformer(folder: Path, scheduler: Any = None) -> Path:
 
 
 def text(folder: Path, scheduler: Any = None, sizes: bool = False, **options: Any) -> Path:
-    """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention.
-
-    With sizes it is like Stable Diffusion XL: two text encoders, and a UNet that takes sizes.
-    """
+    """Saves a pipeline like Stable Diffusion: a small CLIP text encoder, latents, a UNet with cross attention. With sizes it is like Stable
+    Diffusion XL: two text encoders, and a UNet that takes sizes."""
     tokens = tokenizer(folder.with_name(f"{folder.name}-tokens"))
     widths = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 16}
     ends = {"max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1}
