@@ -136,10 +136,8 @@ class Trace:
     """Returns an `xarray.DataTree`, the format of ArviZ; see `composable_energy_viz.to_arviz`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns NumPy arrays with the axes (chain, draw, *shape); `to_arviz` gives them names.
-
-        The draws are the recorded points where there are some, by the names of variables or as `x`, and all steps of this call otherwise.
-        """
+        """Returns NumPy arrays with the axes (chain, draw, *shape); `to_arviz` gives them names. The draws are the recorded points where
+        there are some, by the names of variables or as `x`, and all steps of this call otherwise."""
         first, kept = self.steps - len(self.energies) + 1, self.kept_steps
         rows = [step - first for step in kept]
         past = (self.diverged_at >= 0)[:, None] & (self.diverged_at[:, None] <= torch.tensor(kept, dtype=torch.int64, device="cpu"))
