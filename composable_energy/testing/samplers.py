@@ -16,6 +16,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import SamplingDiverged, SamplingWarning
 from composable_energy.registry import get
 from composable_energy.sampling import Info, Noise, Sampler, State, energy_and_gradient, sample
+from composable_energy.sampling.sampler import check_returned
 from composable_energy.sampling.wrappers import UnconstrainedEnergy
 from composable_energy.supports import coordinates_of
 from composable_energy.testing.checks import Banana, Check, Gaussian, SkipCheck, assert_close, build_subject, named_checks, run_checks
@@ -112,7 +113,8 @@ class _Subject:
         """The sampler tuned on a unit Gaussian."""
         noise = Noise(seed=0, chains=range(64)).child("pilot")
         with torch.no_grad():
-            return self.instance.tune(self.seen, self.start(noise), noise)[0]
+            found = self.instance.tune(self.seen, start := self.start(noise), noise)
+            return check_returned(self.instance, "tune", found, (Sampler, Tensor), start)[0]
 
     @cached_property
     def rejects(self) -> bool:
@@ -141,11 +143,8 @@ class _Subject:
 
 
 def _build(subject: _Subject) -> None:
-    assert isinstance(subject.tuned, Sampler), f"`tune` returns a {type(subject.tuned).__name__} in place of a sampler and points"
-    result = subject.step(subject.seen, torch.ones(3, 2, dtype=torch.float64), 1)
-    assert isinstance(result, tuple) and len(result) == 2, "`step` returns a state and an `Info`"
-    for value, kind in zip(result, (State, Info), strict=True):
-        assert isinstance(value, kind), f"`step` returns a {type(value).__name__} in place of `{kind.__name__}`"
+    start = torch.ones(3, 2, dtype=torch.float64)
+    check_returned(subject.tuned, "step", subject.step(subject.seen, start, 1), (State, Info), start)
 
 
 def _seed(subject: _Subject) -> None:
