@@ -103,6 +103,22 @@ def test_a_mixture_whose_values_do_not_fit_is_refused_by_samplers_of_gradients()
         refused(ExpressionError, "do not fit its `with_gradient`", mixture.sample, 50, **{**DRAWS, "steps": 1})
 
 
+FOLLOWED = [
+    *((lambda x: (2 * x - x.detach()).square().sum(1), True), (lambda x: x[:, 0].square() + x[:, 1].detach().square(), True)),
+    *((lambda x: x.abs().sum(1), False), (lambda x: (x + (x.round() - x).detach()).square().sum(1), False)),
+    *((lambda x: (40 * x).sin().sum(1) + x.square().sum(1), False), (lambda x: x.bfloat16().square().sum(1).to(x), False)),
+]
+
+
+@pytest.mark.filterwarnings("ignore::composable_energy.errors.SamplingWarning")
+@pytest.mark.parametrize(("function", "found"), FOLLOWED)
+def test_gradients_that_are_not_those_of_the_energy_are_reported_where_they_alone_count(function, found):
+    for sampler, dtype in (("langevin", torch.float32), ("langevin", torch.float64), ("mala", torch.float64)):
+        call = {"sampler": sampler, "step_size": 0.01, "steps": 16, "seed": 0, "dtype": dtype, "trace": True}
+        _, trace = ce.as_energy(function).sample((64, 2), **call)
+        assert ("gradient" in {warning.kind for warning in trace.observed}) is (found and sampler == "langevin")
+
+
 def expressions(leaf, relative) -> dict[str, ce.Energy]:
     a, b, c, base = leaf(0.5), leaf(-1.0), ce.as_energy(lambda x: x.sin().sum(1) + x.square().sum(1)), leaf(0.2)
     logits = nn.Linear(2, 3, dtype=torch.float64)

@@ -157,9 +157,7 @@ def test_equal_numbers_and_saved_files_are_one_energy_and_a_change_of_one_number
         check_same(energy, loaded(energy, tmp_path))
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: np.zeros(5, np.float32), lambda: [0.0] * 5, lambda: torch.zeros(5)], ids=["array", "list", "tensor"]
-)
+@pytest.mark.parametrize("make", [lambda: np.zeros(5, np.float32), lambda: [0.0] * 5, lambda: torch.zeros(5)])
 def test_conditions_are_copied_when_they_are_bound(make):
     base, z = Noisy(0.3), make()
     left, right = Ring(1.0).relative_to(base.at(z)), Ring(2.0).relative_to(base.at(make()))

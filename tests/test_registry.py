@@ -254,6 +254,7 @@ def test_a_package_declares_a_kind_of_its_own():
         assert ("composable_energy.datasets", "rings") in {(row.group, row.name) for row in ce.plugins()}
         refused(PluginLoadError, "should return a Dataset, but returned an object of type int", ce.get, "dataset", "odd")
         refused(OptionError, "sizes", ce.get, "dataset", "rings", sizes=4)
+        refused(OptionError, "load must be True or False, got 'dataset'", ce.plugins, "dataset")
 
 
 LOADERS = """

@@ -243,6 +243,15 @@ test_scalars_and_tensors_that_have_no_rows_are_refused = refusals(
     error=ShapeError,
 )
 
+
+def test_points_that_a_sampler_returns_keep_their_shape():
+    step, init = lambda self, energy, state, noise: (state, Info()), lambda self, energy, x, noise: State(x[1:], x[1:, 0], x[1:])
+    wider = lambda self, energy, state, noise: (replace(state, x=state.x[..., None]), Info())
+    for methods, message in (({"step": wider}, r"of shape \(5, 4, 1\) for"), ({"init": init, "step": step}, r"of shape \(4, 4\) for")):
+        kind = dataclass(frozen=True)(type("Mine", (Sampler,), methods))
+        refused(ShapeError, message, Bowl().sample, (5, 4), sampler=kind(), steps=2, seed=0)
+
+
 VALUES = [
     *(torch.ones(2), torch.tensor([1.0, 2.0]), torch.ones(2, dtype=torch.float64), torch.ones(3), torch.ones(())),
     *(np.ones(2), np.arange(2.0), [torch.ones(2)], (torch.ones(2), 1), [1], {"a": torch.ones(2)}, {"a": 1}, 1, None, "text"),

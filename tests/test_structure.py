@@ -392,9 +392,8 @@ def test_infer_finds_the_condition_behind_points():
     torch.testing.assert_close(found.probabilities, expected)
     together = energy.infer(x, over={"y": torch.tensor([0.0, 1.5])}, joint=True)
     assert together.probabilities.shape == (1, 2) and together.best[0]["y"] == 1.5
-    far = ce.as_energy(lambda x, y: 3e3 + x[:, 0] * y, event_shape=(1,)).infer(
-        torch.full((8193, 1), 2**-12), over={"y": [0, 1]}, joint=True
-    )
+    rising = ce.as_energy(lambda x, y: 3e3 + x[:, 0] * y, event_shape=(1,))
+    far = rising.infer(torch.full((8193, 1), 2**-12), over={"y": [0, 1]}, joint=True)
     torch.testing.assert_close(far.log_probabilities.diff(), torch.tensor([[-8193 / 4096]]))  # of sums of 2e7
 
 

@@ -132,15 +132,15 @@ def test_a_broken_energy_is_caught(name):
     refused(AssertionError, rf"later ones were not run:\n  {failing}: ", testing.check_energy, build(), POINTS)
 
 
-def test_a_bowl_and_an_energy_without_value_conform():
-    testing.check_energy(Bowl(), POINTS)
-    testing.check_energy(ce.ScoreEnergy(lambda x: 3 - x), POINTS)
+def test_a_bowl_an_energy_without_value_and_one_of_rows_that_sum_to_1_conform():
+    rows = ce.as_energy(torch.distributions.Dirichlet(torch.full_like(POINTS[0], 2.0)))
+    for right, x in ((Bowl(), POINTS), (ce.ScoreEnergy(lambda x: 3 - x), POINTS), (rows, POINTS.softmax(1))):
+        testing.check_energy(right, x)
 
 
 def test_lambdas_are_excused_from_pickling_and_saving():
-    checks = {check.name: check for check in testing.energy_checks(ce.as_energy(lambda x: x.square().sum(1)), POINTS)}
-    for name in ("pickle", "save"):
-        refused(testing.SkipCheck, None, checks[name])
+    for check in testing.energy_checks(ce.as_energy(lambda x: x.square().sum(1)), POINTS):
+        refused(testing.SkipCheck, None, check) if check.name in ("pickle", "save") else check()
 
 
 test_misuse_is_an_error = refusals(
@@ -373,9 +373,7 @@ HERE: Mapping[str, Mapping[str, Callable[[], object]]] = {
         for row in ce.plugins()
         if row.group == "composable_energy.recipes" and row.distribution == "composable-energy"
     },
-    "world": {
-        name: lambda name=name: check_world(name) for name in ("colored-sprites", "objects", "one-object", "room", "sprites", "tetris")
-    },
+    "world": {one: lambda one=one: check_world(one) for one in ("colored-sprites", "objects", "one-object", "room", "sprites", "tetris")},
 }
 KIT = ("check_energy", "energy_checks", "check_sampler", "sampler_checks", "check_encoder", "kernel_checks")
 LONG = {"type": [pytest.mark.full, pytest.mark.no_cover]}  # its formulas compare labels of 26 letters very often

@@ -143,9 +143,7 @@ def test_an_expression_is_fulfilled_as_its_truth_table_says():
         assert torch.equal(fulfils(text, truths), expected), text
 
 
-@pytest.mark.parametrize(
-    ("name", "marks", "side"), [("fashion", {"kind": 10}, 28), ("digits", {"digit": 10}, 28), ("type", data.TYPE_MARKS, 64)]
-)
+@pytest.mark.parametrize("name, marks, side", [("fashion", {"kind": 10}, 28), ("digits", {"digit": 10}, 28), ("type", data.TYPE_MARKS, 64)])
 def test_a_judge_decides_every_expression_of_its_set(name, marks, side):
     words = {"digits": {"digit": "0123456789"}, "type": {"letter": "abcdefghijklmnopqrstuvwxyz"}}.get(name, {})
     attributes = {"fashion": fashion_attributes, "digits": digit_attributes, "type": type_attributes}[name]

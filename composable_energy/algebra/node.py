@@ -140,8 +140,7 @@ class Node(RelativeEnergy, ABC):
         if self not in found:
             of_terms, usual = list[Any](), getattr(Node, name)
             for term in self.terms:  # without a frame of its own, in a deep recursion
-                walks = getattr(type(term), name) is usual
-                of_terms.append(cast(Node, term).find(name, found) if walks else getattr(term, name))
+                of_terms.append(cast(Node, term).find(name, found) if getattr(type(term), name) is usual else getattr(term, name))
             found[self] = self.join_supports(of_terms) if name == "support" else self.join_grounded(of_terms)
         return found[self]
 

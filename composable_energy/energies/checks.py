@@ -83,9 +83,8 @@ def check_energies(energy: "Energy", energies: Tensor, x: Tensor) -> Tensor:
     elif energies.ndim > 1 and len(energies) == len(x):
         what = "the energy of a label is `ce.ClassifierEnergy(model, label)`, " if energies.ndim == 2 else ""
         hint = f" Each point needs one number: {what}a sum over the axes of a point is `.flatten(1).sum(1)`."
-    raise ShapeError(
-        f"{energy} returned energies of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},).{hint}"
-    )
+    shapes = f"of shape {tuple(energies.shape)} for points of shape {tuple(x.shape)}; expected ({len(x)},)"
+    raise ShapeError(f"{energy} returned energies {shapes}.{hint}")
 
 
 def advise_output(output: object) -> str:

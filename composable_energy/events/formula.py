@@ -178,8 +178,7 @@ class Formula:
                     done.append(builder.complement(done[node.operands[0]]))
                 else:
                     combine = functools.partial(builder.combine, FALSE if node.operator == "all" else TRUE)
-                    operands = [done[i] for i in reversed(node.operands)]  # from the last, whose variables are mostly on lower levels
-                    done.append(functools.reduce(combine, operands))
+                    done.append(functools.reduce(combine, [done[i] for i in node.operands[::-1]]))  # the last are mostly on lower levels
             diagram, heads = builder.diagram(done[-1], cells), Heads()
             for level, union in diagram.edges:
                 variable, of = self.variables[level], cells[level]

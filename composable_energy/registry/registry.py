@@ -24,7 +24,7 @@ from composable_energy.errors import (
     PluginNotFound,
     add_note,
 )
-from composable_energy.options import describe_error, listed, nearest
+from composable_energy.options import check_flag, describe_error, listed, nearest
 from composable_energy.registry.entries import FIRST_PARTY, KINDS, Kind, PluginRecord, canonical, check_entry, group_of, plugin_error, scan
 
 SWITCH = "COMPOSABLE_ENERGY_PLUGINS"
@@ -89,7 +89,7 @@ def plugins(load: bool = False, of: str | None = None) -> list[PluginRecord]:
         of: The distribution of those that are imported; None imports all.
     """
     kinds = [*KINDS, *(name for name in names("kind") if name not in KINDS)]
-    for kind in kinds if load else ():
+    for kind in kinds if check_flag("load", load) else ():
         for entry in _usable(kind):
             if of in (None, entry.distribution):
                 with contextlib.suppress(PluginLoadError, PluginNotFound):

@@ -58,8 +58,8 @@ class Chains:
             state, relocated = start_chains(self.problem, range(first, min(first + size, self.count)))
             self.relocated += relocated
             states.append(state)
-        _per_chain(states[0])  # checks its shapes
         self.state = states[0] if len(states) == 1 else join(states)
+        _per_chain(self.state, (self.count, *self.problem.points.event))  # checks its shapes
         if not all_finite(self.state):
             self._stop(self.state, self.state)
             if self.problem.policy == "raise" or not self.active:
@@ -89,6 +89,8 @@ class Chains:
         after, info = found[0]
         if len(found) > 1 or info.acceptance is not None or info.scalars:
             after, info = merge(found, type(self.sampler).__name__, self.problem.energy.faults)
+        if after.x.shape != active.x.shape:
+            _per_chain(after, active.x.shape)
         self.state, self.step = after if self.active == self.count else put(whole, self.rows, after), self.step + 1
         if self.active < self.count and info.acceptance is not None:
             rates = info.acceptance
@@ -258,9 +260,11 @@ def put(state: S, rows: Tensor, new: S) -> S:
     return replace(new, **{name: value.index_copy(0, rows, getattr(new, name)) for name, value in _per_chain(state).items()})
 
 
-def _per_chain(state: State) -> dict[str, Tensor]:
-    """Returns the tensors of a state that have one row for each chain; raises if one has others, and is not declared as shared."""
+def _per_chain(state: State, shape: Sequence[int] | None = None) -> dict[str, Tensor]:
+    """Returns the tensors of a state that have one row for each chain; raises if shapes do not fit, and one is not declared as shared."""
     found, count = {}, len(state.x)
+    if shape is not None and state.x.shape != tuple(shape):
+        raise ShapeError(f"A sampler returned points of shape {tuple(state.x.shape)} for chains of shape {tuple(shape)}.")
     for field in fields(state):
         if not isinstance(value := getattr(state, field.name), Tensor) or not value.ndim or not field.metadata.get("per_chain", True):
             continue

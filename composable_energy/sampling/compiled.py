@@ -191,8 +191,7 @@ def _compile_steps(problem: Problem, state: State, noise: Noise, most: int) -> F
         found, taken = iter(_run(function, inputs(state, noise))), []
         for number in range(noise.step, noise.step + count):
             after, seen = replace(state, **{name: next(found) for name in names}), {name: next(found) for name in scalars}
-            report = Info(seen.pop("acceptance", None), {**info.scalars, **seen}) if seen else info
-            taken.append((state, number, (after, report)))
+            taken.append((state, number, (after, Info(seen.pop("acceptance", None), {**info.scalars, **seen}) if seen else info)))
             state = after
         return taken
 

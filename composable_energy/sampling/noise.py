@@ -177,8 +177,7 @@ class Noise:
         if (found := self._memory.get("runs")) is None:
             ids = np.asarray(self.chains, np.int64)
             firsts = np.flatnonzero(np.diff(ids, prepend=-2) != 1)
-            counts = np.diff(firsts, append=len(ids))
-            found = self._memory["runs"] = list(zip(ids[firsts].tolist(), counts.tolist(), strict=True))
+            found = self._memory["runs"] = list(zip(ids[firsts].tolist(), np.diff(firsts, append=len(ids)).tolist(), strict=True))
         return found
 
 

@@ -192,9 +192,8 @@ def _proposals(energy: Energy, points: PointSpec) -> Sequence[Energy]:
         law = part.distribution if isinstance(part, DistributionEnergy) else None
         while isinstance(law, Independent):
             law = law.base_dist
-        modes |= (
-            isinstance(law, MixtureSameFamily) or isinstance(part, Negation) or (isinstance(part, Disjunction) and part.formula is None)
-        )
+        modes |= isinstance(law, MixtureSameFamily) or isinstance(part, Negation)
+        modes |= isinstance(part, Disjunction) and part.formula is None
     sources = _find_sources(energy, {}) if modes else ()
     if sources or points.event.numel() > _FEW or isinstance(energy, DistributionEnergy) or recommendations(energy):
         return sources

@@ -292,13 +292,14 @@ _LATER = (
 def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Convergence) -> None:
     """Raises if chains have run far away, were stopped, or may not have converged, as the energy grows too slowly for a density."""
     problem, zeros, ends = chains.problem, chains.problem.points.zeros(), chains.sampler.total_steps is not None
-    bound = bound_conditions(problem.sampler, problem.plain)  # energies along noise levels may be flat where no chain comes
     if not (chains.sampler.traits.stationary and problem.plain.has_value) or problem.plain.sites is not None:
         return
     x = chains.state.x if chains.active or not chains.step else zeros.new_full((16, *zeros.shape), torch.inf)
+    if (reach := x.reshape(len(x), -1).abs().amax(1).median().item() / _FAR) <= 1 and stop is None:
+        return
+    bound = bound_conditions(problem.sampler, problem.plain)  # energies along noise levels may be flat where no chain comes
     start = convergence.start if bound and chains.step else problem.init
-    far = _FAR * (1 if start is None else max(1.0, start.abs().max().item()))
-    reach = x.reshape(len(x), -1).abs().amax(1).median().item() / far
+    reach = reach if start is None else reach / max(1.0, start.abs().max().item())
     unsure = stop is None and reach > 1 and (ends or convergence.warning(chains))
     if (stop is not None and stop.step > 0) or reach > _VERY_FAR or unsure:
         check_tails(problem.plain, x, bound)

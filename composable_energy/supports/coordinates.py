@@ -383,5 +383,4 @@ def evaluate_inside(support: Support, x: Tensor, function: Callable[[Tensor], Te
     inside = contains(support, x.detach())
     if (energies := function(torch.where(unsqueeze_to(inside, x), x, interior(support, x)))).shape != inside.shape:  # the caller reports it
         return energies
-    broken = x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan()
-    return torch.where(inside, energies, torch.inf).masked_fill(broken, torch.nan)
+    return torch.where(inside, energies, torch.inf).masked_fill(x.isnan().flatten(1).any(1) if x.ndim > 1 else x.isnan(), torch.nan)

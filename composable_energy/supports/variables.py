@@ -33,9 +33,8 @@ def read_variables(given: Mapping[str, Any]) -> tuple[dict[str, torch.Size], dic
         if not (isinstance(name, str) and name.isidentifier()):
             raise OptionError(f"The name of a variable is an identifier of Python, got {name!r}.")
         if not isinstance(shape, Sequence) or not all(type(size) is int and size > 0 for size in shape):
-            raise OptionError(
-                f"The variable {name} is a shape such as (8,), a support such as constraints.positive, or a pair of both, got {variable!r}."
-            )
+            choices = "a shape such as (8,), a support such as constraints.positive, or a pair of both"
+            raise OptionError(f"The variable {name} is {choices}, got {variable!r}.")
         if isinstance(support, Constraint) and not shape and support.event_dim:
             raise OptionError(
                 f"The support of the variable {name}, {format_support(support)}, is of rows, and it has no shape: give both, as in "

@@ -19,7 +19,7 @@ from composable_energy.energies.energy import Energy
 from composable_energy.errors import ExpressionError
 from composable_energy.files import load
 from composable_energy.sampling import twin
-from composable_energy.supports import is_discrete
+from composable_energy.supports import coordinates_of, is_discrete
 from composable_energy.testing.checks import Check, Gaussian, SkipCheck, assert_close, build_subject, named_checks, run_checks
 
 EnergyLike = str | Energy | Callable[[], Energy]
@@ -123,14 +123,15 @@ def _gradient(energy: Energy, x: Tensor) -> None:
     assert_close(own, energies, "the energies of `with_gradient` and of `forward`", factor=10, network=energy)
     if energies.requires_grad:  # an energy that overrides `with_gradient` may not support autograd
         assert not bool(torch.autograd.grad(energies[0], point)[0][1:].any()), "the energy of the first point has a gradient at the others"
-    generator = torch.Generator().manual_seed(0)
+    generator, coordinates = torch.Generator().manual_seed(0), coordinates_of(energy.support, x.shape[1:], x.dtype, x.device)
+    u = x if coordinates is None else coordinates.inverse(x)  # where points move inside of the support, as rows of a simplex do
     with torch.no_grad():
         for _ in range(4):
-            direction = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
-            direction /= unsqueeze_to(direction.flatten(1).norm(dim=1), x)
-            step = 1e-5 * (1 + x.abs().max())
-            up, down = energy(x + step * direction), energy(x - step * direction)
-            slope, expected = (up - down) / (2 * step), (gradient * direction).flatten(1).sum(1)
+            direction = torch.randn(u.shape, generator=generator, dtype=torch.float64).to(x.device)
+            step = 1e-5 * (1 + u.abs().max()) / unsqueeze_to(direction.flatten(1).norm(dim=1), u)
+            moved = [v if coordinates is None else coordinates.points(v)[0] for v in (u + step * direction, u - step * direction)]
+            (up, down), step = map(energy, moved), step.flatten()
+            slope, expected = (up - down) / (2 * step), (gradient * (moved[0] - moved[1])).flatten(1).sum(1) / (2 * step)
             rounding = 100 * torch.finfo(torch.float64).eps * (1 + up.abs()) / step
             off = (slope - expected).abs() - 1e-4 * (1 + expected.abs()) - rounding
             worst = int(off.argmax())

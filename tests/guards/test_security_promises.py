@@ -82,9 +82,7 @@ def _writes(patch):
 
 @forks
 @pytest.mark.full
-@pytest.mark.parametrize(
-    ("plant", "kind"), [*((plant, "code or access") for plant in (_opens_paths, _unpickles, _writes)), (_hangs, "hang")]
-)
+@pytest.mark.parametrize("plant, kind", [*((plant, "code or access") for plant in (_opens_paths, _unpickles, _writes)), (_hangs, "hang")])
 def test_a_broken_promise_is_found(monkeypatch, plant, kind):
     from tests import hostile
 

@@ -213,9 +213,7 @@ def test_a_classifier_without_a_base_has_no_density_to_refine_on():
     refused(ExpressionError, "gradient", refined.probabilities, torch.rand(3, 4))
 
 
-@pytest.mark.parametrize(
-    ("norm", "dual", "loss", "dtype"), [("linf", 1, "margin", torch.float32), ("l2", 2, "cross-entropy", torch.float64)]
-)
+@pytest.mark.parametrize("norm, dual, loss, dtype", [("linf", 1, "margin", torch.float32), ("l2", 2, "cross-entropy", torch.float64)])
 def test_the_worst_point_of_a_linear_classifier_is_found(norm, dual, loss, dtype):
     """In a ball of radius r the margin of two classes grows by r times the dual norm of the difference of their weights."""
     net, radius = line().to(dtype), 0.3

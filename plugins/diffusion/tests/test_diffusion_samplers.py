@@ -75,9 +75,7 @@ def error(sampler: ODE | SDE) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sampler", "options", "order"), [(ODE, {}, 2), (SDE, {"eta": 0.0}, 2), (SDE, {"eta": 0.0, "order": 1}, 1)], ids=str
-)
+@pytest.mark.parametrize("sampler, options, order", [(ODE, {}, 2), (SDE, {"eta": 0.0}, 2), (SDE, {"eta": 0.0, "order": 1}, 1)], ids=str)
 def test_errors_fall_with_the_order_of_the_method(sampler, options, order):
     coarse, fine = (error(sampler(levels=n, sigma_max=20.0, sigma_min=0.01, **options)) for n in (81, 161))
     assert 2 ** (order - 0.35) < coarse / fine < 2 ** (order + 0.35)

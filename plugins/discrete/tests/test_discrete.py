@@ -250,9 +250,8 @@ COUNT = constraints.integer_interval(0, 24)  # beyond which a count has a probab
 def test_annealing_colours_a_graph():
     """Three colours of a ring of odd length with chords: a draw of an energy of broken edges, which is 0 where none is."""
     edges = torch.tensor([(i, (i + 1) % 15) for i in range(15)] + [(i, (i + 6) % 15) for i in range(0, 15, 3)]).T
-    broken = ce.as_energy(
-        lambda x: (x[:, edges[0]] * x[:, edges[1]]).sum((1, 2)), event_shape=(15, 3), support=constraints.one_hot, name="broken"
-    )
+    count = lambda x: (x[:, edges[0]] * x[:, edges[1]]).sum((1, 2))
+    broken = ce.as_energy(count, event_shape=(15, 3), support=constraints.one_hot)
     best = broken.sample(8, sampler=Annealing(sweeps=60), seed=0)
     assert broken(best).min() == 0 and (best.sum(2) == 1).all()
 
@@ -289,9 +288,7 @@ TEMPERED = [DiscreteTempering(4), Mixed(inner=Tempering(levels=4, leapfrogs=3, m
 def test_each_sampler_conforms(sampler):
     """`discrete-annealing` ends in states of low energy, so that its moments are not those of the density."""
     failures = {"moments": "it minimizes"} if isinstance(sampler, Annealing) else None
-    exact = (
-        False if sampler in TEMPERED else True if isinstance(sampler, Gibbs) or sampler in ("gibbs", "enumeration", "discrete") else None
-    )
+    exact = sampler not in TEMPERED and (isinstance(sampler, Gibbs) or sampler in ("gibbs", "enumeration", "discrete") or None)
     testing.check_sampler(sampler, steps=None if failures or sampler == "discrete-smc" else 20, exact=exact, expected_failures=failures)
 
 

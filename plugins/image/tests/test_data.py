@@ -37,7 +37,7 @@ def some(count=10, channels=3, side=4, **labels):
         (["Yes", "NO", " yes "], [1, 0, 1], ("no", "yes")),
         (["True", "false"], [1, 0], ("no", "yes")),
         (["1.0", "0.0", ""], [1, 0, -1], ("no", "yes")),  # integers beside empty cells, as pandas writes them
-        (["10", "9", "2"], [2, 1, 0], ("2", "9", "10")),
+        (["10", "9007199254740993.0", "9007199254740992.0"], [0, 2, 1], ("10", "9007199254740992", "9007199254740993")),
         (["-1", "0", "1"], [0, 1, 2], ("-1", "0", "1")),
         (["red", "blond", "", "red"], [1, 0, -1, 1], ("blond", "red")),
         (["one", "infinity", "1_2"], [2, 1, 0], ("1_2", "infinity", "one")),
@@ -52,6 +52,7 @@ test_bad_labels_are_refused = refusals(
     (lambda: some(2, it=[0.5, 1.0]), DtypeError, r"'it'.*float32.*long"),
     (lambda: some(2, it=[1, None]), DtypeError, r"'it'.*neither numbers nor words.*None"),
     (lambda: some(4, it=["-1", "0", "0.5", "1"]), OptionError, "'0.5' is not an integer"),
+    (lambda: some(2, it=["0,0", "1,0"]), OptionError, "'0,0' has a decimal comma"),
     (lambda: some(2, it=["a", None]), DtypeError, r"'it'.*neither numbers nor words"),
     (lambda: some(2, it={"a", "b"}), DtypeError, r"'it'.*neither numbers nor words"),
     (lambda: some(2, it=[0, -2]), OptionError, r"'it'.*got -2 for picture 1"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from composable_energy import Energy
+from composable_energy import Energy, SamplingWarning
 from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.errors import OptionError
 from composable_energy.options import check_interval, check_number
@@ -20,6 +22,7 @@ from composable_energy_mcmc.tuning import approach, redraw_outliers
 
 _NO_INFO = Info()
 _MINIBATCH = "minibatch"  # the condition of an energy whose gradient is estimated: a number in [0, 1) for each chain and step
+_LINES, _WRONG = 8, 0.1  # points whose gradients are compared with energies; relative, as differences in float32 are off by a few per cent
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,30 @@ class Langevin(Sampler):
         """Returns the numbers of minibatches by which energies are compared; for `Traits.binds`."""
         return 0.0, 0.5, 0.25
 
-    traits: ClassVar[Traits] = Traits(gradients=1, values=False, move=move, bias=bias, binds={_MINIBATCH: minibatches})
+    def check_draws(self, energy: Energy, x: Tensor) -> Sequence[SamplingWarning]:
+        """Returns a warning where energies beside most of up to 8 points change by other than their gradients, as by a wrong `backward` or
+        a hook; for `Traits.check_draws`. Points where energies are not on a straight line, as at kinks, do not count."""
+        if not energy.has_value or energy.conditions or energy.sites:
+            return ()
+        x, eps = x[:_LINES], torch.finfo(x.dtype).eps
+        energies, gradients = energy.with_gradient(x)
+        slopes = gradients.reshape(len(x), -1)
+        way, step = normalize(normalize(slopes) + normalize(Noise(0, range(len(x))).normal(slopes))), eps ** (1 / 3) * (1 + x.abs().max())
+        up, down = (energy.with_gradient(x + sign * step * way.reshape(x.shape))[0] for sign in (1, -1))
+        slope, expected, bend = (up - down) / (2 * step), (slopes * way).sum(1), (up - 2 * energies + down).abs() / step
+        largest, rounding = _WRONG * slope.abs(), 100 * eps * (1 + energies.abs().max()) / step
+        known = expected.isfinite() & (bend <= largest) & (largest > rounding)
+        off = known & ((slope - expected).abs() > 2 * _WRONG * torch.maximum(slope.abs(), expected.abs()))
+        if 2 * int(off.sum()) <= int(known.sum()):
+            return ()
+        row = int(off.nonzero()[0])
+        seen = f"Beside a draw the energy changes by {slope[row]:.4g} along a line, and by {expected[row]:.4g} by its gradient."
+        advice = "Draws follow the gradients: correct the `backward`, or what clips or detaches; `mala` draws by the energies."
+        return (SamplingWarning("gradient", seen, advice),)
+
+    traits: ClassVar[Traits] = Traits(
+        gradients=1, values=False, move=move, bias=bias, binds={_MINIBATCH: minibatches}, check_draws=check_draws
+    )
 
     @property
     def _metric(self) -> Metric:
@@ -253,7 +279,8 @@ class Underdamped(Sampler):
             return None
         return state.momentum.reshape(len(state.x), -1).double().square().mean(1) / self.temperature - 1
 
-    traits: ClassVar[Traits] = Traits(gradients=1, values=False, bias=bias, binds={_MINIBATCH: Langevin.minibatches}, refused=_CLAMPED)
+    _shared = {"binds": {_MINIBATCH: Langevin.minibatches}, "check_draws": Langevin.check_draws}
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, bias=bias, refused=_CLAMPED, **_shared)
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, above=0, optional=True)

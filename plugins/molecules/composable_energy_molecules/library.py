@@ -49,8 +49,7 @@ class AngleLibrary(nn.Module):
 
     def log_prob(self, chi: Tensor, context: Tensor) -> Tensor:
         r"""Returns log densities of the angles that the amino acids of contexts have, with shape $(B, K)$."""
-        shares = self.shares[context[:, 2].long()].to(chi)
-        found = shares.gather(2, self._bins(chi).transpose(1, 2)).transpose(1, 2)
+        found = self.shares[context[:, 2].long()].to(chi).gather(2, self._bins(chi).transpose(1, 2)).transpose(1, 2)
         return torch.where(angle_mask(context)[:, None], (found * self.bins / (2 * math.pi)).log(), 0.0).sum(-1)
 
     def draw(self, context: Tensor, uniforms: Tensor) -> Tensor:
@@ -107,8 +106,7 @@ class SideChainContrast(Objective):
             raise OptionError("The data need the label `context`: train on `(data.chi, {'context': data.context})`.")
         context = batch.labels["context"]
         like = batch.x.new_empty(len(batch.x), self.negatives, batch.x.shape[1])
-        uniforms = torch.special.ndtr(batch.noise.normal(like))
-        chi = torch.cat([batch.x[:, None], self.library.draw(context, uniforms)], 1)
+        chi = torch.cat([batch.x[:, None], self.library.draw(context, torch.special.ndtr(batch.noise.normal(like)))], 1)
         ratios = -model.of_each(chi, context) - self.library.log_prob(chi, context)
         contrast = (ratios.logsumexp(1) - ratios[:, 0]).mean()
         log_z = ratios[:, 1:].logsumexp(1) - math.log(self.negatives)

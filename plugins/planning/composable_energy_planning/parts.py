@@ -130,8 +130,7 @@ class Parts:
         for zone in self.zones:
             found = found | (-zone.log_clear(states, ends).unflatten(0, (len(x), -1)).sum(1) > _ENTERED)
         for time, waypoints in self.waypoints.items():
-            least = sum(part.term.least for part in waypoints)
-            found = found | (self.of_states(x[:, time], time) > least + _MISSED)
+            found = found | (self.of_states(x[:, time], time) > sum(part.term.least for part in waypoints) + _MISSED)
         return found
 
     def visited(self, count: int, generator: torch.Generator) -> Tensor:

@@ -44,8 +44,7 @@ def _bar(x: Tensor) -> Tensor:
 
 def _moons(x: Tensor) -> Tensor:
     """Two half circles that interlock."""
-    upper = _arc(x - x.new_tensor([-0.8, -0.4]), 1.0)
-    return -torch.logaddexp(-upper, -_arc(x - x.new_tensor([0.8, 0.4]), -1.0))
+    return -torch.logaddexp(-_arc(x - x.new_tensor([-0.8, -0.4]), 1.0), -_arc(x - x.new_tensor([0.8, 0.4]), -1.0))
 
 
 def _arc(x: Tensor, side: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 from unicodedata import normalize
@@ -100,6 +101,8 @@ def labels_from_words(words: Sequence[str]) -> Labels:
         raise OptionError("all values are empty: fill the column, or leave it out.")
     if missing := sorted(word for word in known if word.lower() in ("na", "n/a", "nan", "null", "?")):
         raise OptionError(f"{missing[0]!r} often means unknown: leave such cells empty, or write that class in another way.")
+    if all(re.fullmatch(r"[+-]?\d+,\d+", word) for word in known):
+        raise OptionError(f"{min(known)!r} has a decimal comma: write numbers with a point, and names in another way.")
     for pair in _PAIRS:
         if {word.lower() for word in known} <= set(pair):
             return _as_labels([word.lower() for word in words], pair, BINARY)
@@ -144,7 +147,8 @@ def _normalize(word: str) -> str:
     word = word.strip()
     if _INTEGER.fullmatch(word):
         return str(int(word))
-    return str(int(float(word))) if _NUMBER.fullmatch(word) and float(word).is_integer() else word
+    whole = _NUMBER.fullmatch(word) and float(word).is_integer()
+    return str(int(float(word) if abs(float(word)) < 2**53 else Decimal(word))) if whole else word  # larger floats round integers
 
 
 def _as_labels(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:
