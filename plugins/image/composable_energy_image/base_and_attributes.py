@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -41,6 +41,10 @@ AUTOMATIC = {
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
+WEIGHTS = {"autoencoder": {"naming": (0.05, 2.0)}, "decoder": {"reading": (0.05, 1.5), "adversarial": (0.06, 0.4)}}
+"""Weights that may be `"auto"`: the second value where each combination of attributes in the data can have a Gaussian of its own. Codes and
+pictures of different combinations then lie further apart, and draws show what was asked; with more, it would take too many Gaussians."""
+
 _SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}}  # by the side in blocks of 16 pixels
 
 
@@ -61,7 +65,8 @@ class BaseAndAttributes(Recipe):
 
     def setting_types(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
         sizes = dict.fromkeys(("data.size", "data.channels", *(f"model.{name}" for name in AUTOMATIC)), int | Literal["auto"])
-        return {**super().setting_types(changes), **sizes}
+        weights = {f"{table}.{name}": float | Literal["auto"] for table, own in WEIGHTS.items() for name in own}
+        return {**super().setting_types(changes), **sizes, **weights}
 
     def with_steps(self, steps: int) -> BaseAndAttributes:
         now = {name: self.settings[name]["steps"] for name in STAGES}
@@ -99,6 +104,8 @@ class BaseAndAttributes(Recipe):
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         common = find_combinations(labels) if sizes["components"] else None
+        few = common is not None and len(common[1].unique()) <= sizes["components"]
+        pipeline = replace(pipeline, settings=resolve_weights(self.settings, separate=few))
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "details", "corrector_steps")}
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
@@ -155,6 +162,14 @@ def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[s
     fewer features for pictures with a short side, so that the cost follows the size."""
     automatic = {name: values[small] for name, values in AUTOMATIC.items()} | _SHORT.get(math.ceil(side / 16), {})
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
+
+
+def resolve_weights(settings: Mapping[str, Mapping[str, Any]], *, separate: bool) -> dict[str, dict[str, Any]]:
+    """Returns settings with values of all weights in `WEIGHTS`."""
+    found = {table: dict(values) for table, values in settings.items()}
+    for table, weights in WEIGHTS.items():
+        found[table] |= {name: values[separate] for name, values in weights.items() if settings[table][name] == "auto"}
+    return found
 
 
 def export_run(out: Path, energies: Sequence[ce.Energy], stages: Mapping[str, Mapping[str, float]], measured: Mapping[str, Any]) -> None:

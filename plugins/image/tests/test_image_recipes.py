@@ -404,12 +404,16 @@ class TestReport:
 
 
 @pytest.mark.full
-def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(tmp_path):
-    """Base and heads are one density: the posterior of an event is the density of its components over that of all."""
+@pytest.mark.parametrize(("components", "naming", "reading", "adversarial"), [(4, 2.0, 1.5, 0.4), (1, 0.05, 0.05, 0.06)])
+def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(tmp_path, components, naming, reading, adversarial):
+    """Base and heads are one density: the posterior of an event is the density of its components over that of all.
+
+    Attributes have more weight where each combination has a Gaussian of its own.
+    """
     pictures = pictures_of(500)
     pictures = Pictures.from_tensors(pictures.images(torch.arange(500)), {"bright": pictures.labels["bright"].values})
-    changes = {"small.below": 0, "training.precision": "float32", "model.code": 8, "model.features": 8, "model.components": 4}
-    changes |= {"decoder.draws": 32, "decoder.passes": 0}
+    changes = {"small.below": 0, "training.precision": "float32", "model.code": 8, "model.features": 8}
+    changes |= {"model.components": components, "decoder.draws": 32, "decoder.passes": 0}
     for stage in ("autoencoder", "reader", "decoder"):
         changes |= {f"{stage}.steps": 3, f"{stage}.batch_size": 8}
     recipe = base_and_attributes().with_changes(changes)
@@ -425,3 +429,7 @@ def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(
     (out / "report.json").unlink()
     recipe.train(pictures, out)
     torch.testing.assert_close(ce.load(out / "bright")(z), bright(z))
+    weights = {"autoencoder.naming": naming, "decoder.reading": reading, "decoder.adversarial": adversarial}
+    explicit = recipe.with_changes(weights).train(pictures, tmp_path / "explicit")
+    assert all(torch.equal(own, other) for own, other in zip(base.buffers(), ce.load(explicit / "base").buffers(), strict=True))
+    assert all(torch.equal(own, other) for own, other in zip(base.parameters(), ce.load(explicit / "base").parameters(), strict=True))
