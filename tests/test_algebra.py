@@ -318,8 +318,7 @@ def test_a_base_is_evaluated_once_beside_energies_that_are_measured_against_it_a
     for energy in ((a & b).at(0.3), a.at(0.3) & b.at(0.3), (a & b).given(sigma=torch.rand(6, dtype=DTYPE))):
         assert counts(energy, base.net) == (1, 1)
     for value in (0.3, torch.tensor(0.3, dtype=DTYPE)):
-        assert counts(a & b, base.net, sigma=value) == (1, 1)
-        assert counts(a & b, base.net, points(1), sigma=value) == (1, 1)
+        assert counts(a & b, base.net, sigma=value) == (1, 1) and counts(a & b, base.net, points(1), sigma=value) == (1, 1)
     assert counts(a.at(0.3) | b.at(0.4), base.net)[0] == 2
 
 
@@ -355,8 +354,7 @@ def test_torch_compiles_expressions_as_one_graph_which_may_be_a_term_of_another(
 def test_masks_of_training_differ():
     features = ce.shared(nn.Dropout(0.5))
     a, b = (ce.as_energy(nn.Sequential(features, nn.Flatten(0)), name=name) for name in "ab")
-    assert a.relative_to(b).evidence(torch.ones(200, 1)).any()
-    assert not a.eval().relative_to(b.eval()).evidence(torch.ones(200, 1)).any()
+    assert a.relative_to(b).evidence(torch.ones(200, 1)).any() and not a.eval().relative_to(b.eval()).evidence(torch.ones(200, 1)).any()
 
 
 def beside_a_base(function) -> ce.Energy:

@@ -238,8 +238,7 @@ def test_differences_mixtures_and_complements_keep_the_right_support():
     red = ce.ClassifierEnergy(linear(2), 0, U, labels=2)
     for E in (A & U, U & (WIDE - U), U & ce.negate(U, level=0.0), -1 * U & A, A | B, ~FREE.relative_to(U), ~red):
         assert all_infinite(E)
-    assert all_infinite(ce.negate(red, weight=torch.tensor(0.5)))
-    assert both(A - WIDE)[0][OUTSIDE].tolist() == [math.inf] * 4
+    assert all_infinite(ce.negate(red, weight=torch.tensor(0.5))) and both(A - WIDE)[0][OUTSIDE].tolist() == [math.inf] * 4
     energies = both(WIDE - U)[0]
     assert energies[INSIDE].isfinite().all() and energies[OUTSIDE].tolist() == [-math.inf, -math.inf, math.inf, math.inf]
     assert not both(A | B)[1][OUTSIDE].any()

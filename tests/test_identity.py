@@ -94,8 +94,7 @@ def loaded(energy: ce.Energy, folder) -> ce.Energy:
 
 
 def check_same(energy: ce.Energy, other: ce.Energy) -> None:
-    assert energy.equals(other) and other.equals(energy)
-    assert [base.weight for base in other.bases] == [base.weight for base in energy.bases]
+    assert energy.equals(other) and other.equals(energy) and [base.weight for base in other.bases] == [base.weight for base in energy.bases]
     assert len((energy & other).bases) == len(energy.bases)  # a base is one with that of its copy
     (value, gradient), (same_value, same_gradient) = energy.with_gradient(X.clone()), other.with_gradient(X.clone())
     assert torch.equal(value, same_value)
@@ -164,8 +163,7 @@ def test_conditions_are_copied_when_they_are_bound(make):
     before = left(X)
     assert len((left & right).bases) == 1
     z[0] = 3.0
-    assert torch.equal(left(X), before) and len((left & right).bases) == 1
-    assert len((Ring(1.0).relative_to(base.at(z)) & right).bases) == 2
+    assert torch.equal(left(X), before) and len((left & right).bases) == 1 and len((Ring(1.0).relative_to(base.at(z)) & right).bases) == 2
     refused(OptionError, "A condition is a number or a tensor, got list", base.at, ["a"])
     learnt = torch.tensor(0.5, requires_grad=True)
     base.at(learnt)(X).sum().backward()
@@ -217,8 +215,7 @@ def test_an_energy_by_name_is_the_callers_own():
     assert torch.isfinite(smiling(z)).all() and smiling.recommended is not None
     with torch.no_grad():
         next(smiling.bases[0].energy.parameters()).zero_()
-    assert torch.equal(other(z), before)
-    assert len((other & ce.get("energy", "faces/hat") & ~ce.get("energy", "faces/old")).bases) == 1
+    assert torch.equal(other(z), before) and len((other & ce.get("energy", "faces/hat") & ~ce.get("energy", "faces/old")).bases) == 1
     assert len((other & smiling).bases) == 2  # whose base was changed
 
 

@@ -151,8 +151,7 @@ def test_a_source_archive_builds_the_same_wheel(wheels, published, tmp_path):
         assert [name for name in file.getnames() if re.search(r"__pycache__|\.pyc$|/\.(?!gitignore)|\.ipynb_checkpoints", name)] == []
         file.extractall(tmp_path)
     (source,) = tmp_path.glob("composable_energy*")
-    assert archive.stat().st_size < 24e6
-    assert build(source, "wheel", tmp_path / "wheel").read_bytes() == wheels[published].read_bytes()
+    assert archive.stat().st_size < 24e6 and build(source, "wheel", tmp_path / "wheel").read_bytes() == wheels[published].read_bytes()
 
 
 @PUBLISHED
@@ -243,8 +242,7 @@ def test_a_project_has_its_name_everywhere(tmp_path, kind, capsys):
 )
 def test_a_name_that_cannot_be_used_is_refused(tmp_path, monkeypatch, capsys, name, kind, reason):
     monkeypatch.chdir(tmp_path)
-    assert main(["new-plugin", name, "--kind", kind]) == 2
-    assert reason in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main(["new-plugin", name, "--kind", kind]) == 2 and reason in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_the_page_of_plugins_has_the_entry_point_of_every_kind():
@@ -257,6 +255,5 @@ def test_a_folder_that_exists_or_cannot_be_written_is_left_alone(tmp_path, capsy
     (tmp_path / "ring").mkdir()
     (tmp_path / "file").write_text("")
     for folder, message in (("ring", "exists; give another NAME, or --directory"), ("file/ring", "cannot be written: Not a directory")):
-        assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / folder)]) == 2
-        assert message in capsys.readouterr().err
+        assert main(["new-plugin", "soft-ring", "--directory", str(tmp_path / folder)]) == 2 and message in capsys.readouterr().err
     assert not list((tmp_path / "ring").iterdir())

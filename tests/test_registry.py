@@ -201,8 +201,7 @@ def test_what_is_loaded_in_inference_mode_can_be_sampled_there_and_elsewhere(sit
             draws = energy.sample(3, **DRAW)
             energy.save(tmp_path / "saved")
             saved = ce.load(tmp_path / "saved")
-        assert torch.equal(draws, ce.get("energy", "linears/left").sample(3, **DRAW))
-        assert torch.equal(draws, saved.sample(3, **DRAW))
+        assert torch.equal(draws, ce.get("energy", "linears/left").sample(3, **DRAW)) and torch.equal(draws, saved.sample(3, **DRAW))
 
 
 def test_threads_get_equal_bases(site):
@@ -277,8 +276,7 @@ def bowls(site: Path) -> Path:
 def test_a_scheme_finds_the_loader(bowls: Path):
     energy = ce.load("bowl:owner/name@v1", scale=2.0)
     assert str(energy) == "owner/name@v1*2.0" and energy(torch.ones(1, 2)).item() == 2.0
-    assert str(ce.load("bowl:C:\\models\\sd:b & more")) == "C:\\models\\sd:b & more*1.0"
-    assert {"bowl", "hf"} <= set(names("loader"))
+    assert str(ce.load("bowl:C:\\models\\sd:b & more")) == "C:\\models\\sd:b & more*1.0" and {"bowl", "hf"} <= set(names("loader"))
     assert {("composable_energy.loaders", "bowl", "ok")} <= {(r.group, r.name, r.state) for r in ce.plugins(load=True)}
 
 
@@ -331,8 +329,7 @@ def test_a_publisher_is_found_by_its_scheme():
 
     energy = ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0))
     with ce.register("publisher", "box", publish), ce.register("publisher", "default", publish), ce.register("loader", "box", kept.get):
-        assert energy.push("box:here", tag="@1") == "box:here@1"
-        assert ce.files.push(energy, "owner/name") == "box:owner/name"
+        assert energy.push("box:here", tag="@1") == "box:here@1" and ce.files.push(energy, "owner/name") == "box:owner/name"
         assert kept == {"here": energy, "owner/name": energy} and ce.load("box:here") is energy
         refused(OptionError, r"'box' takes \(tag: .*\), got \(private\)", energy.push, "box:here", private=True)
         refused(OptionError, "needs a location", energy.push, "box:")

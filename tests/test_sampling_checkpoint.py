@@ -239,8 +239,7 @@ def refused_for_another(first: ce.Energy, second: ce.Energy, file, **call) -> No
     before = file.read_bytes()
     with pytest.raises(OptionError, match=REFUSED + "Give another path, or delete it to begin anew"):
         draw(second, observers=[ce.sampling.Checkpoint(file)], **call)
-    assert file.read_bytes() == before
-    assert torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
+    assert file.read_bytes() == before and torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
 
 
 @pytest.mark.slow

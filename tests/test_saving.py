@@ -217,8 +217,7 @@ def test_a_save_replaces_a_save_and_nothing_else(tmp_path):
     normal().save(tmp_path / "a" / "b")
     (tmp_path / "a" / "b" / "notes.txt").write_text("mine")
     normal(1.0).save(str(tmp_path / "a" / "b"))
-    assert ce.load(str(tmp_path / "a" / "b"))(X).equal(normal(1.0)(X))
-    assert (tmp_path / "a" / "b" / "notes.txt").read_text() == "mine"
+    assert ce.load(str(tmp_path / "a" / "b"))(X).equal(normal(1.0)(X)) and (tmp_path / "a" / "b" / "notes.txt").read_text() == "mine"
     (tmp_path / "file").write_text("mine")
     refused(StorageError, None, normal().save, tmp_path / "file")
     refused(OptionError, "'' is no path: it is empty", normal().save, "")

@@ -147,7 +147,7 @@ def test_a_crafted_config_is_refused(saved, what):
 
 
 @pytest.mark.parametrize(
-    ("entry", "distribution"), [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("", None)]
+    "entry, distribution", [("os:system", None), ("os.system", "os"), ("../people", None), ("people", "evil"), ("", None)]
 )
 def test_only_what_entry_points_name_is_imported(saved, entry, distribution):
     def change(config):
@@ -239,8 +239,7 @@ def test_a_save_keeps_the_permissions_of_the_folder_and_of_its_files(tmp_path):
     normal(1.0).save(folder)
     (folder / ENERGY_FILE).chmod(0o600)
     normal(2.0).save(folder)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700 and {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
 
 
 CALL = {"sampler": "mala", "step_size": 0.1, "seed": 0, "trace": 2, "batch_size": 3}

@@ -59,7 +59,7 @@ class Chains:
             self.relocated += relocated
             states.append(state)
         self.state = states[0] if len(states) == 1 else join(states)
-        _per_chain(self.state, (self.count, *self.problem.points.event))  # checks its shapes
+        _per_chain(self.state, (self.count, *self.problem.points.zeros().shape))  # checks its shapes
         if not all_finite(self.state):
             self._stop(self.state, self.state)
             if self.problem.policy == "raise" or not self.active:

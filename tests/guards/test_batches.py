@@ -226,6 +226,14 @@ def test_chains_that_ran_away_are_no_draws(name):
         refused(UngroundedError, "negate it" if name in LOG_DENSITIES else "join it with", improper.sample, 200, seed=3, sampler=sampler)
 
 
+def test_energies_along_noise_levels_may_be_flat_where_no_chain_comes():
+    def flat(x, sigma):
+        return -torch.logaddexp(-x.square().sum(1) / (2 * (900 + torch.as_tensor(sigma) ** 2)), torch.tensor(-12.0))
+
+    x = ce.as_energy(flat, event_shape=(2,)).sample(1000, sampler="annealed", sigma_max=90.0, sigma_min=1.0, seed=0)
+    assert abs(x.std() / 30 - 1) < 0.15
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("name", [name for name in PROPER if name != "gamma with a pole"])
 def test_log_z_of_heavy_tails_poles_and_walls_is_finite(name):

@@ -154,8 +154,7 @@ def test_conditions_are_numbers_or_rows_of_numbers(capsys: pytest.CaptureFixture
     fast = ["--sampler", "langevin", "--step-size", ".01", "--steps", "200", "-n", "50", "--seed", "0"]
     with ce.register("energy", "at", At):
         for text, center in (("y=3", (3, 3)), ("y=-2,4", (-2, 4))):
-            assert run("sample", "at", "--given", text, *fast) == 0
-            assert np.allclose(np.load("samples.npy").mean(0), center, atol=0.15)
+            assert run("sample", "at", "--given", text, *fast) == 0 and np.allclose(np.load("samples.npy").mean(0), center, atol=0.15)
             assert run("explain", "at", "samples.npy", "--given", text) == 0
         capsys.readouterr()
         assert run("sample", "at", *fast) == run("explain", "at", "samples.npy") == 2
@@ -183,8 +182,7 @@ def test_saved_folder_stands_in_an_expression(capsys: pytest.CaptureFixture[str]
         assert run("sample", f"{name} | toys/left=dark", "--steps", "1", "--json") == 0
         assert json.loads(capsys.readouterr().out)["expression"] == "bright & ~left=dark | left=dark"
     assert run("sample", "./savd") == 2 and "Unknown name `./savd`; did you mean `./saved`?" in capsys.readouterr().err
-    assert run("sample", "./nowhere") == 2
-    assert "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
+    assert run("sample", "./nowhere") == 2 and "Unknown name `./nowhere`: there is no such folder." in capsys.readouterr().err
     ce.get("energy", "toys/bright").save("many/~one")
     assert run("sample", "./many") == 2
     assert "Unknown name `./many`: it holds several energies; write ./many/~one, or --in ./many." in capsys.readouterr().err
@@ -206,8 +204,7 @@ def test_diverged_draws_are_reported(capsys: pytest.CaptureFixture[str]):
     cliff = ce.as_energy(lambda x: torch.where(x < 1, x.square(), torch.nan).sum(1), name="cliff", event_shape=(1,))
     arguments = ["cliff", "-n", "64", "--seed", "0", "--steps", "20", "--sampler", "langevin", "--option", "step_size=.5", "-o", "x.npy"]
     with ce.register("energy", "cliff", lambda: cliff):
-        assert run("sample", *arguments) == 2
-        assert "reached a non-finite point, energy or gradient of cliff" in capsys.readouterr().err
+        assert run("sample", *arguments) == 2 and "reached a non-finite point, energy or gradient of cliff" in capsys.readouterr().err
         assert run("sample", *arguments, "--option", "on_divergence=keep") == 0
     count = len(np.load("x.npy"))
     assert 0 < count < 64 and f"x.npy: {count} draws (of 64; the others diverged) of cliff in" in capsys.readouterr().out
@@ -248,13 +245,11 @@ def test_explain_takes_a_sheet_apart_and_sums_up_many(capsys: pytest.CaptureFixt
 def test_explain_takes_latents_and_noise_levels(capsys: pytest.CaptureFixture[str]):
     np.save("one.npy", np.zeros(4))
     np.save("two.npy", np.ones((1, 2)))
-    assert run("explain", "toys", "one.npy", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["terms"][0]["energy"] == [0.0]
+    assert run("explain", "toys", "one.npy", "--json") == 0 and json.loads(capsys.readouterr().out)["terms"][0]["energy"] == [0.0]
     for options, sigma in ([], 0.05), (["--sigma", "2"], 2.0):
         assert run("explain", "toys/noisy", "two.npy", "--json", *options) == 0
         report = json.loads(capsys.readouterr().out)
-        assert report["expression"] == f"noisy.at({sigma:g})"
-        assert report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
+        assert report["expression"] == f"noisy.at({sigma:g})" and report["terms"][0]["energy"] == pytest.approx([1 / (1 + sigma**2)])
 
 
 @pytest.mark.slow
@@ -290,8 +285,7 @@ def test_mistakes_in_files(expression: str, name: str, message: str, capsys: pyt
     np.save("five.npy", np.zeros(5))
     np.savez("several.npz", a=np.zeros((3, 2)), b=np.zeros((3, 2)))
     Image.new("L", (4, 4)).save("grey.png")
-    assert run("explain", expression, name, "--in", "toys") == 2
-    assert f"composable-energy: error: {message}" in capsys.readouterr().err
+    assert run("explain", expression, name, "--in", "toys") == 2 and f"composable-energy: error: {message}" in capsys.readouterr().err
 
 
 def test_sheet_that_was_cut_is_one_picture():

@@ -78,8 +78,7 @@ class ConvEnergy(ComponentEnergy):
         components = z.shape[1]
         h = self.read(torch.cat([x, self.places.expand(len(x), -1, -1, -1)], 1) if self.coordinates == "absolute" else x)
         if self.place is not None and pose is not None:
-            places = self.place(relative_coordinates(pose, self.places))
-            h = (h[:, None] + places.unflatten(0, (-1, components))).flatten(0, 1)
+            h = (h[:, None] + self.place(relative_coordinates(pose, self.places)).unflatten(0, (-1, components))).flatten(0, 1)
         h = F.silu(h)
         if self.stem == "pool":
             h = F.avg_pool2d(h, 2)

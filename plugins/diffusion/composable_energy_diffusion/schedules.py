@@ -37,8 +37,7 @@ class Schedule(ABC):
 
     def __post_init__(self) -> None:
         for option, value in self._options.items():
-            check = check_flag if option == "data_last" else partial(check_number, above=0)
-            check(option, value)
+            (check_flag if option == "data_last" else partial(check_number, above=0))(option, value)
 
     @property
     def _options(self) -> dict[str, Any]:

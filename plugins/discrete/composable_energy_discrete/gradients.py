@@ -118,8 +118,7 @@ class DiscreteLangevin(Sampler):
         state, log_size = State(x, *energy.with_gradient(x)), math.log(_FIRST)
         kept = list[float]()
         for step in range(1, self.tuning_steps + 1):
-            trial = replace(self, step_size=math.exp(log_size), corrected=True)
-            state, info = trial.step(energy, state, noise.at(step))
+            state, info = replace(self, step_size=math.exp(log_size), corrected=True).step(energy, state, noise.at(step))
             rate = torch.zeros(()) if info.acceptance is None else info.acceptance.nan_to_num(0.0).mean()
             log_size += 2 * step**-0.5 * (rate.item() - self.acceptance)
             log_size = min(max(log_size, math.log(_LEAST)), math.log(_MOST))

@@ -205,8 +205,7 @@ class _Portrait:
         crescent = torch.maximum(lower, -upper)
         c.paint(lip * 0.95, crescent - 0.028, self.smiling)
         c.paint(_floats([[0.42, 0.10, 0.12]]), crescent + 0.004, self.smiling)
-        teeth = torch.maximum(crescent + 0.006, level - 0.078 * (1 - 0.4 * bow))
-        c.paint(_WHITE, teeth, self.smiling)
+        c.paint(_WHITE, torch.maximum(crescent + 0.006, level - 0.078 * (1 - 0.4 * bow)), self.smiling)
         bend = numbers.uniform("serious bend", -0.5, 0.3) * c.x.square()
         line = torch.maximum(
             (level - 0.03 + bend).abs() - (0.026 + 0.012 * (1 - self.male)), c.side - numbers.uniform("serious width", 0.13, 0.16)

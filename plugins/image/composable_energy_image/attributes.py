@@ -38,9 +38,7 @@ def select_attributes(pictures: Pictures, names: Sequence[str]) -> dict[str, Lab
                 raise OptionError(f"The attribute {event!r} cannot name a folder of its energy: rename that column, or leave it out.")
             events.append(event)
         if absent := [label for value, label in enumerate(labels.names) if not (labels.values == value).any()]:
-            _LOG.warning(
-                f"No picture to learn from has the value {', '.join(absent)} of {name}, so the energy of that value means nothing."
-            )
+            _LOG.warning(f"No picture to learn from has the value {', '.join(absent)} of {name}, so the energy of it means nothing.")
     check_spellings(events)  # they become folders
     return found
 

@@ -122,8 +122,7 @@ def test_recipes_lists_them_with_needs_and_costs(capsys: pytest.CaptureFixture[s
     with ce.register("recipe", "broken", broken):
         assert main(["recipes", "--json"]) == 0
         rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-        assert "no good" in rows["broken"]["error"]
-        assert rows["cd-small"].keys() == {"name", "about", "source", "needs", "cost"}
+        assert "no good" in rows["broken"]["error"] and rows["cd-small"].keys() == {"name", "about", "source", "needs", "cost"}
         assert main(["recipes"]) == 0 and "broken  failed: " in capsys.readouterr().out
 
 

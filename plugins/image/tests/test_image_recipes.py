@@ -405,7 +405,7 @@ class TestReport:
 
 @pytest.mark.full
 @pytest.mark.parametrize(("components", "naming", "reading", "adversarial"), [(4, 2.0, 1.5, 0.4), (1, 0.05, 0.05, 0.06)])
-def test_a_run_with_few_combinations_has_a_mixture_and_goes_on_where_it_stopped(tmp_path, components, naming, reading, adversarial):
+def test_a_run_with_few_combinations_is_a_mixture_and_resumes(tmp_path, components, naming, reading, adversarial):
     """Base and heads are one density: the posterior of an event is the density of its components over that of all.
 
     Attributes have more weight where each combination has a Gaussian of its own.

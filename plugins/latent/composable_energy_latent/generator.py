@@ -41,7 +41,6 @@ class Generator(nn.Module):
 
     Attributes:
         latent_shape: The shape of one latent point $z$.
-        mapped_shape: The shape of one point $w$; that of $z$ without a mapping.
         event_shape: The shape of one picture, found by a first call.
 
     Raises:
@@ -57,7 +56,6 @@ class Generator(nn.Module):
         self.function, self.mapping = function, mapping
         lengths = latent_shape if isinstance(latent_shape, Iterable) else [latent_shape]
         self.latent_shape = torch.Size([check_integer("latent_shape", length) for length in lengths])
-        self.mapped_shape = self.latent_shape
         self.event_shape: torch.Size | None = None
         for part in (function, mapping):
             if isinstance(part, nn.Module) and part.training:
@@ -107,7 +105,6 @@ class Generator(nn.Module):
         z = torch.rand(_PROBES, *self.latent_shape, generator=torch.Generator().manual_seed(0)).to(weight)  # also inside of a unit cube
         with torch.no_grad():
             try:
-                self.mapped_shape = self.map(z).shape[1:]
                 pictures = self(z)
                 again, alone = self(z), self(z[:1])
             except ComposableEnergyError:

@@ -130,7 +130,7 @@ class Langevin(Sampler):
         """Returns the numbers of minibatches by which energies are compared; for `Traits.binds`."""
         return 0.0, 0.5, 0.25
 
-    def check_draws(self, energy: Energy, x: Tensor) -> Sequence[SamplingWarning]:
+    def compare(self, energy: Energy, x: Tensor) -> Sequence[SamplingWarning]:
         """Returns a warning where energies beside most of up to 8 points change by other than their gradients, as by a wrong `backward` or
         a hook; for `Traits.check_draws`. Points where energies are not on a straight line, as at kinks, do not count."""
         if not energy.has_value or energy.conditions or energy.sites:
@@ -151,9 +151,7 @@ class Langevin(Sampler):
         advice = "Draws follow the gradients: correct the `backward`, or what clips or detaches; `mala` draws by the energies."
         return (SamplingWarning("gradient", seen, advice),)
 
-    traits: ClassVar[Traits] = Traits(
-        gradients=1, values=False, move=move, bias=bias, binds={_MINIBATCH: minibatches}, check_draws=check_draws
-    )
+    traits: ClassVar[Traits] = Traits(gradients=1, values=False, move=move, bias=bias, binds={_MINIBATCH: minibatches}, check_draws=compare)
 
     @property
     def _metric(self) -> Metric:
@@ -279,8 +277,7 @@ class Underdamped(Sampler):
             return None
         return state.momentum.reshape(len(state.x), -1).double().square().mean(1) / self.temperature - 1
 
-    _shared = {"binds": {_MINIBATCH: Langevin.minibatches}, "check_draws": Langevin.check_draws}
-    traits: ClassVar[Traits] = Traits(gradients=1, values=False, bias=bias, refused=_CLAMPED, **_shared)
+    traits: ClassVar[Traits] = replace(Langevin.traits, move=None, bias=bias, refused=_CLAMPED)
 
     def __post_init__(self) -> None:
         check_number("step_size", self.step_size, above=0, optional=True)

@@ -206,8 +206,7 @@ def check_precise_terms(energy: Energy, x: Tensor, sigma: float, scale: float, s
     the data. NaN makes it a diverged chain. Other expressions are not checked."""
     if (mixed := _mixed(energy)) is None:
         return x
-    away = x.square().reshape(len(x), -1).mean(1).sqrt() > _AWAY * scale
-    x = torch.where(unsqueeze_to(away, x), torch.nan, x)
+    x = torch.where(unsqueeze_to((x.square().reshape(len(x), -1).mean(1).sqrt() > _AWAY * scale), x), torch.nan, x)
     slope = mixed.slope(x, sigma, x)
     wide = widen(x, slope, slope, sigma, lambda near: mixed.slope(x, sigma, near)).slope
     kept = (slope * wide).flatten(1).sum(1) / slope.square().flatten(1).sum(1)

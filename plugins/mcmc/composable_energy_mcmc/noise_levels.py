@@ -157,9 +157,7 @@ class NoiseLevels(Sampler, ABC):
         near = set[float]() if seen else {min(levels, key=lambda level: abs(math.log(level / share / spread))) for share in _SHARES}
         for s in near | {levels[len(levels) // 2]}:  # also where the draws are wider than all levels
             if off := _residual(energy, x, s):
-                seen = (
-                    f"The model {energy} does not denoise its own draws: at the noise level {s:.3g} they are off by {off:.2g} of the level."
-                )
+                seen = f"The model {energy} does not denoise its own draws: at the level {s:.3g} they are off by {off:.2g} of it."
         advice = "Check its parametrisation, the scale and sign of its output, and its schedule; if they are right, take more `levels`, "
         advice += "a lower `sigma_min`, or train it longer. Guided scores, or a sum of several, are those of no density."
         return (SamplingWarning("scores", seen, advice),) if seen else ()

@@ -209,8 +209,7 @@ def _longest_correlation_time(values: Tensor) -> float:
     times, positive = torch.ones_like(variances), torch.ones_like(variances, dtype=torch.bool)
     lag, correlation = 0, times
     for lag in range(1, min(_LAGS, len(values) // 2) + 1):
-        change = (values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)
-        correlation = 1 - change.clamp_min(1e-6)
+        correlation = 1 - ((values[lag:] - values[:-lag]).square().mean((0, 1)) / (2 * variances)).clamp_min(1e-6)
         positive &= ~(correlation <= 0)  # also for NaN, of numbers that do not vary
         times = times + torch.where(positive, 2 * correlation, 0.0)
     ratio = correlation.clamp_min(0) ** (1 / max(lag, 1))

@@ -76,8 +76,7 @@ def _most_frequent(keys: Tensor, rotamer: Tensor, data: SideChains, least: int) 
         rows = rows[rotamer[rows] == torch.bincount(rotamer[rows]).argmax()]
         folds = 2 * math.pi / periods[rows]
         turned = data.chi[rows] * folds
-        mean = torch.atan2(turned.sin().mean(0), turned.cos().mean(0)) / folds[0]
-        result[key] = torch.where(mask[rows[0]], mean, 0.0)
+        result[key] = torch.where(mask[rows[0]], torch.atan2(turned.sin().mean(0), turned.cos().mean(0)) / folds[0], 0.0)
     return result
 
 
@@ -176,7 +175,6 @@ def _maximise(angles: Tensor, groups: Tensor, shares: Tensor) -> _Components:
     cosine, sine = (shares.T @ (known * part) / counts for part in (filled.cos(), filled.sin()))
     length = (cosine.square() + sine.square()).sqrt().clamp(max=0.9999)
     strengths = (length * (2 - length.square()) / (1 - length.square())).clamp(0.01, _STRONGEST)  # Banerjee et al. (2005)
-    hot = torch.nn.functional.one_hot(groups, len(GROUPS)).to(shares)
-    beside = torch.einsum("nk,nsg->ksg", shares, hot) + 1.0
+    beside = torch.einsum("nk,nsg->ksg", shares, torch.nn.functional.one_hot(groups, len(GROUPS)).to(shares)) + 1.0
     totals = shares.sum(0) + 1e-3
     return _Components((totals / totals.sum()).log(), torch.atan2(sine, cosine), strengths, (beside / beside.sum(2, keepdim=True)).log())

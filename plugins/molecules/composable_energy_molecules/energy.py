@@ -111,8 +111,7 @@ def side_chain_atoms(residue: str, backbone: Tensor, chi: Tensor) -> Tensor:
         raise ShapeError(f"N, CA and C need shape (3, 3) or (B, 3, 3), and angles shape (B, {ANGLES}), got {shapes}.")
     n, ca, c = (atom.expand(len(chi), 3) for atom in backbone.unbind(-2))
     one, other = ca - n, c - ca
-    cb = ca - 0.58273431 * torch.linalg.cross(one, other) + 0.56802827 * one - 0.54067466 * other
-    atoms = [n, ca, cb]
+    atoms = [n, ca, (ca - 0.58273431 * torch.linalg.cross(one, other) + 0.56802827 * one - 0.54067466 * other)]
     for angle in range(about.angles):
         atoms.append(place_atom(atoms[-3], atoms[-2], atoms[-1], BOND, ANGLE, chi[:, angle]))
     return torch.stack(atoms[2:], 1)

@@ -171,8 +171,7 @@ class GeneratedRotamers(Energy):
     def draw(self, context: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Returns exact draws, one for each context, with shape $(B, 4)$; 0 beyond the angles of the amino acid."""
         chosen = torch.multinomial(self.rotamer_log_probs(context).exp(), 1, generator=generator)[:, 0]
-        rows = torch.arange(len(context))
-        centre, width = self._centres(context)[rows, chosen], self.widths[context[:, 2].long(), chosen]
+        centre, width = self._centres(context)[torch.arange(len(context)), chosen], self.widths[context[:, 2].long(), chosen]
         periods = angle_periods(context)
         halves = torch.randint(2, centre.shape, generator=generator) * periods  # a half turn of a symmetric angle, a whole one of others
         chi = wrap(centre + width * torch.randn(centre.shape, generator=generator) + halves)
@@ -215,6 +214,5 @@ def generate(count: int, seed: int = 0, *, residues: tuple[str, ...] = tuple(GEN
     region = BACKBONES[torch.multinomial(BACKBONES[:, 3], count, replacement=True, generator=generator)]
     backbone = wrap(torch.deg2rad(region[:, :2] + region[:, 2:3] * torch.randn(count, 2, generator=generator)))
     kinds = torch.tensor([index_of(name) for name in residues])[torch.randint(len(residues), (count,), generator=generator)]
-    groups = torch.randint(1, len(GROUPS), (count, 2), generator=generator)
-    context = torch.cat([backbone, kinds[:, None], groups], 1)
+    context = torch.cat([backbone, kinds[:, None], torch.randint(1, len(GROUPS), (count, 2), generator=generator)], 1)
     return SideChains(GeneratedRotamers().draw(context, generator), context)

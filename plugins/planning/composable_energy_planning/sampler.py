@@ -150,8 +150,7 @@ class Trajectories(Sampler):
         metric = Metric(torch.linalg.cholesky((inverse + inverse.T) / 2).to(x), x.shape[1:])
         state, averaging = self.init(energy, found, noise), DualAveraging(_FIRST)
         for step in range(1, self.tuning_steps + 1):
-            trial = replace(self, step_size=averaging.length, metric=metric)
-            state, rate = try_step(trial, energy, state, noise.at(step))
+            state, rate = try_step(replace(self, step_size=averaging.length, metric=metric), energy, state, noise.at(step))
             averaging.add(self.acceptance - rate)
         return replace(self, step_size=averaging.best, metric=metric), state.x
 

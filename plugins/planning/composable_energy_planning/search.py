@@ -164,8 +164,7 @@ class Search:
         at = torch.multinomial(torch.softmax(following[0], 0), count, replacement=True, generator=generator)
         states = [pool[at]]
         for time in range(times - 1):
-            options = log_moves[at] + following[time + 1][links[at]]
-            chosen = torch.multinomial(torch.softmax(options, 1), 1, generator=generator)
+            chosen = torch.multinomial(torch.softmax((log_moves[at] + following[time + 1][links[at]]), 1), 1, generator=generator)
             at = links[at].gather(1, chosen).squeeze(1)
             states.append(pool[at])
         return torch.stack(states, 1)

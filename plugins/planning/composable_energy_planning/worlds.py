@@ -63,8 +63,7 @@ class World(ABC):
 
     def hits(self, states: Tensor, ends: Tensor, margin: float = 0.0) -> Tensor:
         """Returns which moves along a straight line between states come nearer to something than a margin, with shape $(B,)$."""
-        parts = torch.linspace(0, 1, _PARTS + 1, dtype=states.dtype)[1:, None, None]
-        between = states + parts * (ends - states)
+        between = states + torch.linspace(0, 1, _PARTS + 1, dtype=states.dtype)[1:, None, None] * (ends - states)
         inside = ((between >= self.low - _ROUNDING) & (between <= self.high + _ROUNDING)).all(-1)
         return ~(inside & (self.clearance(between.flatten(0, 1)).unflatten(0, between.shape[:2]) > margin)).all(0)
 

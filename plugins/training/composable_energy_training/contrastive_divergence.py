@@ -287,8 +287,7 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         kl = as_float32(twin(energy)(last)).mean()
         distance = last.new_zeros(())  # of chains to their nearest neighbours, the mean logarithm
         if self.replay is not None and samples.slots is not None and self.entropy:
-            neighbours = self.replay.nearest(last, samples.slots, batch.noise, self.among)
-            squared = (last - neighbours).flatten(1).square().sum(1)
+            squared = (last - self.replay.nearest(last, samples.slots, batch.noise, self.among)).flatten(1).square().sum(1)
             distance = squared.clamp_min(torch.finfo(squared.dtype).tiny).log().mean() / 2
         self.keep(samples, last)
         value, scalars = contrast(model, batch.x, last.detach(), conditions, self.l2)

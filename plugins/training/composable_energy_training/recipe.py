@@ -22,9 +22,7 @@ _FILE, _LARGEST = "recipe.toml", 2**16  # bytes: reading a key takes the square 
 _DEFAULT = "energy"  # the recipe whose class reads a file without `extends`
 _OPTIONAL: Mapping[str, Any] = {"data.labels": str | None, "data.limit": int | None, "training.device": str | None}
 # Settings that may change when a run resumes: its length, its device, its logs.
-_FREE = frozenset(
-    [*(f"training.{key}" for key in ("steps", "device", "keep", "checkpoint_every")), "log.every", "sheets.every", "sheets.n"]
-)
+_FREE = {*(f"training.{key}" for key in ("steps", "device", "keep", "checkpoint_every")), "log.every", "sheets.every", "sheets.n"}
 
 
 @dataclass(frozen=True)

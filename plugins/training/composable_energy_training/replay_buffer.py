@@ -93,15 +93,12 @@ class ReplayBuffer:
         low, size = self._lanes(noise)
         others = -(-self.capacity // self.context.batch_size) - 1
         if self.capacity < 2 * self.context.batch_size:
-            raise OptionError(
-                f"To compare chains a buffer needs two slots for each row, has {self.capacity} for {self.context.batch_size} rows."
-            )
+            raise OptionError(f"To compare chains a buffer needs two slots a row, has {self.capacity} for {self.context.batch_size} rows.")
         x = x.detach()
         first = (noise.child("neighbors").uniform(self._slots.new_empty(len(low))) * (size - 1)).long()
         best, distance = x, torch.full((len(x), 1), torch.inf, device=x.device)
         for offsets in torch.arange(min(among, others), device=x.device).split(_NEIGHBORS_AT_ONCE):
-            shift = 1 + (first[:, None] + offsets) % (size - 1)[:, None]
-            lane = ((slots - low)[:, None] + shift) % size[:, None]
+            lane = ((slots - low)[:, None] + (1 + (first[:, None] + offsets) % (size - 1)[:, None])) % size[:, None]
             neighbors = self._slots[low[:, None] + lane - self.slot_range.start]
             smallest, index = (neighbors - x[:, None]).flatten(2).square().sum(2).min(1, keepdim=True)
             closer = unsqueeze_to(smallest < distance, x)

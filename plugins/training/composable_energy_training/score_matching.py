@@ -52,8 +52,7 @@ class DenoisingScoreMatching(Objective):
         absolute energy."""
         energy = require_levels(model)
         x, sigma, xi = add_noise(batch.x, self.levels, batch.noise)
-        conditions = get_conditions(energy, batch, self.condition)
-        energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **conditions)
+        energies, gradient = differentiable_gradient(energy, x, sigma=sigma, **get_conditions(energy, batch, self.condition))
         weight = 1 if self.scale is None else 1 + unsqueeze_to(sigma / self.scale, x).square()
         error, nothing = ((as_float32(left).square() * weight).mean() for left in (gradient * unsqueeze_to(sigma, x) - xi, xi))
         scalars = {"error": error.detach(), "excess": (error - nothing).detach(), "magnitude": as_float32(energies.detach()).abs().mean()}

@@ -107,8 +107,7 @@ def get_parameters(function: Callable[..., Any], without: Collection[str] = ()) 
 
 def check_setting(key: str, value: Any, annotation: Any) -> Any:
     """Returns a setting as plain data: a path as text, a whole number as float for floats, the text `none` as None if it may be None."""
-    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
-    choices = typing.get_args(annotation) if union else (annotation,)
+    choices = typing.get_args(annotation) if (typing.get_origin(annotation) in (typing.Union, types.UnionType)) else (annotation,)
     if isinstance(value, Path):
         value = str(value)
     elif value == NONE and (type(None) in choices or Any in choices):

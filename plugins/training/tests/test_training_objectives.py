@@ -54,7 +54,7 @@ test_bad_input_is_reported = refusals(
     (lambda: prepare(Divergence(**LANGEVIN, condition="kind")).loss(Bell(), labelled(0)), "Bell does not depend on y"),
     (lambda: prepare(Improved(steps=1, options={"step_size": 1, "metric": torch.ones(2)})), "supports no metric"),
     (lambda: prepare(Improved(**LANGEVIN), Net().on(constraints.positive)), "no energy with a support"),
-    (lambda: prepare(Improved(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots for each row, has 7"),
+    (lambda: prepare(Improved(**IMPROVED, buffer=7)).loss(Net(), labelled(0)), "two slots a row, has 7"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN)), "needs a method `logits"),
     (lambda: prepare(training.JointEnergyClassifier(**LANGEVIN, label="kind"), Joint()).loss(Joint(), labelled(3)), "from 0 to 2, or"),
     (lambda: training.NoiseContrastive(torch.distributions.Normal(0.0, 1.0)), "another NoiseDistribution, got Normal"),

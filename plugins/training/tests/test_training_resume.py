@@ -120,7 +120,7 @@ test_bad_settings_states_and_shapes_are_reported = refusals(
     (lambda: buffer_of(8, context(8), "uniform", fresh=1.5), OptionError, "fresh is a probability and must be in .*, got 1.5"),
     (lambda: buffer_of(8, context(8), bad), OptionError, "got 'gaussian'"),
     (lambda: buffer_of(80, context(8, range(4)), "uniform").draw(rows_of(8, 0)), OptionError, "rows 0 to 3, got those from 0 to 7"),
-    (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots for each row"),
+    (lambda: LARGE.nearest(torch.zeros(8, 3), torch.arange(8), rows_of(8, 0)), OptionError, "two slots a row"),
     (lambda: LARGE.restore({}), FileFormatError, "none"),
     (lambda: LARGE.restore({"slots": torch.zeros(9, 3)}), FileFormatError, r"\(9, 3\)"),
     (lambda: buffer_of(8, context(8), lambda like, noise: like[:, :1]), ShapeError, r"\(8, 3\), got \(8, 1\)"),

@@ -88,8 +88,7 @@ class _SmallAttributes(Objective):
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         level = 0.06 * batch.noise.child("level").uniform(batch.x)
         x = batch.x + level[:, None, None, None] * batch.noise.child("noise").normal(batch.x)
-        logits = model(nn.functional.interpolate(x.clamp(0, 1), scale_factor=2))
-        return Loss(label_loss(logits.float(), batch.labels, VALUES))
+        return Loss(label_loss(model(nn.functional.interpolate(x.clamp(0, 1), scale_factor=2)).float(), batch.labels, VALUES))
 
 
 def draw_small(folder: Path, use: str, count: int) -> Pictures:

@@ -201,9 +201,7 @@ def read_idx(request: ReadRequest) -> PictureSource:
         files.append(file)
         shapes.append(_read_idx_shape(file, dimensions))
     if shapes[0][0] != shapes[1][0]:  # compared before the pixels are unpacked
-        raise FileFormatError(
-            f"{files[0]} has {shapes[0][0]:,} pictures and {files[1]} {shapes[1][0]:,} labels: they belong to different data sets."
-        )
+        raise FileFormatError(f"{files[0]} has {shapes[0][0]:,} pictures, {files[1]} {shapes[1][0]:,} labels: they are of two data sets.")
     images, numbers = map(_read_idx_values, files, shapes)
     values = torch.from_numpy(numbers.astype(np.int64))
     labels = {"class": Labels(values, tuple(map(str, range(max(10, int(values.max()) + 1)))))}
