@@ -300,8 +300,7 @@ def check_far_chains(chains: Chains, stop: Diverged | None, convergence: Converg
     bound = bound_conditions(problem.sampler, problem.plain)  # energies along noise levels may be flat where no chain comes
     start = convergence.start if bound and chains.step else problem.init
     reach = reach if start is None else reach / max(1.0, start.abs().max().item())
-    unsure = stop is None and reach > 1 and (ends or convergence.warning(chains))
-    if (stop is not None and stop.step > 0) or reach > _VERY_FAR or unsure:
+    if reach > _VERY_FAR or (stop.step > 0 if stop is not None else reach > 1 and (ends or convergence.warning(chains))):
         check_tails(problem.plain, x, bound)
 
 

@@ -119,8 +119,7 @@ class Box(Coordinates):
 
     def points(self, u: Tensor) -> tuple[Tensor, Tensor]:
         beyond = partial(_choose, self.lower, lambda u: (self.low + u.exp(), u), lambda u: (self.high - u.exp(), u))
-        other = partial(_choose, self.one, beyond, lambda u: (u, torch.zeros_like(u)))
-        x, volume = _choose(self.both, self._between, other, u)
+        x, volume = _choose(self.both, self._between, partial(_choose, self.one, beyond, lambda u: (u, torch.zeros_like(u))), u)
         return torch.maximum(torch.minimum(x, self.most), self.least), _total(volume)
 
     def _between(self, u: Tensor) -> tuple[Tensor, Tensor]:

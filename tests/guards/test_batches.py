@@ -226,6 +226,17 @@ def test_chains_that_ran_away_are_no_draws(name):
         refused(UngroundedError, "negate it" if name in LOG_DENSITIES else "join it with", improper.sample, 200, seed=3, sampler=sampler)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_pole_at_an_end_of_a_support_has_no_integral_or_one_that_a_dtype_may_lack(dtype):
+    pole = lambda power: ce.as_energy(lambda x: (power * x.log() + x).sum(1), support=constraints.positive, event_shape=(1,))
+    refused(UngroundedError, "has no density", ce.log_z, pole(1.05), seed=0, dtype=dtype)
+    if dtype == torch.float64:
+        assert abs(float(ce.log_z(pole(0.98), seed=0, dtype=dtype)) - math.lgamma(0.02)) < 0.1
+    else:
+        with pytest.warns(ce.SamplingWarning, match="border: log Z is wrong"):
+            ce.log_z(pole(0.98), seed=0, dtype=dtype)
+
+
 def test_energies_along_noise_levels_may_be_flat_where_no_chain_comes():
     def flat(x, sigma):
         return -torch.logaddexp(-x.square().sum(1) / (2 * (900 + torch.as_tensor(sigma) ** 2)), torch.tensor(-12.0))

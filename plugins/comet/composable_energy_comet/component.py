@@ -204,8 +204,7 @@ class QuadraticEnergy(TargetEnergy):
         self.spread = nn.Linear(latent, filters)
         self.place = nn.Conv2d(POSE if coordinates == "relative" else 2, filters, 1)
         self.mix = nn.Conv2d(filters, filters, 3, 1, 1)
-        doublings = (size // _CELLS).bit_length() - 1  # 1 or more
-        widths = [filters] * doublings + [32]
+        widths = [filters] * ((size // _CELLS).bit_length() - 1) + [32]  # 1 or more
         growing = [nn.ConvTranspose2d(*pair, 4, 2, 1) for pair in pairwise(widths)]
         self.grow = nn.Sequential(*(layer for one in growing for layer in (one, nn.ReLU())))
         self.paint = nn.Conv2d(32, channels + 1, 3, 1, 1)

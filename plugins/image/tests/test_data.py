@@ -362,7 +362,7 @@ def write_idx(folder, images, labels=2):
         ((2, 3, 3), 16, "expected 34 bytes for 2 x 3 x 3, got more"),
         ((2, 60_000, 60_000), 4, "pictures of 60,000 x 60,000 pixels, and 67,108,864 at most are read"),
         ((100, 8192, 8192), 4, r"unpacks to .* bytes, and 4,294,967,296 at most are read: unpack it to a plain file"),
-        ((1, 8192, 8192), 4, "1 pictures and .* labels: they are of two data sets"),
+        ((1, 8192, 8192), 4, "1 pictures, .* labels: they are of two data sets"),
     ],
 )
 def test_a_file_whose_header_is_not_right_is_not_unpacked(tmp_path, shape, zeros, message):

@@ -286,8 +286,7 @@ def fit_start(gradient: Callable[[Tensor], Tensor], xi: Tensor, sigma: float) ->
     way = (way / way.norm(dim=1, keepdim=True).clamp_min(torch.finfo(way.dtype).tiny)).view(xi.shape)
     ahead, back = (denoise((mean + sign * _REACH * scale * way).to(xi)) for sign in (1, -1))
     off = (((ahead - back) / 2 - share * _REACH * scale * way) * way).reshape(len(xi), -1).sum(1).abs() / (_REACH * sigma)
-    unseen = float((raw > _LARGEST).any())  # a spread that the level does not resolve
-    misfit = max(torch.maximum(misfit, off.mean()).item(), unseen)
+    misfit = max(torch.maximum(misfit, off.mean()).item(), float((raw > _LARGEST).any()))  # and a spread that the level does not resolve
     if not math.isfinite(misfit):  # the driver reports it
         return LevelStart(sigma, torch.zeros_like(xi[0]), torch.ones_like(xi[0]), 0.0, 1.0, 1.0)
     variance, upper = (sigma**2 * part / (1 - part) for part in (share, (share + 2 * error).clamp(max=_LARGEST)))

@@ -53,8 +53,7 @@ def _arc(x: Tensor, side: float) -> Tensor:
 
 def _spots(x: Tensor) -> Tensor:
     """Nine small Gaussians on a lattice."""
-    centres = torch.cartesian_prod(*2 * [x.new_tensor([-2.0, 0.0, 2.0])])
-    return -torch.logsumexp(-12 * (x[:, None] - centres).square().sum(2), 1)
+    return -torch.logsumexp(-12 * (x[:, None] - torch.cartesian_prod(*2 * [x.new_tensor([-2.0, 0.0, 2.0])])).square().sum(2), 1)
 
 
 _SHAPES: Mapping[str, Callable[[Tensor], Tensor]] = {

@@ -56,9 +56,9 @@ def _points(rows: Tensor, levels: Tensor, factor: int, count: int, pairs: int, g
     """Returns points of one factor, with shape $(count, D)$."""
     first = torch.randint(len(rows), (count * pairs,), generator=generator)
     order, sizes = levels[:, factor].argsort(stable=True), levels[:, factor].bincount()
-    own = levels[first, factor]
+    own = levels[first, factor]  # for each row another one with the same level, uniformly
     step = (torch.rand(len(first), dtype=torch.float64, generator=generator) * sizes[own]).long()
-    second = order[(sizes.cumsum(0) - sizes)[own] + step]  # for each row one with the same level, uniformly
+    second = order[(sizes.cumsum(0) - sizes)[own] + step]
     return (rows[first] - rows[second]).abs_().reshape(count, pairs, -1).mean(1)
 
 

@@ -147,8 +147,7 @@ def _normalize(word: str) -> str:
     word = word.strip()
     if _INTEGER.fullmatch(word):
         return str(int(word))
-    whole = _NUMBER.fullmatch(word) and float(word).is_integer()
-    return str(int(float(word) if abs(float(word)) < 2**53 else Decimal(word))) if whole else word  # larger floats round integers
+    return str(int(Decimal(word))) if _NUMBER.fullmatch(word) and float(word).is_integer() else word  # floats round above 2^53
 
 
 def _as_labels(words: Sequence[str], known: Sequence[str], names: tuple[str, ...]) -> Labels:

@@ -22,7 +22,7 @@ from composable_energy_mcmc.annealing.schedule import effective_sample_size
 
 _LEAPFROGS = 8  # a level is close to the next, so short trajectories are enough
 _MIN_EFFECTIVE, _ENOUGH, _HEAVY = 0.05, 500, 0.5  # the tail of fewer weights is not known
-_MIN_DRAWS = 20
+_MIN_DRAWS, _FAR, _BORDER = 20, 0.5, 2e-3  # `_FAR` is in coordinates; `_BORDER` is a share of the points
 _PILOT_CHAINS, _PILOT_STEPS = 1024, 60
 _RESAMPLES, _BISECTIONS, _MARGIN = 200, 60, 30.0  # of the bootstrap, and of Bennett's ratio
 _BASE_FACTOR = 1.2  # a base that is narrower than the density misses its tails, a wider one costs a few levels
@@ -151,9 +151,9 @@ def estimate_log_z(
         gaussian, ends = None if base is None else Gaussian.from_distribution(base), None
         if draws is not None:
             ends = _check_points("draws", draws if problem.init is None else problem.init, like)
-            gaussian, ends = (gaussian, ends) if gaussian is not None else (_fit_base(ends[::2]), ends[1::2])
+            gaussian, ends = (gaussian, ends) if gaussian is not None else (_fit_base(ends[::2], problem.points.coordinates), ends[1::2])
         elif gaussian is None:
-            gaussian = _fit_base(_run_pilots(density, like, problem.init, problem.sampler, noise, size))
+            gaussian = _fit_base(_run_pilots(density, like, problem.init, problem.sampler, noise, size), problem.points.coordinates)
         return _estimate(density, like, Path(density, gaussian.to(like), problem.sampler, size, moves or 1), noise, ends, levels)
 
 
@@ -193,7 +193,11 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
         return energy.latents.sample((count, *like.shape), seed=noise.child("fit").seed, dtype=like.dtype, **options)
 
 
-def _fit_base(points: Tensor) -> Gaussian:
+def _fit_base(points: Tensor, coordinates: Any) -> Gaussian:
+    """Returns the base for points in these coordinates; warns if some are at the boundary of a support, as draws of `sample` do."""
+    if coordinates and (share := (coordinates.rounding(1.1 * points, points.dtype) > _FAR).double().mean().item()) > _BORDER:
+        seen = f"log Z is wrong: {share:.2%} of the points are as close to the border of the support as {points.dtype} can tell."
+        SamplingWarning("border", seen, "Take dtype=torch.float64, with parameters in it.").emit()
     spread = points.double().std(0)
     if not (spread.isfinite() & (spread > 0)).all():
         raise OptionError("The points that the base is fitted to are not finite or all the same in a coordinate; give `base` instead.")
