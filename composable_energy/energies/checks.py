@@ -250,10 +250,8 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
         gradients = energy.with_gradient(wide.reshape(-1, *points.shape[1:]), **conditions)[1].reshape(-1, size)
         lines.append(torch.linalg.svd(normalize(gradients[gradients.isfinite().all(1)], dim=1)).Vh[-1:])
     every = normalize(torch.cat(lines), dim=1)
-    scales = (_RADII, tuple(limit / spread / part for part in (8, 4, 2, 1)))[
-        : 1 + getattr(energy, "moves", False)
-    ]  # the second for coordinates
-    ways = [(flat, line, 1, radii) for radii in scales for line in (*every, *-every)]
+    inside = tuple(limit / spread / part for part in (8, 4, 2, 1))  # in coordinates of a support
+    ways = [(flat, line, 1, radii) for radii in (_RADII, inside)[: 1 + getattr(energy, "moves", False)] for line in (*every, *-every)]
     ways.append((center.expand_as(flat), normalize(flat - center + 1e-3 * spread, dim=1), size, _RADII))
     worst, needed = math.inf, 1
     for start, line, need, radii in ways:

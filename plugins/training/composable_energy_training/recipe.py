@@ -132,7 +132,7 @@ class Recipe(ABC):
         """Writes the recipe with all settings to `recipe.toml` in the folder of a run, which then belongs to this run.
 
         Raises:
-            OptionError: The folder has a run with other settings, or energies of no run; or a setting has no form in TOML.
+            OptionError: The folder has a run with other settings, or energies or results of no run; or a setting has no form in TOML.
         """
         out = expanded(out)
         file, new = out / _FILE, flatten(_replace_none(self.resolved_settings()))
@@ -143,8 +143,8 @@ class Recipe(ABC):
                 shown = "; ".join(f"{key}: there {old.get(key, NONE)!r}, here {new.get(key, NONE)!r}" for key in differ[:6])
                 more = f"; and {len(differ) - 6} more" if len(differ) > 6 else ""
                 raise OptionError(f"{out} has a run with other settings ({shown}{more}). Use those settings, or another folder.")
-        elif any(out.glob(f"*/{ENERGY_FILE}")):
-            raise OptionError(f"{out} holds saved energies of no run, which this run could replace. Give another folder.")
+        elif any(path for name in (f"*/{ENERGY_FILE}", "report.json", "samples.png") for path in out.glob(name)):
+            raise OptionError(f"{out} holds saved energies or results of no run, which this run could replace. Give another folder.")
         replace_file(file, self.toml().encode())
 
 

@@ -137,7 +137,9 @@ def test_a_run_saves_its_recipe_and_refuses_another(bowl, tmp_path):
         bowl.with_changes({"model.width": 5, "training.seed": 1}).run(tmp_path, out)
     assert [path.name for path in out.iterdir()] == ["recipe.toml"]
     ce.as_energy(torch.distributions.Normal(torch.zeros(2), 1.0)).save(tmp_path / "mine/best")
-    refused(OptionError, "holds saved energies of no run", bowl.run, tmp_path, tmp_path / "mine")
+    refused(OptionError, "holds saved energies or results of no run", bowl.run, tmp_path, tmp_path / "mine")
+    (tmp_path / "report.json").write_text("{}")
+    refused(OptionError, "results of no run", bowl.run, tmp_path, tmp_path)
 
 
 def test_paths_may_be_texts(bowl, tmp_path, monkeypatch):
