@@ -55,8 +55,7 @@ EDITS = {"fashion": (("upper & ~bright", "bright", "upper"), ("dress & ~wide", "
 EDITED = slice(200, 300)  # others of these pictures chose the settings of edits
 
 KINDS = ("real", "reconstructed", "weight 1", "weight 2")
-REFERENCE, FRECHET, CHANGE = 5000, "Frechet distance", "change of pixels,"
-PARTS = 4  # of as many pictures as an expression gets: between two sets of 1,000 the distance differs by up to 5
+REFERENCE, PARTS, FRECHET, CHANGE = 5000, 4, "Frechet distance", "change of pixels,"  # distances of two sets of 1,000 differ by up to 5
 
 
 def train(real: RealSet, scale: float, seed: int, device: str = "cpu") -> Path:

@@ -66,8 +66,7 @@ def fpr_at_95(inside: Tensor, outside: Tensor) -> float:
     Arguments and errors are those of `auroc`.
     """
     inside, outside = _scores(inside), _scores(outside)
-    least = inside.sort().values[math.ceil(0.95 * len(inside) - 1e-9) - 1]  # threshold that keeps enough
-    return float((outside <= least).double().mean())
+    return float((outside <= inside.sort().values[math.ceil(0.95 * len(inside) - 1e-9) - 1]).double().mean())
 
 
 def _scores(scores: Tensor) -> Tensor:

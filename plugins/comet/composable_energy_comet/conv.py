@@ -203,8 +203,7 @@ class WindowEnergy(TargetEnergy):
         mixed = torch.einsum("bkhw,bck->bchw", (_CONTRAST * painted[:, :-1]).softmax(1), palette)
         painted = torch.cat([mixed, painted[:, -1:] + _OUTSIDE], 1)  # so that 0, around the window, is no weight
         offset = (self.places - pose[:, :2, None, None]) / pose[:, 2, None, None, None].clamp(min=_LEAST_REACH)
-        places = offset.flip(1).movedim(1, 3)  # right and down, from -1 to 1 inside the window
-        pasted = F.grid_sample(painted, places + _FAR * is_ground, align_corners=False)
+        pasted = F.grid_sample(painted, offset.flip(1).movedim(1, 3) + _FAR * is_ground, align_corners=False)  # -1 to 1 in the window
         tint = self.tint(latent).unflatten(1, (self.channels, self.ground, self.ground)) * is_ground
         pictures = pasted[:, :-1] + self.cover @ tint @ self.cover.T
         weights = pasted[:, -1:] - _OUTSIDE * (1 - is_ground)

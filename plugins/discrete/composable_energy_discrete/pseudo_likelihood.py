@@ -50,8 +50,7 @@ class PseudoLikelihood(Objective):
             raise OptionError(f"{outside} of {len(x)} points are not {format_support(support)}: make them so, as by `(x > 0.5).float()`.")
         index = sites.index(x)
         count = min(self.sites or index.shape[1], index.shape[1])
-        first = batch.noise.for_chains(range(1))  # the same sites for all rows, whichever of them a process has
-        chosen = first.normal(x.new_empty((1, index.shape[1])))[0].argsort()[:count]
+        chosen = batch.noise.for_chains(range(1)).normal(x.new_empty((1, index.shape[1])))[0].argsort()[:count]  # the same for all rows
         near = points_near(sites, x, index, chosen)
         logits = -model(near.flatten(0, 2)).view(near.shape[:3]).masked_fill(~sites.allowed[chosen], -math.inf)
         logs = logits.log_softmax(2).gather(2, index[:, chosen, None])[..., 0]

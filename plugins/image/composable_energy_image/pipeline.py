@@ -115,8 +115,7 @@ class AttributePipeline:
             model = AdversarialDecoder(coder, draws, reader, {} if codes is None else codes.read(draws))
         weights = {"weight": table["adversarial"], "reading": table["reading"]}
         objective = AdversarialReconstruction(variables, noise=table["noise"], **weights)
-        enough = 2 * table["passes"] * len(pictures) // table["batch_size"]  # half of a batch are pictures
-        steps = min(table["steps"], max(1, table["steps"] // 2, enough))
+        steps = min(table["steps"], max(1, table["steps"] // 2, 2 * table["passes"] * len(pictures) // table["batch_size"]))
         self._fit("decoder", model, objective, pictures, steps=steps, betas=(0.5, 0.99), warm_up=min(50, steps // 10))
 
     @torch.no_grad()

@@ -157,8 +157,7 @@ def parts_of(energy: Energy) -> Parts:
     for placed, part in placed_terms(energy, size) if fits else ():
         term, axes, weight = part
         if isinstance(term, ce.over_time) and term.window == 2:
-            found = motion if isinstance(term.terms[0], TransitionEnergy) else others
-            found.append(Part(term.terms[0], axes, weight))
+            (motion if isinstance(term.terms[0], TransitionEnergy) else others).append(Part(term.terms[0], axes, weight))
         elif isinstance(term, Waypoint) and weight == 1:
             waypoints[term.time % horizon] = (*waypoints.get(term.time % horizon, ()), part)
         elif isinstance(term, Effort) and term.order == 1:

@@ -114,8 +114,7 @@ class CheckpointStore:
         )
         if wrong := list(list_differences(saved, expected)):
             raise FileFormatError(f"{name} is of another model: {_joined(wrong)}. Train the same model, or give another folder.")
-        older = {"frozen": settings["frozen"]}  # earlier versions do not say what is frozen
-        wrong = list(list_differences({**older, **checkpoint.metadata["settings"]}, settings))
+        wrong = list(list_differences({"frozen": settings["frozen"], **checkpoint.metadata["settings"]}, settings))  # older ones lack it
         if checkpoint.step > steps:
             wrong.append(f"{checkpoint.step} steps were taken, {steps} are requested")
         if wrong:

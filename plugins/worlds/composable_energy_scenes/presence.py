@@ -35,8 +35,7 @@ class PlaceHead(nn.Module):
         """Returns logits with shape $(B, 256)$ of codes with shape $(B, 4, 8, 8)$ at levels with shape $()$ or $(B,)$."""
         level = level_column(self.sigma_min if sigma is None else sigma, z)
         u = z * (1 + level * level).rsqrt()[:, :, None, None]
-        wide = F.pad(u, (0, 0, 0, 0, 0, _READ - CHANNELS))  # the network has as many output as input channels
-        return self.read(F.silu(self.net(wide, level)).flatten(1))
+        return self.read(F.silu(self.net(F.pad(u, (0, 0, 0, 0, 0, _READ - CHANNELS)), level)).flatten(1))  # it has as many outputs
 
 
 def cell_of(position: Tensor) -> Tensor:
