@@ -35,15 +35,12 @@ def real() -> str:
 
 
 def edits() -> str:
-    """Returns the shares of edited pictures that fulfil what was asked, and how far they moved."""
-    rows = [row for row in read_results("real")["rows"] if " to " in row["row"]]
-    lines = [
-        [
-            *map(code_cell, share["row"].removeprefix("edit ").split(" to ")),
-            *(number(kind, 2)(row) for row in (share, moved) for kind in KINDS[:3]),
-        ]
-        for share, moved in zip(rows[::2], rows[1::2], strict=True)
-    ]
+    """Returns the mean shares of edited pictures that fulfil what was asked, and how far they moved."""
+    rows, lines = read_results("real")["rows"], []
+    for what in dict.fromkeys(row["row"].removeprefix("edit ") for row in rows if row["row"].startswith("edit ")):
+        same = [[row for row in rows if row["row"].startswith(start) and row["row"].endswith(what)] for start in ("edit ", "change ")]
+        figures = (format_number(mean(some, kind), 2) for some in same for kind in KINDS[:3])
+        lines.append([*map(code_cell, what.split(" to ")), *figures])
     changes = ("between two pictures", "by decoding", "by the edit")
     return markdown_table(["pictures", "to", "real", "before", "edited", *(f"change {by}" for by in changes)], lines)
 
