@@ -258,6 +258,8 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
         x = torch.cat([start + spread * radius * line for radius in radii])
         with torch.no_grad():
             energies = energy(x.reshape(-1, *points.shape[1:]), **conditions).double().reshape(len(radii), -1)
+        if radii is inside:  # parameters of a narrower dtype may round the distance from the end to 0
+            energies = energies.masked_fill(energies == -math.inf, math.nan)
         # By which multiple of log t the energies grow, at least somewhere; infinity if it is unknown.
         rounding = torch.finfo(x.dtype).eps * energies.abs().amax(0)
         growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf).nan_to_num(math.inf, math.inf, -math.inf).amax(0)

@@ -242,7 +242,7 @@ class TestIdx:
             refused(FileFormatError, rf"train-images-idx3-ubyte.*({message})", open_pictures, tmp_path)
         images.write_bytes(data)
         labels.write_bytes(again(struct.pack(">2i", 0x801, 3) + bytes(3)))
-        refused(FileFormatError, r"4 pictures and .* 3 labels", open_pictures, tmp_path)
+        refused(FileFormatError, r"4 pictures, .* 3 labels", open_pictures, tmp_path)
         labels.unlink()
         refused(FileFormatError, r"lacks train-labels-idx1-ubyte", open_pictures, tmp_path)
 
