@@ -220,7 +220,7 @@ def check_tails(energy: "Energy", points: Tensor, conditions: Mapping[str, Any])
         points = _normal(0, points.shape, points)
     for x in (points.double(), points) if points.device.type != "mps" else (points,):  # weights may be in another dtype
         try:
-            found, needed = _slowest_growth(energy, x, conditions, -0.9 * math.log(torch.finfo(points.dtype).tiny))
+            found, needed = _slowest_growth(energy, x, conditions)
             break
         except Exception:  # of a function that was not written for points so far away
             continue
@@ -236,9 +236,8 @@ def check_tails(energy: "Energy", points: Tensor, conditions: Mapping[str, Any])
         )
 
 
-def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, Any], limit: float) -> tuple[float, float]:
-    """Returns the exponent along the line where it is least in relation to what it must be, and that. In coordinates of a support, points
-    up to a `limit` count as well, beyond which the distance from its end may be no number."""
+def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, Any]) -> tuple[float, float]:
+    """Returns the exponent along the line where it is least in relation to what it must be, and what it must be."""
     flat = points.flatten(1) if points.ndim > 1 else points[:, None]
     size, center = flat.shape[1], flat.median(0).values
     spread = max(1.0, (flat - center).abs().median().item())
@@ -250,22 +249,21 @@ def _slowest_growth(energy: "Energy", points: Tensor, conditions: Mapping[str, A
         gradients = energy.with_gradient(wide.reshape(-1, *points.shape[1:]), **conditions)[1].reshape(-1, size)
         lines.append(torch.linalg.svd(normalize(gradients[gradients.isfinite().all(1)], dim=1)).Vh[-1:])
     every = normalize(torch.cat(lines), dim=1)
-    inside = tuple(limit / spread / part for part in (8, 4, 2, 1))  # in coordinates of a support
-    ways = [(flat, line, 1, radii) for radii in (_RADII, inside)[: 1 + getattr(energy, "moves", False)] for line in (*every, *-every)]
-    ways.append((center.expand_as(flat), normalize(flat - center + 1e-3 * spread, dim=1), size, _RADII))
+    ways = [(flat, line, 1) for line in (*every, *-every)]
+    ways.append((center.expand_as(flat), normalize(flat - center + 1e-3 * spread, dim=1), size))
     worst, needed = math.inf, 1
-    for start, line, need, radii in ways:
-        x = torch.cat([start + spread * radius * line for radius in radii])
+    for start, line, need in ways:
+        x = torch.cat([start + spread * radius * line for radius in _RADII])
         with torch.no_grad():
-            energies = energy(x.reshape(-1, *points.shape[1:]), **conditions).double().reshape(len(radii), -1)
-        if radii is inside:  # parameters of a narrower dtype may round the distance from the end to 0
-            energies = energies.masked_fill(energies == -math.inf, math.nan)
+            energies = energy(x.reshape(-1, *points.shape[1:]), **conditions).double().reshape(len(_RADII), -1)
         # By which multiple of log t the energies grow, at least somewhere; infinity if it is unknown.
         rounding = torch.finfo(x.dtype).eps * energies.abs().amax(0)
-        growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf).nan_to_num(math.inf, math.inf, -math.inf).amax(0)
-        growth = torch.where(energies[0].isfinite() & ((rounding < 0.1) | (growth < 0)), growth, math.inf).sort().values
-        found = growth[math.ceil(_SHARE * len(growth)) - 1].item() / math.log(radii[1] / radii[0])
-        worst, needed = min((worst, needed), (found, need), key=lambda pair: pair[0] - pair[1])
+        growth = energies.diff(dim=0).masked_fill(energies[:-1] == -math.inf, -math.inf)
+        growth = growth.nan_to_num(nan=math.inf, posinf=math.inf, neginf=-math.inf).amax(0)
+        known = energies[0].isfinite() & ((rounding < 0.1) | (growth < 0))
+        exponents = torch.where(known, growth / math.log(_RADII[1] / _RADII[0]), math.inf).sort().values
+        if (found := exponents[math.ceil(_SHARE * len(exponents)) - 1].item()) - need < worst - needed:
+            worst, needed = found, need
     return worst, needed
 
 

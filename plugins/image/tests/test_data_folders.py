@@ -27,8 +27,7 @@ class TestFolder:
         (tmp_path / "cat/notes.txt").write_text("no picture")
         (tmp_path / "cat/._1.png").write_bytes(b"what macOS leaves behind")
         found = open_pictures(tmp_path)
-        assert np.array_equal(found.pixels, pixels[[3, 0, 1, 2]])
-        assert found.labels["class"].names == ("bird", "cat", "dog")
+        assert np.array_equal(found.pixels, pixels[[3, 0, 1, 2]]) and found.labels["class"].names == ("bird", "cat", "dog")
         assert found.variable("class").values.tolist() == [0, 1, 1, 2]
         assert repr(found) == f"4 pictures of (3, 5, 4) from an image folder at {tmp_path}, labels: class (bird, cat, dog)"
         save(tmp_path / "run/samples.png", pixels[0, 0])
