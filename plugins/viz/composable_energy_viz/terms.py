@@ -29,7 +29,7 @@ _LARGE, _LINEAR = 100, 10  # energies that need a logarithmic axis, and where it
 def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path | None = None) -> Figure:
     """Returns a bar chart of an explanation: the mean energy of each term, and a dot for each point.
 
-    Terms stand below the expression that they belong to. Infinite energies are written as text.
+    Terms stand below the expression that they belong to. Energies that are not finite are written as text.
 
     Args:
         found: The result of `E.explain(x)`.
@@ -58,7 +58,8 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
         if 1 < len(finite) <= _DOTS:
             axes.plot(finite.numpy(), torch.full_like(finite, place).numpy(), "o", color=DOT, markersize=2.5, alpha=0.6, zorder=3)
         share = "" if row.share is None else f"   share {row.share.mean().item():.3f}"
-        text = f"{mean:.3f}" if len(finite) == len(energies) else f"infinite at {len(energies) - len(finite)} of {len(energies)} points"
+        what, wrong = ("not a number", energies.isnan()) if energies.isnan().any() else ("infinite", energies.isinf())
+        text = f"{what} at {int(wrong.sum())} of {len(energies)} points" if wrong.any() else f"{mean:.3f}"
         _annotate(axes, place, text + share)
     axes.set_yticks(range(len(rows)), [f"{'  ' * depth}{shorten(row.expression, _LETTERS - 2 * depth)}" for depth, row in rows])
     if max(abs(end) for end in axes.get_xlim()) > _LARGE:
