@@ -164,8 +164,8 @@ def _draw_plane(axes: Axes, axis: list[Tensor], energies: Tensor, dots: Tensor |
     x, y = axis
     density = (energies.min() - energies).exp().reshape(len(x), len(y)).T
     shades = LinearSegmentedColormap.from_list("shades", SHADES)
-    extent = [float(end) for line in axis for end in (1.5 * line[0] - line[1] / 2, 1.5 * line[-1] - line[-2] / 2)]  # centres are points
-    axes.imshow(density.numpy(), origin="lower", extent=extent, cmap=shades, vmin=0, vmax=1.05, aspect="auto")
+    left, right, low, high = (float(end) for a in axis for end in (1.5 * a[0] - a[1] / 2, 1.5 * a[-1] - a[-2] / 2))  # centres are points
+    axes.imshow(density.numpy(), origin="lower", extent=(left, right, low, high), cmap=shades, vmin=0, vmax=1.05, aspect="auto")
     if dots is not None:
         axes.scatter(*dots.T.numpy(), s=5, color=DOT, linewidths=0, alpha=0.7)
     for i in range(0 if paths is None else paths.shape[1]):
