@@ -35,9 +35,8 @@ def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float
         0.0
     """
     bins = check_integer("bins", bins)
-    if probabilities.ndim != 2:
-        raise ShapeError(f"Probabilities of classes have shape (B, K), got {tuple(probabilities.shape)}.")
-    p = probabilities.detach().double()
+    if (p := torch.as_tensor(probabilities).detach().double()).ndim != 2:
+        raise ShapeError(f"Probabilities of classes have shape (B, K), got {tuple(p.shape)}.")
     if not bool(((p >= 0) & (p <= 1 + 1e-6)).all()) or not bool(((p.sum(1) - 1).abs() < 1e-2).all()):
         raise OptionError("Each row of the probabilities must be at least 0 and sum to 1; log probabilities need `.exp()`.")
     y = check_labels(y, *p.shape)

@@ -151,7 +151,7 @@ def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_sets(first: Tensor, second: Tensor, network: Network | None, least: int) -> tuple[Tensor, Tensor]:
-    first, second = (points if network is None else features_of(network, points) for points in (first, second))
+    first, second = (torch.as_tensor(points) if network is None else features_of(network, points) for points in (first, second))
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ShapeError(f"Features have shape (N, D), got {tuple(first.shape)} and {tuple(second.shape)}; pictures need a network.")
     if min(len(first), len(second)) < least:

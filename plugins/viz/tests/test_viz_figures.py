@@ -252,8 +252,8 @@ class TestLayout:
 
 
 def test_another_range_warns_with_the_values():
-    with pytest.warns(PictureWarning, match=r"from -1 to 1: give value_range="):
-        ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8))
+    with pytest.warns(PictureWarning, match="from (-1 to 1: give|400 to 400: give floats and) value_range="):
+        ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8)), ce.viz.grid(torch.full((1, 1, 8, 8), 400).to(torch.uint16))
 
 
 test_other_shapes_and_labels_say_what_to_do = refusals(
