@@ -47,8 +47,6 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
     rows = list(found.rows())
     hidden = len(rows) - _ROWS
     rows = rows[:_ROWS]
-    if not len(found.energy):
-        raise OptionError("The explanation has no points: explain at least one.")
     figure, axes = open_axes(ax, path, 6.4, 1.2 + 0.34 * len(rows))
     for place, (depth, row) in enumerate(rows):
         energies = row.energy.detach().cpu().double()
@@ -82,7 +80,7 @@ def shares(
         ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
-        OptionError: There is no mixture, or labels are given for an explanation.
+        OptionError: There is no mixture or no point, or labels are given for an explanation.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -127,7 +125,7 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
     groups = []
     for _, row in found.rows():
         bars: _Bars = []
-        for term in row.terms if len(row.energy) else ():
+        for term in row.terms:
             if term.share is not None:
                 share = term.share.detach().cpu().double()
                 error = (share.std() / math.sqrt(len(share))).item() if len(share) > 1 else None
@@ -143,6 +141,8 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
 def _check(found: object, wanted: type | tuple[type, ...], name: str, source: str) -> None:
     if not isinstance(found, wanted):
         raise OptionError(f"`{name}` draws the result of `{source}`, got {type(found).__name__}.")
+    if isinstance(found, Explanation) and not len(found.energy):
+        raise OptionError("The explanation has no points: explain at least one.")
 
 
 def _annotate(axes: Axes, place: float, text: str) -> None:

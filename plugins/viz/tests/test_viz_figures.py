@@ -115,8 +115,7 @@ class TestTerms:
         axes = axes_of(ce.viz.shares(found))
         means = [term.share.mean().item() for term in found.terms]
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(means) and sum(means) == pytest.approx(1)
-        error = (found.terms[0].share.std() / math.sqrt(50)).item()
-        assert axes.texts[0].get_text() == f"{means[0]:.3f} ± {error:.3f}"
+        assert axes.texts[0].get_text() == f"{means[0]:.3f} ± {found.terms[0].share.std() / math.sqrt(50):.3f}"
         assert "of densities with known constants" in axes.get_yticklabels()[0].get_text()
 
     def test_shares_of_a_trace_take_labels(self):
@@ -185,6 +184,7 @@ test_what_cannot_be_drawn_is_refused = refusals(
     (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
     (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
     (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
+    (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:0, :1])), OptionError, "has no points: explain at least one"),
     (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
     (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
     (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
