@@ -35,9 +35,8 @@ def calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float
         0.0
     """
     bins = check_integer("bins", bins)
-    if probabilities.ndim != 2:
-        raise ShapeError(f"Probabilities of classes have shape (B, K), got {tuple(probabilities.shape)}.")
-    p = probabilities.detach().double()
+    if (p := torch.as_tensor(probabilities).detach().double()).ndim != 2:
+        raise ShapeError(f"Probabilities of classes have shape (B, K), got {tuple(p.shape)}.")
     if not bool(((p >= 0) & (p <= 1 + 1e-6)).all()) or not bool(((p.sum(1) - 1).abs() < 1e-2).all()):
         raise OptionError("Each row of the probabilities must be at least 0 and sum to 1; log probabilities need `.exp()`.")
     y = check_labels(y, *p.shape)
@@ -65,16 +64,16 @@ def fit_probabilities(energies: Tensor, y: Tensor, *, offsets: bool = False) -> 
     if energies.ndim != 2:
         raise ShapeError(f"The energies of classes have shape (B, K), got {tuple(energies.shape)}.")
     y = check_labels(y, *energies.shape)
-    if bool(energies.isnan().any()):
-        raise ExpressionError(f"{int(energies.isnan().any(1).sum())} of {len(y)} held-out points have an energy that is not a number.")
+    if wrong := int((~(energies > -torch.inf)).any(1).sum()):
+        raise ExpressionError(f"{wrong} of {len(y)} held-out points have an energy that is not a number, or minus infinity.")
     logits = -energies.detach().double()
     if wrong := int((logits.gather(1, y[:, None]) == -torch.inf).sum()):
         raise ExpressionError(f"The true class is impossible, its energy infinite, at {wrong} of {len(y)} held-out points.")
     if offsets and (absent := sorted(set(range(logits.shape[1])) - set(y.unique().tolist()))):
         raise OptionError(f"Offsets need held-out points of each class; there is none of class {', '.join(map(str, absent))}.")
     possible = logits != -torch.inf
-    known = logits[logits.isfinite()]
-    unit = known.std().clamp_min(1e-12) if len(known) > 1 else known.new_ones(())
+    logits = logits - logits.amax(1, keepdim=True)  # what all classes of a point share says nothing
+    unit = -gaps.median() if len(gaps := logits[possible & (logits < 0)]) else logits.new_ones(())
     scaled = logits.masked_fill(~possible, 0.0) / unit  # an infinite number times the scale would have the gradient NaN
     log_scale = torch.zeros((), dtype=torch.float64, device=logits.device, requires_grad=True)  # of 1 / T, in units of the energies
     shifts = torch.zeros(logits.shape[1], dtype=torch.float64, device=logits.device, requires_grad=offsets)
@@ -116,6 +115,6 @@ def check_labels(y: Tensor, count: int, classes: int) -> Tensor:
         raise DtypeError(f"Classes are a tensor of whole numbers, got {y.dtype if isinstance(y, Tensor) else type(y).__name__}.")
     if y.shape != (count,) or not count:
         raise ShapeError(f"There must be one class for each point, with shape ({max(count, 1)},), got {tuple(y.shape)}.")
-    if bool(((y < 0) | (y >= classes)).any()):
+    if bool((((y := y.long()) < 0) | (y >= classes)).any()):
         raise OptionError(f"Classes are numbers from 0 to {classes - 1}, got {int(y.min())} to {int(y.max())}.")
-    return y.long()
+    return y

@@ -86,10 +86,10 @@ def frechet_distance(first: Tensor, second: Tensor, network: Network | None = No
         https://arxiv.org/abs/1706.08500
     """
     first, second = _check_sets(first, second, network, 2)
-    covariances = torch.cov(first.T).reshape(first.shape[1], -1), torch.cov(second.T).reshape(first.shape[1], -1)
-    # The product of two covariances has real eigenvalues >= 0, up to rounding.
-    shared = torch.linalg.eigvals(covariances[0] @ covariances[1]).real.clamp(min=0).sqrt().sum()
-    return float((first.mean(0) - second.mean(0)).square().sum() + covariances[0].trace() + covariances[1].trace() - 2 * shared)
+    # With C = R^T R the last trace is that of the singular values of R_1 R_2^T; small eigenvalues of C_1 C_2 lose half of the digits.
+    a, b = (torch.linalg.qr((points - points.mean(0)) / (len(points) - 1) ** 0.5, mode="r").R for points in (first, second))
+    spread = a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    return float((first.mean(0) - second.mean(0)).square().sum() + spread)
 
 
 class Fidelity(NamedTuple):
@@ -151,11 +151,11 @@ def _check_pair(pictures: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_sets(first: Tensor, second: Tensor, network: Network | None, least: int) -> tuple[Tensor, Tensor]:
-    first, second = (points if network is None else features_of(network, points) for points in (first, second))
+    first, second = (torch.as_tensor(points) if network is None else features_of(network, points) for points in (first, second))
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
         raise ShapeError(f"Features have shape (N, D), got {tuple(first.shape)} and {tuple(second.shape)}; pictures need a network.")
     if min(len(first), len(second)) < least:
         raise ShapeError(f"Each set needs at least {least} points, got {len(first)} and {len(second)}.")
     if not bool(first.isfinite().all() and second.isfinite().all()):
         raise ExpressionError("Some features are not finite.")
-    return first.double(), second.double()
+    return first.detach().double(), second.detach().double()

@@ -198,8 +198,8 @@ def test_the_frechet_distance_of_gaussians_is_that_of_their_moments():
     points = (points - points.mean(0)) @ torch.linalg.cholesky(torch.cov(points.T)).inverse().T  # mean 0 and covariance 1
     scale, shift = torch.tensor([2.0, 0.5, 1.0], dtype=F64), torch.tensor([1.0, -2.0, 0.0], dtype=F64)
     assert frechet_distance(points, points * scale + shift) == pytest.approx((shift.square().sum() + (scale - 1).square().sum()).item())
-    assert frechet_distance(points, points.flip(0)) == pytest.approx(0, abs=1e-9)
-    assert frechet_distance(points[:, :1], 3 * points[:, :1]) == pytest.approx(4)
+    assert frechet_distance(points, points.flip(0)) == pytest.approx(0, abs=1e-9) == frechet_distance(9 * points.T, 9 * points.T)
+    assert frechet_distance(points[:, :1].numpy(), 3 * points[:, :1]) == pytest.approx(4)
 
 
 def test_a_network_of_features_gets_pictures_in_batches():

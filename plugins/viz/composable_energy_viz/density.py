@@ -81,7 +81,8 @@ def show(
         points = cast(Tensor, energy.latents.sample((draws, *shape), seed=seed))
     dots = None if points is None else _dots(points, size)
     ends = _window(window, dots, size)
-    axis = [torch.linspace(low, high, check_integer("resolution", resolution, least=2)) for low, high in ends]
+    count = check_integer("resolution", resolution, least=2)
+    axis = [torch.linspace(low, high, count, dtype=torch.float64) for low, high in ends]
     energies = _evaluate(energy, torch.cartesian_prod(*axis).reshape(-1, *shape), points)
     if size == 2:
         _draw_plane(axes, axis, energies, dots, paths)
@@ -146,7 +147,7 @@ def _window(window: Any, dots: Tensor | None, size: int) -> list[tuple[float, fl
 def _evaluate(energy: ce.Energy, grid: Tensor, points: Tensor | None) -> Tensor:
     """Returns the energies of grid points, with the dtype and on the device of the energy's tensors."""
     like = next((t for t in (*energy.parameters(), *energy.buffers()) if t.is_floating_point()), points)
-    grid = grid if like is None else grid.to(like)
+    grid = grid.to(torch.get_default_dtype() if like is None else like)
     with torch.no_grad():
         still = twin(energy)
         energies = torch.cat([still(some) for some in grid.split(_BATCH)]).cpu().double()
@@ -163,8 +164,8 @@ def _draw_plane(axes: Axes, axis: list[Tensor], energies: Tensor, dots: Tensor |
     x, y = axis
     density = (energies.min() - energies).exp().reshape(len(x), len(y)).T
     shades = LinearSegmentedColormap.from_list("shades", SHADES)
-    extent = (float(x[0]), float(x[-1]), float(y[0]), float(y[-1]))
-    axes.imshow(density.numpy(), origin="lower", extent=extent, cmap=shades, vmin=0, vmax=1.05, aspect="auto")
+    left, right, low, high = (float(end) for a in axis for end in (1.5 * a[0] - a[1] / 2, 1.5 * a[-1] - a[-2] / 2))  # centres are points
+    axes.imshow(density.numpy(), origin="lower", extent=(left, right, low, high), cmap=shades, vmin=0, vmax=1.05, aspect="auto")
     if dots is not None:
         axes.scatter(*dots.T.numpy(), s=5, color=DOT, linewidths=0, alpha=0.7)
     for i in range(0 if paths is None else paths.shape[1]):
@@ -172,13 +173,13 @@ def _draw_plane(axes: Axes, axis: list[Tensor], energies: Tensor, dots: Tensor |
         axes.plot(*one.T, color=color, linewidth=0.7, alpha=0.85)
         axes.plot(*one[:1].T, "o", color=color, markersize=4, markerfacecolor="white")
         axes.plot(*one[-1:].T, "o", color=color, markersize=4)
-    axes.set(xlim=extent[:2], ylim=extent[2:], xlabel="$x_0$", ylabel="$x_1$")
+    axes.set(xlim=x[[0, -1]].tolist(), ylim=y[[0, -1]].tolist(), xlabel="$x_0$", ylabel="$x_1$")
     axes.tick_params(labelsize=8)
 
 
 def _draw_line(axes: Axes, x: Tensor, energies: Tensor, dots: Tensor | None) -> None:
     density = (energies.min() - energies).exp()
-    density = density / torch.trapezoid(density, x.double())
+    density = density / torch.trapezoid(density, x)
     inside = x[:0] if dots is None else dots[(dots >= x[0]) & (dots <= x[-1])]
     if len(inside):
         axes.hist(inside.numpy(), bins=40, range=(float(x[0]), float(x[-1])), density=True, color=MUTED, alpha=0.7)

@@ -107,8 +107,8 @@ def _pixels(images: Any, value_range: tuple[float, float]) -> Tensor:
         raise OptionError(f"{int((~unit.isfinite()).flatten(1).any(1).sum())} of {len(unit)} images have values that are not finite.")
     if (outside := ((unit < -0.1) | (unit > 1.1)).double().mean().item()) > _OUTSIDE:
         warnings.warn(
-            f"{outside:.0%} of the values are outside of {low:g} to {high:g} and clipped; the images have values from "
-            f"{found.min().item():.3g} to {found.max().item():.3g}: give {'' if found.is_floating_point() else 'floats and '}value_range=.",
+            f"{outside:.0%} of the values are outside of {low:g} to {high:g} and clipped; the images go from {found.double().min():.3g} "
+            f"to {found.double().max():.3g}: give {'' if found.is_floating_point() else 'floats and '}value_range=.",
             PictureWarning,
             stacklevel=3,
         )

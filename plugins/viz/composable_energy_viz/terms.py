@@ -29,7 +29,7 @@ _LARGE, _LINEAR = 100, 10  # energies that need a logarithmic axis, and where it
 def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path | None = None) -> Figure:
     """Returns a bar chart of an explanation: the mean energy of each term, and a dot for each point.
 
-    Terms stand below the expression that they belong to. Infinite energies are written as text.
+    Terms stand below the expression that they belong to. Energies that are not finite are written as text.
 
     Args:
         found: The result of `E.explain(x)`.
@@ -47,8 +47,6 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
     rows = list(found.rows())
     hidden = len(rows) - _ROWS
     rows = rows[:_ROWS]
-    if not len(found.energy):
-        raise OptionError("The explanation has no points: explain at least one.")
     figure, axes = open_axes(ax, path, 6.4, 1.2 + 0.34 * len(rows))
     for place, (depth, row) in enumerate(rows):
         energies = row.energy.detach().cpu().double()
@@ -58,7 +56,8 @@ def explanation(found: Explanation, *, ax: Axes | None = None, path: str | Path 
         if 1 < len(finite) <= _DOTS:
             axes.plot(finite.numpy(), torch.full_like(finite, place).numpy(), "o", color=DOT, markersize=2.5, alpha=0.6, zorder=3)
         share = "" if row.share is None else f"   share {row.share.mean().item():.3f}"
-        text = f"{mean:.3f}" if len(finite) == len(energies) else f"infinite at {len(energies) - len(finite)} of {len(energies)} points"
+        what, wrong = ("not a number", energies.isnan()) if energies.isnan().any() else ("infinite", energies.isinf())
+        text = f"{what} at {int(wrong.sum())} of {len(energies)} points" if wrong.any() else f"{mean:.3f}"
         _annotate(axes, place, text + share)
     axes.set_yticks(range(len(rows)), [f"{'  ' * depth}{shorten(row.expression, _LETTERS - 2 * depth)}" for depth, row in rows])
     if max(abs(end) for end in axes.get_xlim()) > _LARGE:
@@ -81,7 +80,7 @@ def shares(
         ax: Axes to draw on; None makes a figure. The figure is also written to the file `path`, if given.
 
     Raises:
-        OptionError: There is no mixture, or labels are given for an explanation.
+        OptionError: There is no mixture or no point, or labels are given for an explanation.
 
     Example:
         >>> import torch, composable_energy as ce
@@ -126,7 +125,7 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
     groups = []
     for _, row in found.rows():
         bars: _Bars = []
-        for term in row.terms if len(row.energy) else ():
+        for term in row.terms:
             if term.share is not None:
                 share = term.share.detach().cpu().double()
                 error = (share.std() / math.sqrt(len(share))).item() if len(share) > 1 else None
@@ -142,6 +141,8 @@ def _of_explanation(found: Explanation, labels: Sequence[str] | None) -> list[tu
 def _check(found: object, wanted: type | tuple[type, ...], name: str, source: str) -> None:
     if not isinstance(found, wanted):
         raise OptionError(f"`{name}` draws the result of `{source}`, got {type(found).__name__}.")
+    if isinstance(found, Explanation) and not len(found.energy):
+        raise OptionError("The explanation has no points: explain at least one.")
 
 
 def _annotate(axes: Axes, place: float, text: str) -> None:

@@ -46,14 +46,13 @@ class TestShow:
         axes = axes_of(ce.viz.show(plane(), draws=0, window=((-2, 4), (-4, 2)), resolution=31))
         (image,) = axes.images
         shown = torch.as_tensor(image.get_array()).double()
-        x, y = torch.linspace(-2, 4, 31), torch.linspace(-4, 2, 31)
-        points = torch.stack([x.expand(31, 31), y[:, None].expand(31, 31)], -1).view(-1, 2)
+        points = torch.cartesian_prod(torch.linspace(-4, 2, 31), torch.linspace(-2, 4, 31)).flip(1)
         torch.testing.assert_close(shown, (-plane()(points).view(31, 31)).exp().double() * 2 * math.pi * math.sqrt(0.75), atol=1e-5, rtol=0)
         assert (axes.get_xlim(), axes.get_ylim(), image.origin) == ((-2, 4), (-4, 2), "lower")
+        assert image.get_extent() == pytest.approx([-2.1, 4.1, -4.1, 2.1])  # the centres of pixels are the points
 
     def test_given_points_are_the_dots(self):
-        points = torch.randn(50, 2)
-        points[3] = float("nan")
+        points = torch.cat([torch.randn(49, 2), torch.full((1, 2), math.nan)])
         (dots,) = axes_of(ce.viz.show(plane(), points.double().numpy())).collections
         torch.testing.assert_close(torch.as_tensor(dots.get_offsets()).double(), points[~points.isnan().any(1)].double())
 
@@ -72,9 +71,10 @@ class TestShow:
         assert len(axes.collections[0].get_offsets()) == 40
 
     def test_a_line_is_the_normalised_density_over_a_histogram(self):
-        axes = axes_of(ce.viz.show(line(), torch.randn(200, 1), window=(-6, 6)))
+        far = ce.as_energy(Normal(torch.tensor([1e9], dtype=torch.float64), 1.0))  # float32 has one number in the window
+        axes = axes_of(ce.viz.show(far, torch.randn(200, 1).double() + 1e9, window=(1e9 - 6, 1e9 + 6)))
         x, density = (torch.as_tensor(values).double() for values in axes.lines[0].get_data())
-        torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x).exp(), atol=2e-3, rtol=0)
+        torch.testing.assert_close(density, Normal(0.0, 1.0).log_prob(x - 1e9).exp(), atol=2e-3, rtol=0)
         assert sum(bar.get_height() * bar.get_width() for bar in axes.patches) == pytest.approx(1)
         single = ce.as_energy(Normal(0.0, 1.0))
         assert not axes_of(ce.viz.show(single, trace=run(single), window=(8, 9))).patches
@@ -99,10 +99,10 @@ class TestTerms:
         assert [tick.get_text().strip() for tick in axes.get_yticklabels()] == [row.expression for _, row in found.rows()]
         assert axes.lines[0].get_xdata() == pytest.approx(found.energy.double().numpy())
 
-    def test_infinite_energies_are_text(self):
-        positive = ce.as_energy(Exponential(torch.ones(1)), name="wait")
-        axes = axes_of(ce.viz.explanation((positive & line()).explain(torch.tensor([[-1.0], [1.0]]))))
-        assert [text.get_text() for text in axes.texts][:2] == ["infinite at 1 of 2 points"] * 2
+    def test_energies_that_are_not_finite_are_text(self):
+        wait, odd = ce.as_energy(Exponential(torch.ones(1))), ce.as_energy(lambda x: (1 - x[:, 0]).log())
+        texts = axes_of(ce.viz.explanation((wait & odd).explain(torch.tensor([[-1.0], [2.0]])))).texts
+        assert [text.get_text().removesuffix(" at 1 of 2 points") for text in texts] == ["not a number", "infinite", "not a number"]
 
     def test_a_dollar_in_a_name_is_text_and_files_are_written(self, tmp_path):
         ce.viz.explanation((line(name=r"$\bad{$") & line(1.0, "$")).explain(torch.zeros(2, 1)), path=tmp_path / "terms.svg")
@@ -115,8 +115,7 @@ class TestTerms:
         axes = axes_of(ce.viz.shares(found))
         means = [term.share.mean().item() for term in found.terms]
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(means) and sum(means) == pytest.approx(1)
-        error = (found.terms[0].share.std() / math.sqrt(50)).item()
-        assert axes.texts[0].get_text() == f"{means[0]:.3f} ± {error:.3f}"
+        assert axes.texts[0].get_text() == f"{means[0]:.3f} ± {found.terms[0].share.std() / math.sqrt(50):.3f}"
         assert "of densities with known constants" in axes.get_yticklabels()[0].get_text()
 
     def test_shares_of_a_trace_take_labels(self):
@@ -185,6 +184,7 @@ test_what_cannot_be_drawn_is_refused = refusals(
     (lambda: ce.viz.show(plane(), trace=replace(run(plane()), points=None)), OptionError, "trace=1"),
     (lambda: ce.viz.trace(replace(run(plane()), energies=torch.zeros(0, 0))), OptionError, "has no energies"),
     (lambda: ce.viz.shares(line().explain(torch.zeros(1, 1))), OptionError, "no mixture"),
+    (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:0, :1])), OptionError, "has no points: explain at least one"),
     (lambda: ce.viz.shares(run(line())), OptionError, "The trace has no shares"),
     (lambda: ce.viz.shares((line() | line(1.0)).explain(X[:, :1]), labels=["a", "b"]), OptionError, "leave out labels"),
     (lambda: ce.viz.explanation(line()), OptionError, r"the result of `E\.explain\(x\)`, got DistributionEnergy"),
@@ -252,8 +252,8 @@ class TestLayout:
 
 
 def test_another_range_warns_with_the_values():
-    with pytest.warns(PictureWarning, match=r"from -1 to 1: give value_range="):
-        ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8))
+    with pytest.warns(PictureWarning, match="from (-1 to 1: give|400 to 400: give floats and) value_range="):
+        ce.viz.grid(torch.linspace(-1, 1, 192).view(1, 3, 8, 8)), ce.viz.grid(torch.full((1, 1, 8, 8), 400).to(torch.uint16))
 
 
 test_other_shapes_and_labels_say_what_to_do = refusals(
