@@ -305,10 +305,8 @@ class CheckpointFile(Observer):
             elif isinstance(value, _PLAIN):
                 state[field.name] = value
             elif field.metadata.get("saved", True):
-                raise ExpressionError(
-                    f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and "
-                    "text; make it one of these, or sample without a `Checkpoint`."
-                )
+                holds = "a checkpoint holds tensors, numbers and text; make it one of these, or sample without a `Checkpoint`"
+                raise ExpressionError(f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: {holds}.")
         record = {"call": self.call, "steps": trace.steps, "scalars": trace.scalars, "point_steps": trace.point_steps}
         write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
         ended, self.written = time.monotonic(), chains.step
