@@ -17,6 +17,7 @@ import composable_energy as ce
 from composable_energy import sampling
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record, write_record
+from composable_energy.files.values import decode
 from tests.campaign.files import damage
 from tests.refusals import refused
 from tests.sampling_runs import BOWL, Stop, same
@@ -210,6 +211,13 @@ def test_options_that_build_much_more_than_the_saved_tensors_are_refused(tmp_pat
     assert "much larger than its saved tensors" in message or "cannot be built" in message
 
 
+def test_distributions_that_are_the_square_of_their_tensors_are_refused():
+    low, wide = {"loc": (1,), "cov_factor": (1, 10**4), "cov_diag": (1,)}, {"loc": (10**4, 1), "scale": (1, 10**4)}
+    for name, sizes in (("LowRankMultivariateNormal", low), ("Gumbel", wide)):
+        with pytest.raises(ValueError, match="much larger than its saved tensors"):
+            decode({"$distribution": [name, {key: {"$tensor": key} for key in sizes}, {}]}, lambda _, key, of=sizes: torch.ones(of[key]))
+
+
 def test_an_expression_that_could_not_be_loaded_is_not_saved(tmp_path):
     energy = normal() & normal(1.0)
     for _ in range(20):
@@ -225,8 +233,7 @@ IRREGULAR |= {"a link to itself": lambda path: path.symlink_to(path), "a folder"
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
 @pytest.mark.parametrize("kind", IRREGULAR)
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
-    folder = tmp_path / "saved"
-    normal().save(folder)
+    normal().save(folder := tmp_path / "saved")
     (path := folder / ENERGY_FILE).unlink()
     IRREGULAR[kind](path)
     refused(FileFormatError, None, ce.load, folder)
