@@ -297,6 +297,7 @@ RUN_EDITS = {
     "a reference that is missing": lambda r, t: r.update(reference=9),
     "no reference": lambda r, t: r.update(reference=0),
     "points of another shape": lambda r, t: t.update({"state.x": t["state.x"][:1]}),
+    "points of another dtype": lambda r, t: t.update({"state.x": t["state.x"].half()}),
     "points without rows": lambda r, t: t.update({"state.x": t["state.x"].sum()}),
     "divergences of another type": lambda r, t: t.update(diverged_at=t["diverged_at"].double()),
     "divergences that are missing": lambda r, t: t.pop("diverged_at"),
@@ -309,7 +310,6 @@ RUN_EDITS = {
 @pytest.mark.parametrize("name", RUN_EDITS)
 def test_an_edited_record_is_a_typed_error(tmp_path, name):
     sample(tmp_path / "c", steps=3)
-    record, tensors = read_record(tmp_path / "c", "checkpoint", 4)
-    RUN_EDITS[name](record, tensors)
-    write_record(tmp_path / "c", "checkpoint", 4, record, tensors)  # with a digest that fits
+    RUN_EDITS[name](*(record := read_record(tmp_path / "c", "checkpoint", 4)))
+    write_record(tmp_path / "c", "checkpoint", 4, *record)  # with a digest that fits
     refused(ComposableEnergyError, "give another path", sample, tmp_path / "c")

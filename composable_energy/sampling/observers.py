@@ -345,5 +345,5 @@ def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
         fits[field.name] = one is None or type(value) is type(one) or (isinstance(value, Real) and isinstance(one, Real))
         if isinstance(one, Tensor) and isinstance(value, Tensor):
             shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
-            fits[field.name] = value.shape == shape and value.is_floating_point() == one.is_floating_point()
+            fits[field.name] = value.shape == shape and value.dtype == one.dtype
     return next((f"{name} has another shape or type" for name, good in fits.items() if not good), None)
