@@ -12,7 +12,9 @@ from torch import distributed
 from composable_energy import sampling
 from composable_energy.energies.energy import Energy
 from composable_energy.errors import ComposableEnergyError, OptionError, ProcessLost
+from composable_energy.options import check_integer
 from composable_energy.sampling.selection import recommendations
+from composable_energy.sampling.wrappers import has_rows
 from composable_energy.supports import join
 
 T = TypeVar("T")
@@ -37,12 +39,15 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
         OptionError: There is no process group, there are fewer points than processes, or the sampler couples all chains, as `smc`.
         ProcessLost: Another process has ended, or does not answer within the time limit of the process group.
     """
-    n, *event = (shape,) if isinstance(shape, int) else shape
+    n, *event = shape if isinstance(shape, Sequence) else (shape,)
     own, resume = own_chains(n), call.get("resume")
     options = {name: value for name, value in call.items() if name not in signature(sampling.sample).parameters}
     sampler = sampling.resolve_sampler(energy, call.get("sampler"), options) if resume is None else resume.sampler
     if sampler.traits.couple is not None:
         raise OptionError(f"{type(sampler).__name__} couples all chains: draw in one process, or in each with a seed of its own.")
+    if has_rows(energy) and len(own) < n:
+        way = "bind the rows of `own_chains(n)` in each process, and call `sample` with their start as `first_chain`, and one seed"
+        raise OptionError(f"{energy} has a bound condition for each point: {way}; `gather_rows` joins the points.")
     if resume is None:
         box = [secrets.randbits(63) if call.get("seed") is None else call["seed"]]
         with detect_loss():
@@ -59,7 +64,7 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
     ]
     drawn, error = cast(Any, None), cast(Exception | None, None)
     try:
-        drawn = energy.sample((len(own), *event) if event else len(own), **call)
+        drawn = energy.sample((len(own), *event) if isinstance(shape, Sequence) else len(own), **call)
     except Exception as own_error:
         error = own_error
     problems = _gather_objects(error and f"{type(error).__name__}: {error}")  # no process waits for one that has ended
@@ -75,11 +80,9 @@ def sample(energy: Energy, shape: int | Sequence[int], *, gather: bool = True, *
 def own_chains(n: int) -> range:
     """Returns which of `n` chains this process draws; two processes differ by at most one chain."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        raise OptionError(
-            "There is no process group: start the program with `torchrun --nproc-per-node=N`, and call "
-            "`torch.distributed.init_process_group()` in it first. In a single process call `E.sample`."
-        )
-    rank, size = distributed.get_rank(), distributed.get_world_size()
+        way = "start the program with `torchrun --nproc-per-node=N`, and call `torch.distributed.init_process_group()` in it first"
+        raise OptionError(f"There is no process group: {way}. In a single process call `E.sample`.")
+    rank, size, n = distributed.get_rank(), distributed.get_world_size(), check_integer("The number of points", n)
     if n < size:
         raise OptionError(f"{size} processes share {n} points: ask for as many at least.")
     return range(rank * n // size, (rank + 1) * n // size)
@@ -111,10 +114,9 @@ def detect_loss() -> Iterator[None]:
     """Returns a context in which the loss of another process raises `ProcessLost`."""
     try:
         yield
-    except ComposableEnergyError:
-        raise
     except RuntimeError as error:
-        if isinstance(error, getattr(distributed, "DistError", ())) or any(word in str(error).lower() for word in _LOST):
+        lost = isinstance(error, getattr(distributed, "DistError", ())) or any(word in str(error).lower() for word in _LOST)
+        if lost and not isinstance(error, ComposableEnergyError):
             raise ProcessLost(
                 "Another process of this run was lost, or did not answer in time; its own output says why. The checkpoints are intact: "
                 f"start the same command again to resume from the last one. ({str(error).splitlines()[0]})"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import composable_energy as ce
 from composable_energy import SamplingWarning
 from composable_energy.errors import ExpressionError, FileFormatError, OptionError, SamplingDiverged, SamplingInterrupted
-from composable_energy.files import write_record
+from composable_energy.files import read_record, write_record
 from composable_energy.sampling import Info, Sampler, State, energy_and_gradient
 from composable_energy_mcmc import HMC, Annealed, Langevin
 from tests.factories import Ring, quadratic
@@ -96,8 +96,7 @@ def test_damaged_files_other_files_and_other_versions_are_reported_and_left_alon
         refused(FileFormatError, r"is damaged, or no record(.|\n)*give another path", kept, BOWL, (4, 3), file, **call)
         assert file.read_bytes() == content
     write_record(file, "checkpoint", 2, {}, {})
-    with pytest.raises(FileFormatError, match=r"has version 2, .* reads 4: use the version that wrote it.* give another path"):
-        kept(BOWL, (4, 3), file, **call)
+    refused(FileFormatError, r"has version 2, .* reads 4: use the version that wrote it.* another path", kept, BOWL, (4, 3), file, **call)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
     for other in (tmp_path, *tmp_path.glob("pipe")):
@@ -144,8 +143,7 @@ def test_what_a_state_may_hold(tmp_path, note):
 
 
 def test_what_a_state_may_not_hold(tmp_path):
-    with pytest.raises(ExpressionError, match=r"Noted.note is a list: a checkpoint holds tensors, numbers and text"):
-        kept(BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE, []), steps=6, seed=0)
+    refused(ExpressionError, "note is a list: a checkpoint holds", kept, BOWL, (4, 3), tmp_path / "c", sampler=Pulled(ONE, []), steps=6)
 
 
 CALL = {**LANGEVIN, "seed": 3}
@@ -197,10 +195,13 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
     assert torch.equal(points, whole) and torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
-def test_an_interrupt_still_writes_the_checkpoint(tmp_path):
-    energy = ce.as_energy(quadratic)
+def test_an_interrupt_and_an_observer_that_fails_at_the_end_still_write_the_checkpoint(tmp_path):
+    energy, failing = ce.as_energy(quadratic), ce.sampling.Observer()
+    failing.on_end = lambda *_: 1 / 0
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
     refused(SamplingInterrupted, None, energy.sample, (5, 3), observers=[ce.sampling.Stop(interrupting(7)), checkpoint], **call)
+    refused(ZeroDivisionError, None, energy.sample, (5, 3), observers=[failing, checkpoint], **call)
+    assert read_record(tmp_path / "chains", "checkpoint", 4)[0]["steps"] == 20
     assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
 
 

@@ -17,6 +17,7 @@ import composable_energy as ce
 from composable_energy import sampling
 from composable_energy.errors import ComposableEnergyError, FileFormatError, OptionError, PluginNotFound, StorageError
 from composable_energy.files import ENERGY_FILE, VERSION, read_record, write_record
+from composable_energy.files.values import decode
 from tests.campaign.files import damage
 from tests.refusals import refused
 from tests.sampling_runs import BOWL, Stop, same
@@ -210,6 +211,13 @@ def test_options_that_build_much_more_than_the_saved_tensors_are_refused(tmp_pat
     assert "much larger than its saved tensors" in message or "cannot be built" in message
 
 
+def test_distributions_that_are_the_square_of_their_tensors_are_refused():
+    low, wide = {"loc": (1,), "cov_factor": (1, 10**4), "cov_diag": (1,)}, {"loc": (10**4, 1), "scale": (1, 10**4)}
+    for name, sizes in (("LowRankMultivariateNormal", low), ("Gumbel", wide)):
+        with pytest.raises(ValueError, match="much larger than its saved tensors"):
+            decode({"$distribution": [name, {key: {"$tensor": key} for key in sizes}, {}]}, lambda _, key, of=sizes: torch.ones(of[key]))
+
+
 def test_an_expression_that_could_not_be_loaded_is_not_saved(tmp_path):
     energy = normal() & normal(1.0)
     for _ in range(20):
@@ -225,8 +233,7 @@ IRREGULAR |= {"a link to itself": lambda path: path.symlink_to(path), "a folder"
 @pytest.mark.skipif(os.name != "posix", reason="pipes and devices of POSIX")
 @pytest.mark.parametrize("kind", IRREGULAR)
 def test_what_is_no_regular_file_is_refused_at_once(tmp_path, kind):
-    folder = tmp_path / "saved"
-    normal().save(folder)
+    normal().save(folder := tmp_path / "saved")
     (path := folder / ENERGY_FILE).unlink()
     IRREGULAR[kind](path)
     refused(FileFormatError, None, ce.load, folder)
@@ -290,6 +297,7 @@ RUN_EDITS = {
     "a reference that is missing": lambda r, t: r.update(reference=9),
     "no reference": lambda r, t: r.update(reference=0),
     "points of another shape": lambda r, t: t.update({"state.x": t["state.x"][:1]}),
+    "points of another dtype": lambda r, t: t.update({"state.x": t["state.x"].half()}),
     "points without rows": lambda r, t: t.update({"state.x": t["state.x"].sum()}),
     "divergences of another type": lambda r, t: t.update(diverged_at=t["diverged_at"].double()),
     "divergences that are missing": lambda r, t: t.pop("diverged_at"),
@@ -302,7 +310,6 @@ RUN_EDITS = {
 @pytest.mark.parametrize("name", RUN_EDITS)
 def test_an_edited_record_is_a_typed_error(tmp_path, name):
     sample(tmp_path / "c", steps=3)
-    record, tensors = read_record(tmp_path / "c", "checkpoint", 4)
-    RUN_EDITS[name](record, tensors)
-    write_record(tmp_path / "c", "checkpoint", 4, record, tensors)  # with a digest that fits
+    RUN_EDITS[name](*(record := read_record(tmp_path / "c", "checkpoint", 4)))
+    write_record(tmp_path / "c", "checkpoint", 4, *record)  # with a digest that fits
     refused(ComposableEnergyError, "give another path", sample, tmp_path / "c")

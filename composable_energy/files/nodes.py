@@ -21,7 +21,7 @@ from composable_energy.energies import CallableEnergy, DistributionEnergy, Energ
 from composable_energy.energies.identity import PART, TOKEN, Origin, equal, token_of
 from composable_energy.errors import UNAVAILABLE, ExpressionError, FileFormatError, OptionError, PluginLoadError, PluginNotFound
 from composable_energy.files.record import digest_of
-from composable_energy.files.values import check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
+from composable_energy.files.values import ELEMENTS, check_origin, decode, decode_recommendation, encode, encode_recommendation, modules_in
 from composable_energy.options import plain_values
 from composable_energy.registry import PluginRecord, get_factory
 from composable_energy.registry.catalog import build_module
@@ -45,7 +45,6 @@ _FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, A
 
 _LARGEST = 100_000  # nodes of an expression; one that occurs twice counts twice
 _DEEPEST = 100  # what loads can also be evaluated, sampled and printed within the recursion limit of Python
-_ELEMENTS = 2**26  # that an object may allocate besides 4 times its saved tensors
 _OPERATIONS = 100_000  # of torch, besides 100 for each saved tensor; spectral norms of wide networks take 75,000
 # What is checked before it allocates; results of other functions are counted after it.
 _MAKERS = {"empty", "zeros", "ones", "full", "rand", "randn", "randint", "arange", "eye", "linspace", "repeat", "randperm"}
@@ -183,10 +182,8 @@ def _entry_of(energy: Energy) -> PluginRecord:
             with contextlib.suppress(PluginLoadError):
                 if get_factory("energy", row.name) is type(energy):
                     return find("energy", row.name)
-    raise ExpressionError(
-        f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. Offer it with an entry point or "
-        "`composable_energy.register`."
-    )
+    way = "Offer it with an entry point or `composable_energy.register`."
+    raise ExpressionError(f"{energy} cannot be saved: no plug-in offers its class {type(energy).__qualname__}. {way}")
 
 
 def read_expression(header: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> Energy:
@@ -333,7 +330,7 @@ class _Limit(TorchFunctionMode):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self._elements = _ELEMENTS + 4 * sum(tensor.numel() for tensor in tensors.values())
+        self._elements = ELEMENTS + 4 * sum(tensor.numel() for tensor in tensors.values())
         self._operations = _OPERATIONS + 100 * len(tensors)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

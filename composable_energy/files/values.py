@@ -6,6 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ Store = Callable[[Any, str], Any]
 Resolve = Callable[[str, Any], Any]
 """Returns the tensor or module of a tag and a name in the file."""
 _DEEPEST = 24
+ELEMENTS = 2**26  # that an object of a file may allocate besides 4 times its saved tensors
 _CHOICES = re.compile(r"Literal\[([^]]*)\]")
 _TEXTS = frozenset({"str", "None", "Sequence", "list", "tuple", "typing", "Optional", "Union", "collections", "abc"})
 _MOST, _MOST_PRODUCT, _MOST_STEPS = 10_000, 5 * 10**7, 100_000  # of whole numbers of a recommended sampler, and of its steps
@@ -59,10 +61,8 @@ def encode(value: Any, store: Store, hint: str) -> Any:
             return {"$slice": encode([value.start, value.stop, value.step], store, hint)}
         case Mapping() if all(isinstance(key, str) and not key.startswith("$") for key in value):
             return {key: encode(item, store, f"{hint}.{key}") for key, item in value.items()}
-    raise ExpressionError(
-        f"{hint} is a {type(value).__name__} and cannot be saved; numbers, texts, tensors, lists and dicts of them can, and so can "
-        "modules that a plug-in built (`composable_energy.get`)."
-    )
+    can = "numbers, texts, tensors, lists and dicts of them can, and so can modules that a plug-in built (`composable_energy.get`)"
+    raise ExpressionError(f"{hint} is a {type(value).__name__} and cannot be saved; {can}.")
 
 
 def decode(data: Any, resolve: Resolve, depth: int = 0) -> Any:
@@ -130,17 +130,13 @@ def decode_recommendation(data: Any, resolve: Resolve) -> Recommendation | None:
 def _parts_of(distribution: Distribution) -> list[Any]:
     """Returns the class name of a distribution, its arguments, and the tensors that these do not reproduce, as after `.double()`."""
     if (cls := type(distribution)) not in _CLASSES.values():
-        raise ExpressionError(
-            f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. Offer the energy as a plug-in that builds it, and "
-            "get it from `composable_energy.get`."
-        )
+        way = "Offer the energy as a plug-in that builds it, and get it from `composable_energy.get`."
+        raise ExpressionError(f"A {cls.__name__} cannot be saved; known are {', '.join(sorted(_CLASSES))}. {way}")
     distribution = copy.copy(distribution)  # its lazy properties are then cached in the copy
     arguments = {name: argument(distribution, name) for name in ARGUMENTS[cls]}
     if (built := _build_distribution(cls.__name__, arguments, {})).batch_shape != distribution.batch_shape:
-        raise ExpressionError(
-            f"A {cls.__name__} of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(built.batch_shape)} cannot be "
-            "saved; build it from parameters of the whole shape."
-        )
+        shapes = f"of batch shape {tuple(distribution.batch_shape)} whose parameters give {tuple(built.batch_shape)}"
+        raise ExpressionError(f"A {cls.__name__} {shapes} cannot be saved; build it from parameters of the whole shape.")
     own, again = ({path: tensor for path, (_, tensor) in tensors_in(some).items()} for some in (distribution, built))
     alike = [path for path, tensor in own.items() if path in again and tensor.shape == again[path].shape]
     return [cls.__name__, arguments, {path: own[path] for path in alike if digest_of({"": own[path]}) != digest_of({"": again[path]})}]
@@ -155,6 +151,12 @@ def _build_distribution(name: str, arguments: Mapping[str, Any], tensors: Mappin
     if any(isinstance(value, Tensor) and value.dtype == torch.bool for value in (*arguments.values(), *tensors.values())):
         raise ValueError(f"the distribution {name} has truth values as numbers")
     values: dict[str, Any] = {key: value.detach() if isinstance(value, Tensor) else value for key, value in arguments.items()}
+    shapes = {key: tuple(value.shape) for key, value in values.items() if isinstance(value, Tensor)}
+    most = ELEMENTS + 4 * sum(map(math.prod, shapes.values()))
+    if rank := shapes.get("cov_factor", ())[-1:]:  # a matrix of rank times rank is computed; the vectors have a number for each row
+        shapes = {key: (*shape, 1) for key, shape in shapes.items()} | {"cov_factor": shapes["cov_factor"], "": rank * 2}
+    if math.prod(map(max, zip_longest(*map(reversed, shapes.values()), fillvalue=1))) > most:  # of the shape to which all are broadcast
+        raise ValueError(f"the distribution {name} is much larger than its saved tensors")
     own = tensors_in(result := _CLASSES[name](**values, validate_args=False))
     for path, tensor in tensors.items():
         if path not in own or not isinstance(tensor, Tensor) or tensor.shape != own[path][1].shape:

@@ -18,6 +18,7 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pkgutil import resolve_name
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from composable_energy.errors import PluginLoadError
@@ -29,6 +30,7 @@ API_VERSION = 1
 that it was written for, 1 by default; the current number and the previous one are accepted."""
 
 _NAME = re.compile(r"[a-z0-9_-]+")
+_SCANNING = Lock()  # of two threads that change the filters of warnings at once, one may leave those of the other
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def scan(group: str) -> list[PluginRecord]:
     try:
         import entrypoints
 
-        with warnings.catch_warnings():
+        with _SCANNING, warnings.catch_warnings():
             warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
             found = []
             point: Any
@@ -105,13 +107,12 @@ def _read_all(path: tuple[str, ...]) -> tuple[PluginRecord, ...]:
 
 
 def _read(name: str, owner: metadata.Distribution) -> Iterator[PluginRecord]:
-    try:
+    try:  # the library skips what is malformed, the parser raises
         for point in owner.entry_points:
             if point.group.startswith("composable_energy."):
                 value, _, extra = point.value.replace(" ", "").partition("[")
                 yield PluginRecord(point.group, point.name, value, name, owner.version, extra=extra.rstrip("]"))
-        text = owner.read_text("entry_points.txt") or ""
-        configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(text)  # the library skips what is malformed
+        configparser.ConfigParser(delimiters=("=",), interpolation=None).read_string(owner.read_text("entry_points.txt") or "")
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         yield PluginRecord("", "", "", name, owner.version, "failed", f"its entry_points.txt cannot be read: {reason}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -238,8 +239,9 @@ def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
         error = caught
         raise
     finally:
-        for observer in observers:
-            observer.on_end(chains, error)
+        with ExitStack() as ends:  # the last first, so that the file is written before others end; all, even if one raises
+            for observer in observers:
+                ends.callback(observer.on_end, chains, error)
 
 
 def take(state: S, rows: Tensor | slice) -> S:

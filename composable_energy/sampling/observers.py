@@ -305,10 +305,8 @@ class CheckpointFile(Observer):
             elif isinstance(value, _PLAIN):
                 state[field.name] = value
             elif field.metadata.get("saved", True):
-                raise ExpressionError(
-                    f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: a checkpoint holds tensors, numbers and "
-                    "text; make it one of these, or sample without a `Checkpoint`."
-                )
+                holds = "a checkpoint holds tensors, numbers and text; make it one of these, or sample without a `Checkpoint`"
+                raise ExpressionError(f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: {holds}.")
         record = {"call": self.call, "steps": trace.steps, "scalars": trace.scalars, "point_steps": trace.point_steps}
         write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
         ended, self.written = time.monotonic(), chains.step
@@ -347,5 +345,5 @@ def _inconsistency(trace: Trace, like: State, n: int) -> str | None:
         fits[field.name] = one is None or type(value) is type(one) or (isinstance(value, Real) and isinstance(one, Real))
         if isinstance(one, Tensor) and isinstance(value, Tensor):
             shape = (n, *one.shape[1:]) if one.ndim and len(one) == 1 else one.shape
-            fits[field.name] = value.shape == shape and value.is_floating_point() == one.is_floating_point()
+            fits[field.name] = value.shape == shape and value.dtype == one.dtype
     return next((f"{name} has another shape or type" for name, good in fits.items() if not good), None)
