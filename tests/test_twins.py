@@ -318,12 +318,19 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
         draws = [pool.submit(draw, seed) for seed in range(2)]
         try:
             for _ in range(40):
-                grads = backward()
-                without.append(any(grad is None or not torch.equal(grad, one) for grad, one in zip(grads, alone, strict=True)))
+                without.append(any(grad is None or not torch.equal(grad, one) for grad, one in zip(backward(), alone, strict=True)))
         finally:
             stop.set()
         assert all(done.result() is None for done in draws)
     assert not any(without) and net.training
+
+
+def test_weights_may_be_trained_between_the_forward_and_the_backward_pass():
+    net = network()
+    net(torch.ones(4, 2)).sum().backward()
+    step = torch.optim.SGD(net.parameters(), lr=0.0).step
+    energy = WAYS["registered"](net) & ce.as_energy(lambda x: x.square().sum(1) + (step() or 0))
+    assert energy.sample((5, 2), sampler=Langevin(0.1), steps=3, seed=0).isfinite().all()
 
 
 def test_threads_inside_an_operation_are_those_of_before_after_calls_at_once():

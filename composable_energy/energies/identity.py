@@ -341,7 +341,7 @@ def _copies_itself(cls: type) -> bool:
 def _share_storage(tensor: Tensor) -> Tensor:
     if nn.parameter.is_lazy(tensor):
         raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once before sampling.")
-    held = tensor.detach().clone() if tensor.is_inference() else tensor.detach()  # autograd refuses those of inference mode
+    held = tensor.detach().clone() if tensor.is_inference() else tensor.data  # autograd refuses these, and what another thread trains
     if not isinstance(tensor, nn.Parameter):
         return held if tensor.requires_grad or tensor.is_inference() else tensor
     own_class = type(tensor) is not nn.Parameter and issubclass(type(tensor), nn.Parameter)

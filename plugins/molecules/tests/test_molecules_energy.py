@@ -160,8 +160,7 @@ def test_draws_have_the_shares_of_rotamers_of_the_density(residue):
     exact, rows = molecules.GeneratedRotamers(), 20_000
     context = molecules.context_of(residue, -1.1, -0.8, "ASP", "SER")
     draws = exact.draw(context.expand(rows, 5), torch.Generator().manual_seed(1))
-    assert bool(((draws >= -math.pi) & (draws < math.pi)).all())
-    assert not bool(draws[:, ~molecules.angle_mask(context)[0]].any())
+    assert bool(((draws >= -math.pi) & (draws < math.pi)).all()) and not bool(draws[:, ~molecules.angle_mask(context)[0]].any())
     # the share of a rotamer among points that are closest to it differs from its weight: compare with the expected shares of the density
     log_weights = exact.rotamer_log_probs(context)[0]
     found = torch.bincount(exact.rotamer_of(draws, context.expand(rows, 5)), minlength=len(log_weights))

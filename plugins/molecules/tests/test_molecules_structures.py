@@ -76,8 +76,7 @@ def test_angles_are_those_that_the_chain_was_built_with(chain, tmp_path, form):
     assert wrap(found.context[:-1, 1] - backbone[:-1, 1]).abs().max() < error
     assert bool(found.context[0, 0].isnan()) and bool(found.context[-1, 1].isnan())
     assert torch.equal(found.context[:, 2:], context_of(SEQUENCE, 0.0, 0.0, [None, *SEQUENCE[:-1]], [*SEQUENCE[1:], None])[:, 2:])
-    assert found.places == ("A/LEU 1", "A/LYS 2", "A/SER 3", "A/ALA 4")
-    assert found.complete().names == ["LEU", "LYS", "SER"]
+    assert found.places == ("A/LEU 1", "A/LYS 2", "A/SER 3", "A/ALA 4") and found.complete().names == ["LEU", "LYS", "SER"]
 
 
 def test_an_angle_by_hand_and_none_with_missing_atoms_atoms_in_line_or_far_ones(tmp_path):

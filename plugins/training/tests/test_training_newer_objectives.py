@@ -264,8 +264,7 @@ def test_states_of_all_parts_are_saved_and_restored():
 
     first, second = fresh(), fresh()
     first.loss(Net(3), batch_of(data(8, 2), kind=torch.arange(8) % 3))
-    assert sorted(first.state()) == ["1.slots", "2.slots"]
-    assert not torch.equal(first.state()["1.slots"], second.state()["1.slots"])
+    assert sorted(first.state()) == ["1.slots", "2.slots"] and not torch.equal(first.state()["1.slots"], second.state()["1.slots"])
     second.restore({name: value.clone() for name, value in first.state().items()})
     assert all(torch.equal(value, second.state()[name]) for name, value in first.state().items())
 

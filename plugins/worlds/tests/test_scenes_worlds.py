@@ -72,8 +72,7 @@ def test_labels_are_spread_over_their_ranges():
     assert factors.shape == (500, len(worlds.ROOM_FACTORS)) and 0 <= factors.min() < 0.01 < 0.99 < factors.max() <= 1
     shape = worlds.Sprites().labels(3_000, seed=1)
     assert len(np.unique(shape["scale"])) == 6 and len(np.unique(shape["orientation"], axis=0)) == 40
-    assert len(np.unique(shape["position"])) == 32
-    assert len(np.unique(worlds.Sprites(grid=False).labels(100)["scale"])) == 100
+    assert len(np.unique(shape["position"])) == 32 and len(np.unique(worlds.Sprites(grid=False).labels(100)["scale"])) == 100
 
 
 class TestSolids:
