@@ -5,7 +5,7 @@
 
 The recipe `base-and-attributes` learns from letters without any of `UNSEEN`. The other network has the codes and the decoder of the base,
 the size and the steps of the recipe's networks, and all attributes at once as a condition. The judge says for which share of the pictures,
-or of real letters, a combination holds.
+or of real letters, a combination holds: of held-out fonts, and of the fonts that are learnt from, whose letters were left out.
 """
 
 from __future__ import annotations
@@ -53,19 +53,20 @@ def train_conditioned(real: RealSet, base: Any, folder: Any, seed: int) -> CodeN
 def run(args: Any) -> Iterator[dict[str, Any]]:
     """Yields all rows after each combination."""
     whole = open_set("type")
-    judge, held_out, marks = load_judge(whole), whole.held_out.images, whole.held_out.marks
+    judge, held_out = load_judge(whole), whole.held_out
     truths = whole.truths(whole.library.images, whole.library.marks)
     seen = ~torch.stack([fulfils(text, truths) for text in UNSEEN]).any(0)
     real = replace(whole, name="type-without", library=whole.library.take(seen.nonzero()[:, 0]))
     folder = train(real, 1.0, args.seed)
     energies: dict[str, Any] = {name: ce.load(folder / name) for name in ("base", *NAMES)}
     network = train_conditioned(real, energies["base"], folder / "conditioned", args.seed)
-    truths, seen_by_judge, rows = whole.truths(held_out, marks), whole.truths(held_out, judge.marks(held_out)), list[dict[str, Any]]()
-    everything = attributes(whole, held_out, marks)
+    parts, rows = {"real": whole.held_out, "real, fonts of the training": whole.library}, list[dict[str, Any]]()
+    found = {name: [whole.truths(some.images, marks) for marks in (some.marks, judge.marks(some.images))] for name, some in parts.items()}
+    everything = attributes(whole, held_out.images, held_out.marks)
     for text in (*NAMES, *UNSEEN):
-        there = fulfils(text, truths)
-        values = everything[there][torch.arange(args.samples) % int(there.sum())]
-        shares = {"real": fulfils(text, seen_by_judge)[there]}
+        there = everything[fulfils(text, found["real"][0])]
+        values = there[torch.arange(args.samples) % len(there)]
+        shares = {name: fulfils(text, judged)[fulfils(text, known)] for name, (known, judged) in found.items()}
         for kind, words in (("energies", text), ("energies, weight 2", f"2 * ({text})")):
             images = parse(words).build(energies).sample(args.samples, seed=args.seed)
             shares[kind] = fulfils(text, whole.truths(images, judge.marks(images)))

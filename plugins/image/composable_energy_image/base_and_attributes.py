@@ -42,8 +42,8 @@ AUTOMATIC = {
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
 WEIGHTS = {"autoencoder": {"naming": (0.05, 2.0)}, "decoder": {"reading": (0.05, 1.5), "adversarial": (0.06, 0.4)}}
-"""Weights that may be `"auto"`: the second value where each combination of attributes in the data can have a Gaussian of its own. Codes and
-pictures of different combinations then lie further apart, and draws show what was asked; with more, it would take too many Gaussians."""
+"""Weights that may be `"auto"`: the second value where base and heads are a mixture. Codes and pictures of different combinations of
+attributes then lie further apart, and draws show what was asked."""
 
 _SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}}  # by the side in blocks of 16 pixels
 
@@ -52,8 +52,7 @@ _SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}} 
 class BaseAndAttributes(Recipe):
     """Trains an autoencoder of pictures, a base energy of its codes, heads that classify the attributes of codes, and last its decoder.
 
-    Where attributes have at most 4,096 combinations, and need at most 8,192 Gaussians, base and heads are one mixture of codes, else
-    networks.
+    Where attributes have at most 4,096 combinations, base and heads are one mixture of codes, else networks.
 
     The run folder holds `base`, a folder for each attribute (`male`; `hair=red` and so on for attributes that are not binary), the contact
     sheet `samples.png`, and `report.json` with steps, processor seconds, losses, the accuracy of heads on held-out pictures and on their
@@ -104,8 +103,7 @@ class BaseAndAttributes(Recipe):
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         common = find_combinations(labels) if sizes["components"] else None
-        few = common is not None and len(common[1].unique()) <= sizes["components"]
-        pipeline = replace(pipeline, settings=resolve_weights(self.settings, separate=few))
+        pipeline = replace(pipeline, settings=resolve_weights(self.settings, separate=common is not None))
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "details", "corrector_steps")}
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
@@ -121,10 +119,8 @@ class BaseAndAttributes(Recipe):
         codes, changes = pipeline.encode_training(coder, train)
         heads, joint = None, find_joint_labels(labels) if labels else None
         if common is not None:
-            plain = codes if changes is None else codes[(changes == 0).all(1)]
+            plain, joint = codes if changes is None else codes[(changes == 0).all(1)], common[0]
             heads = pipeline.fit_mixture(base, plain, *common, sizes["components"])
-        if common is not None and heads is not None:
-            joint = common[0]
             base = new_base(components=len(heads.mixture.log_weights), frames=len(heads.mixture.variances))
             base.net, base.decoder = heads.mixture, coder
         else:

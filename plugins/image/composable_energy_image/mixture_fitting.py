@@ -30,12 +30,12 @@ _PRIOR = 5.0  # pictures that the covariance of all residuals counts as, in that
 _POOLED = 20.0  # pictures that the covariance within the modes of a group counts as, in that of a mode
 _RARE = 0.5  # pictures that a combination counts as that no picture has
 _TUNED = 400  # combinations that the kernel is tuned with, at most
-_MOST = 8192  # components: beyond, a network is smaller
+_FACTOR = 4  # Gaussians for each mode, at most; beyond, each combination has one, and several share its covariance
 _HELD_OUT = 10  # one picture in as many tells which attributes matter for covariances
 
 
-def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: int) -> CodeMixture | None:
-    """Returns a mixture that is fitted to codes; None if it needs more than 8,192 components.
+def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: int) -> CodeMixture:
+    """Returns a mixture that is fitted to codes.
 
     Args:
         codes: Codes of pictures, with shape $(N, D)$.
@@ -54,9 +54,9 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     modes = divide_components(groups[rows], total, math.ceil(_MANY * x.shape[1]))
     weights = counts.clamp(min=_RARE).log()
     members = {group: (possible & (groups == group)).nonzero()[:, 0] for group in modes}
+    if (components := sum(modes[group] * len(some) for group, some in members.items())) > _FACTOR * total:
+        modes = dict.fromkeys(modes, 1)
     longest, parts = max(map(len, members.values())), []
-    if (components := sum(modes[group] * len(some) for group, some in members.items())) > _MOST:
-        return None
     if components < 1.5 * sum(modes.values()):
         longest = 1  # then most would be filling
     for group, count in modes.items():

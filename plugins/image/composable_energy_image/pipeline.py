@@ -174,13 +174,12 @@ class AttributePipeline:
         self._fit("base", model, DenoisingScoreMatching(**options, condition="changes"), (data[0], {"changes": data[1]}))
         model.write_unconditioned(net)
 
-    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int) -> MixtureHeads | None:
-        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads, or None. `rows` are
+    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int) -> MixtureHeads:
+        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads. `rows` are
         the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown."""
         began = time.process_time()
         rows = rows.repeat(len(codes) // len(rows)).to(codes.device)
-        if (mixture := fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])) is None:
-            return None
+        mixture = fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])
         loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()
         sizes = {"components": len(mixture.log_weights), "frames": len(mixture.variances)}
         options = {"outputs": len(joint), "code": codes.shape[1], "sigma_min": energy.sigma_min, **sizes}
