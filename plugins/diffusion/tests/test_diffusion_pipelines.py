@@ -82,7 +82,7 @@ SCHEDULERS = {
     "linear, epsilon": ("DDPMScheduler", {}),
     "cosine, clean": ("DDIMScheduler", {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "sample", "clip_sample": False}),
     "trained": ("EulerDiscreteScheduler", {"trained_betas": torch.linspace(1e-3, 0.03, 1000).tolist()}),
-    "zero last": ("DDIMScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+    "zero last": ("EulerDiscreteScheduler", {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
 }
 
 
@@ -123,8 +123,8 @@ def test_the_gradient_of_a_prompt_is_what_the_scheduler_says(text):
 
 @pytest.mark.full
 def test_the_gradient_of_a_prompt_with_sizes_is_what_the_scheduler_says(folder):
-    energy = load_pipeline(str(tiny_pipelines.text(folder / "xl", sizes=True)))
-    pipeline, sizes = own(energy), torch.tensor([[16.0, 16.0, 0.0, 0.0, 16.0, 16.0]]).expand(3, -1)
+    energy = load_pipeline(str(change(tiny_pipelines.text(folder / "xl", sizes=True), "unet/config.json", sample_size=[8, 16])))
+    pipeline, sizes = own(energy), torch.tensor([[16.0, 32.0, 0.0, 0.0, 16.0, 32.0]]).expand(3, -1)
     tokens, _, summary, _ = pipeline.encode_prompt("a dog", device="cpu", do_classifier_free_guidance=False)
 
     def call(x: Tensor, t: Tensor, scale: int) -> Tensor:
@@ -327,7 +327,7 @@ def test_pipelines_with_code_of_their_own(tmp_path):
     [
         ("DDPMScheduler", {"prediction_type": "score"}, r"DDPMScheduler cannot be mapped: its field prediction_type is 'score'"),
         ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "its field invert_sigmas is True"),
-        ("CMStochasticIterativeScheduler", {}, "The scheduler CMStochasticIterativeScheduler cannot be mapped"),
+        *((name, {}, f"The scheduler {name} cannot be mapped") for name in ("CMStochasticIterativeScheduler", "LCMScheduler")),
     ],
 )
 def test_schedulers_that_cannot_be_mapped(cls, options, message, tmp_path):
@@ -340,6 +340,8 @@ def test_networks_that_cannot_be_mapped(tmp_path):
     refused(OptionError, "UNet2DConditionModel cannot be mapped: its field time_cond_proj_dim is 8", load_pipeline, str(path))
     path = tiny_pipelines.classes(tmp_path / "identity", num_class_embeds=None, class_embed_type="timestep")
     refused(OptionError, "UNet2DModel cannot be mapped: its field class_embed_type is 'timestep'", load_pipeline, str(path))
+    unsized = change(path, "unet/config.json", class_embed_type=None, sample_size=None)
+    refused(OptionError, "UNet2DModel does not say the size of its points", load_pipeline, str(unsized))
     line = tiny_pipelines.seeded(diffusers.UNet1DModel, sample_size=16, block_out_channels=(8, 8, 8), norm_num_groups=4)
     diffusers.DDPMPipeline(line, diffusers.DDPMScheduler()).save_pretrained(tmp_path / "line")
     refused(OptionError, "is a UNet1DModel; known are UNet2DModel", load_pipeline, str(tmp_path / "line"))

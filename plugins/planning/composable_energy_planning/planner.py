@@ -101,7 +101,7 @@ class Planner:
             return self.plan(state)
         if (time := len(self._passed)) == len(self.last):
             raise OptionError(f"The plan of {time} states is over: call `plan` for another one from where the world is.")
-        self._passed.append(self._joined(state).to(self.last))
+        self._passed.append(self._joined(state))
         energy = self._from(self._passed)
         parts = parts_of(energy)
         shifted = torch.cat([torch.stack(self._passed), self.last[time + 1 :]])[None]
@@ -161,11 +161,13 @@ class Planner:
         return twin(energy)
 
     def _joined(self, state: Any) -> Tensor:
-        parts = [state.get(name, ()) for name in self.task.variables] if isinstance(state, Mapping) else [state]
-        joined = torch.cat([vector_of("A state", part) for part in parts]) if parts else torch.empty(0)
-        if len(joined) != (size := sum(shape[-1] for shape in self.task.variables.values() or [self.task.event_shape or (0,)])):
-            raise ShapeError(f"A state of {self.task} has {size} numbers, got {len(joined)}.")
-        return joined
+        names = [*dict.fromkeys([*self.task.variables, *state])] if isinstance(state, Mapping) else []
+        given: list[Any] = [state.get(name, ()) for name in names] or [state]
+        parts = [vector_of("A state", part) for part in given]
+        sizes, got = [shape[-1] for shape in self.task.variables.values() or [self.task.event_shape or (0,)]], [len(part) for part in parts]
+        if names not in ([], [*self.task.variables]) or got not in (sizes, [sum(sizes)]):
+            raise ShapeError(f"A state of {self.task} has {sizes} numbers, got {got}{' of ' + ', '.join(names) if names else ''}.")
+        return torch.cat(parts).to(next(self.task.parameters(), torch.empty(0)))
 
     def _shown(self, states: Tensor) -> Any:
         return split_states(states, self.task.variables) if self.task.variables else states

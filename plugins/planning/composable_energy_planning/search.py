@@ -86,7 +86,7 @@ class Search:
         metric = _Metric(visited.std(0).clamp_min(1e-6), winding)
         pool = [visited]
         for time in times:
-            anchors = self._anchor(parts, time, winding, generator)
+            anchors = self._anchor(parts, time, winding, generator).to(visited)
             if time < parts.horizon - 1:
                 pool.append(self._grow(parts, anchors, metric, generator, backwards=False))
             if time > 0:

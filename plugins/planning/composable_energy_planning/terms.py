@@ -57,7 +57,7 @@ class Waypoint(Energy):
         super().__init__()
         target = vector_of(f"The target of {name}", target)
         width = torch.as_tensor(width, dtype=target.dtype)
-        if not bool((width > 0).all()) or width.ndim > 1 or (width.ndim == 1 and width.shape != target.shape):
+        if not bool(((width > 0) & width.isfinite()).all()) or width.shape not in (torch.Size(), target.shape):
             raise OptionError(f"The width of {name} is a positive number, or one for each number of the target, got {width.tolist()}.")
         self.register_buffer("target", target)
         self.register_buffer("width", width.detach().clone())

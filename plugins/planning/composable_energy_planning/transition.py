@@ -134,10 +134,14 @@ class TransitionEnergy(Energy):
             got = f"{tuple(pairs.shape)}" if isinstance(pairs, Tensor) else type(pairs).__name__
             raise ShapeError(f"Pairs are a tensor of finite numbers of shape (n, 2, {self.size}), got {got}.")
         generator = torch.Generator().manual_seed(seed)
+        pairs = pairs.to(self.visited)
+        scale, unit = pairs[:, 0].std(0), pairs.diff(dim=1)[:, 0].std(0)
+        if len(pairs) < 2 or not bool((scale * unit > 0).all()):
+            raise OptionError("Pairs are at least two, and all numbers of states and their changes vary: leave out constant numbers.")
         self.visited.copy_(pairs[torch.randint(len(pairs), (self.kept,), generator=generator), 0])
         for step in (self.ahead, self.behind):
-            step.scale.copy_(pairs[:, 0].std(0))
-            step.unit.copy_((pairs[:, 1] - pairs[:, 0]).std(0))
+            step.scale.copy_(scale)
+            step.unit.copy_(unit)
 
         def likelihood(rows: Tensor) -> Tensor:
             whitened = self.ahead.whiten(rows[:, 0], rows[:, 1]), self.behind.whiten(rows[:, 1], rows[:, 0])

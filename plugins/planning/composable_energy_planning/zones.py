@@ -20,7 +20,7 @@ class Disc(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, radius: float) -> None:
         super().__init__()
-        self.register_buffer("center", vector_of("The center of a zone", torch.as_tensor(center, dtype=torch.get_default_dtype())))
+        self.register_buffer("center", vector_of("The center of a zone", center).to(torch.get_default_dtype()))
         self.radius = check_number("radius", radius, above=0)
 
     def forward(self, points: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ class Box(nn.Module):
 
     def __init__(self, center: Sequence[float] | Tensor, half: Sequence[float] | Tensor) -> None:
         super().__init__()
-        self.register_buffer("center", vector_of("The center of a zone", torch.as_tensor(center, dtype=torch.get_default_dtype())))
-        self.register_buffer("extent", torch.as_tensor(half, dtype=torch.get_default_dtype()).clone())
+        self.register_buffer("center", vector_of("The center of a zone", center).to(torch.get_default_dtype()))
+        self.register_buffer("extent", vector_of("Half the size of a box", half).to(torch.get_default_dtype()))
         if self.extent.shape != self.center.shape or not bool((self.extent > 0).all()):
             raise OptionError(f"A box has a positive half size for each axis of its center, got {self.extent.tolist()}.")
 

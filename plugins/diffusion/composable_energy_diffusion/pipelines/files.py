@@ -112,7 +112,7 @@ _EXPLODING = ("ScoreSdeVeScheduler",)
 
 
 def process_of(scheduler: Any) -> tuple[Schedule, str]:
-    """Returns the noise schedule and the parametrisation of a model that was trained with a scheduler of diffusers."""
+    """Returns the noise schedule and the parametrisation of a model by its scheduler. Networks for LCM and TCD have no score."""
     name, config = type(scheduler).__name__, scheduler.config
     if name in _FLOWS:
         check_fields(scheduler, invert_sigmas=False, stochastic_sampling=False)
@@ -122,9 +122,9 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
         return EDM(config["sigma_data"], config["sigma_min"], config["sigma_max"]), "edm"
     if name in _EXPLODING:
         return VarianceExploding(config["sigma_min"], config["sigma_max"]), "score"
-    if not isinstance(getattr(scheduler, "alphas_cumprod", None), torch.Tensor):
+    if name in ("LCMScheduler", "TCDScheduler") or not isinstance(getattr(scheduler, "alphas_cumprod", None), torch.Tensor):
         raise OptionError(
-            f"The scheduler {name} cannot be mapped to a noise schedule. Known are those with `alphas_cumprod`, such as DDPMScheduler, and "
+            f"The scheduler {name} cannot be mapped to a noise schedule. Known are those of scores with `alphas_cumprod`, as DDPM's, and "
             f"{', '.join((*_FLOWS, *_EDM, *_EXPLODING))}. For another process, pass the network to ce.get('energy', 'diffusion', ...)."
         )
     if config.get("use_flow_sigmas"):
@@ -133,14 +133,14 @@ def process_of(scheduler: Any) -> tuple[Schedule, str]:
     check_fields(scheduler, timestep_type="discrete")
     if (output := config.get("prediction_type", "epsilon")) not in _OUTPUTS:
         raise OptionError(f"{name} cannot be mapped: its field prediction_type is {output!r}; known: {', '.join(_OUTPUTS)}.")
-    return DiscreteVP(_betas(name, scheduler.alphas_cumprod)), _OUTPUTS[output]
+    return DiscreteVP(_betas(scheduler)), _OUTPUTS[output]
 
 
-def _betas(name: str, signal: torch.Tensor) -> tuple[float, ...]:
+def _betas(scheduler: Any) -> tuple[float, ...]:
     """Returns the rates of a process from its products $a_k^2$, which also contain rescaled and shifted schedules."""
-    signal = signal.double().cpu()
-    signal = signal[signal > 0]  # a last step without signal has no finite noise level
+    signal = scheduler.alphas_cumprod[: -1 if scheduler.config.get("rescale_betas_zero_snr") else None].double().cpu()
+    signal = signal[signal > 0]  # a last step without signal has no finite noise level; some schedulers replace its 0
     betas = 1 - signal / torch.cat([signal.new_ones(1), signal[:-1]])
     if len(betas) < 2 or not bool(((betas > 0) & (betas < 1)).all()):
-        raise OptionError(f"The scheduler {name} cannot be mapped: its `alphas_cumprod` do not fall from step to step.")
+        raise OptionError(f"The scheduler {type(scheduler).__name__} cannot be mapped: its `alphas_cumprod` do not fall from step to step.")
     return tuple(betas.tolist())

@@ -18,7 +18,8 @@ class Network(nn.Module):
         super().__init__()
         self.model = model
         config: Mapping[str, Any] = model.config  # pyright: ignore[reportAssignmentType]
-        side = config["sample_size"]
+        if (side := config["sample_size"]) is None:
+            raise OptionError(f"The {type(model).__name__} does not say the size of its points: set sample_size in its config.json.")
         self.event_shape = torch.Size((config["in_channels"], *((side, side) if isinstance(side, int) else tuple(side))))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -128,8 +129,8 @@ def _conditional_unet(pipeline: Any, model: Any) -> Network:
         return PromptNetwork(model)
     summary = pipeline.text_encoder_2.config.projection_dim
     check_fields(model, projection_class_embeddings_input_dim=6 * model.config["addition_time_embed_dim"] + summary)
-    side = model.config["sample_size"] * pipeline.vae_scale_factor
-    return SizedPromptNetwork(model, (side, side, 0, 0, side, side))
+    size = [pipeline.vae_scale_factor * side for side in Network(model).event_shape[1:]]
+    return SizedPromptNetwork(model, (*size, 0, 0, *size))
 
 
 def _dit(pipeline: Any, model: Any) -> Network:
