@@ -326,8 +326,7 @@ def test_a_thread_that_trains_gets_all_gradients_while_others_sample():
 
 
 def test_weights_may_be_trained_between_the_forward_and_the_backward_pass():
-    net = network()
-    net(torch.ones(4, 2)).sum().backward()
+    (net := network())(torch.ones(4, 2)).sum().backward()
     step = torch.optim.SGD(net.parameters(), lr=0.0).step
     energy = WAYS["registered"](net) & ce.as_energy(lambda x: x.square().sum(1) + (step() or 0))
     assert energy.sample((5, 2), sampler=Langevin(0.1), steps=3, seed=0).isfinite().all()

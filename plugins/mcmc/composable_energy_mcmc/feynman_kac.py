@@ -73,7 +73,8 @@ class FeynmanKac(NoiseLevels):
         sigma_min: The lowest level; None as above, else .02, or a fiftieth of the narrowest coordinate of a leaf.
         corrector_steps: Langevin steps at each level; one at most with terms without noise levels.
         delta: Their step size, in units of $s^2$.
-        spread: $v$, the standard deviation of the data, about; None takes that at the highest level, or 1 where it is about 1.
+        spread: $v$, the standard deviation of the data, about; None takes $v^2 = \sum_i F_i / \sum_i (F_i / v_i^2)$ of the leaves at the
+            highest level, or 1 where it is about 1.
         resample_below: The share of the effective number of chains below which they are resampled.
         weighted: Whether to weigh; False follows the summed scores and correctors alone. None weighs until the effective number of chains
             falls below a tenth of them.
@@ -126,9 +127,6 @@ class FeynmanKac(NoiseLevels):
         while not found.fits and found.sigma < highest:
             tuned, found = self._fit(density, x, noise, low, min(2 * found.sigma, highest))
         tuned, found = (tuned, found) if found.fits else first  # the weights tell whether its points are too far from the Gaussian
-        spread = found.variance.mean().sqrt().item()
-        if self.spread is None and not _UNIT[0] < spread < _UNIT[1]:
-            tuned = replace(tuned, spread=spread)
         return tuned if found.is_standard else replace(tuned, first=Gaussian(found.mean, found.scale)), x
 
     def _fit(self, density: ComposedDensity, x: Tensor, noise: Noise, low: float, high: float) -> tuple[FeynmanKac, LevelStart]:
@@ -137,6 +135,11 @@ class FeynmanKac(NoiseLevels):
         gaussians = tuple(Gaussian(start.mean.double(), start.scale.double()) for start in starts)
         tuned = replace(self, levels=self.count_between(low, high), sigma_min=low, sigma_max=high, gaussians=gaussians)
         xi = noise.child("expression").normal(torch.zeros_like(x))
+        if self.spread is None:
+            slopes = tuned._first_state(density, xi * math.hypot(high, 1), range(len(xi))).slopes.mean(0)
+            precisions = torch.stack([1 / start.variance.double().mean() for start in starts]).to(slopes)
+            spread = (slopes.sum() / (slopes * precisions).sum()).sqrt().item()
+            tuned = replace(tuned, spread=None if not spread > 0 or _UNIT[0] < spread < _UNIT[1] else spread)
         return tuned, fit_start(lambda points: tuned._first_state(density, points, range(len(points))).grad, xi, high)
 
     def init(self, energy: Energy, x: Tensor, noise: Noise) -> WeightedParticles:

@@ -117,8 +117,7 @@ def test_two_agents_keep_apart():
     planner = Planner(dynamics & goals & both, search=planning.Search(tree=1200))
     refused(ShapeError, r"has \[2, 2\] numbers, got \[3, 1\] of left, right", planner.plan, {"left": [-1.5, 0.0, 1.5], "right": [0.0]})
     plan = planner.plan({"left": [-1.5, 0.0], "right": torch.tensor([1.5, 0.0]).double()})  # plans have the precision of the dynamics
-    assert (plan["left"] - plan["right"]).norm(dim=1).min() > 0.45
-    assert planner.step(planner.last[1])["right"].shape == (HORIZON - 1, 2)
+    assert (plan["left"] - plan["right"]).norm(dim=1).min() > 0.45 and planner.step(planner.last[1])["right"].shape == (HORIZON - 1, 2)
 
 
 @pytest.mark.full
@@ -236,8 +235,7 @@ test_mistakes_are_named = refusals(
 def test_random_motion_touches_nothing(name: str):
     world = WORLDS[name]()
     pairs, actions, blocked = world.random_motion(2000, torch.Generator().manual_seed(0))
-    assert (world.clearance(pairs.flatten(0, 1)) > 0).all()
-    assert (actions.abs() <= world.reach).all() and 0.01 < blocked.float().mean() < 0.5
+    assert (world.clearance(pairs.flatten(0, 1)) > 0).all() and (actions.abs() <= world.reach).all() and 0.01 < blocked.float().mean() < 0.5
     assert not world.hits(pairs[~blocked, 0], pairs[~blocked, 1]).any()
 
 
