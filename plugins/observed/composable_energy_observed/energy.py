@@ -81,9 +81,9 @@ class ObservedEnergy(Energy):
         if not y.is_floating_point():
             y = y.to(torch.get_default_dtype())
         selected = self.operator.select(y)
-        if not bool(selected.isfinite().all()):
-            missing = int((~selected.isfinite()).sum())
-            raise OptionError(f"{missing} of {selected.numel()} measured numbers are not finite: leave them out, `Mask(y.isfinite())`.")
+        if (count := selected.numel()) == 0 or not bool(selected.isfinite().all()):
+            missing = f"{int((~selected.isfinite()).sum())} of {count} measured numbers are not finite, and at least one must be"
+            raise OptionError(f"{missing}: leave the others out, `Mask(y.isfinite())`.")
         self.noise.check(selected)
         self.register_buffer("y", selected.detach().clone())
         own = self.operator.point_shape(selected.shape)
