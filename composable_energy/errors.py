@@ -2,11 +2,15 @@
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from threading import RLock, local
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FILTERS = RLock()  # of warnings, which all threads share: of two that change them at once, one may leave those of the other
+_THREAD = local()  # `heard` is the one kind of SamplingWarning that is emitted; all if it is None
 
 
 def add_note(error: BaseException, text: str) -> None:
@@ -173,7 +177,17 @@ class SamplingWarning(UserWarning):
 
     def emit(self) -> None:
         """Warns at the line that called the library. Samplers may call it."""
-        warn_caller(self)
+        if getattr(_THREAD, "heard", None) in (None, self.kind):
+            warn_caller(self)
+
+    @staticmethod
+    def muted(function: Callable[..., Any], *args: Any, but: str = "", **named: Any) -> Any:
+        """Calls a function, and emits none of its warnings but those of one kind. Filters of `warnings` would act on other threads, too."""
+        before, _THREAD.heard = getattr(_THREAD, "heard", None), but
+        try:
+            return function(*args, **named)
+        finally:
+            _THREAD.heard = before
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.seen} {self.advice}"

@@ -195,7 +195,7 @@ def test_an_interrupted_call_is_continued_to_the_same_bits(batch_size):
     assert torch.equal(points, whole) and torch.equal(torch.cat([before.energies, trace.energies]), record.energies)
 
 
-def test_an_interrupt_and_an_observer_that_fails_at_the_end_still_write_the_checkpoint(tmp_path):
+def test_an_interrupt_a_stop_and_an_observer_that_fails_at_the_end_still_write_the_checkpoint(tmp_path):
     energy, failing = ce.as_energy(quadratic), ce.sampling.Observer()
     failing.on_end = lambda *_: 1 / 0
     call, checkpoint = {**CALL, "steps": 20}, ce.sampling.Checkpoint(tmp_path / "chains")
@@ -203,6 +203,9 @@ def test_an_interrupt_and_an_observer_that_fails_at_the_end_still_write_the_chec
     refused(ZeroDivisionError, None, energy.sample, (5, 3), observers=[failing, checkpoint], **call)
     assert read_record(tmp_path / "chains", "checkpoint", 4)[0]["steps"] == 20
     assert torch.equal(energy.sample((5, 3), observers=[checkpoint], **call), energy.sample((5, 3), **call))
+    watched = [ce.sampling.Stop(lambda step, state, info: step == 8), ce.sampling.Checkpoint(tmp_path / "stopped")]
+    for steps, observers in ((8, watched), (8, watched), (20, watched[1:])):  # the same again; and on, without the stop
+        assert torch.equal(energy.sample((5, 3), observers=observers, **call), energy.sample((5, 3), **{**call, "steps": steps}))
 
 
 @pytest.mark.parametrize("energy", [interrupting_energy(10), BOWL & ~interrupting_energy(550)], ids=["tuning", "chains for a level"])
@@ -236,10 +239,8 @@ def draw(energy: ce.Energy, shape=(10, 2), **call):
 
 def refused_for_another(first: ce.Energy, second: ce.Energy, file, **call) -> None:
     """Draws from one energy, and sees the checkpoint refused for another but not for the same."""
-    drawn = draw(first, observers=[ce.sampling.Checkpoint(file)], **call)
-    before = file.read_bytes()
-    with pytest.raises(OptionError, match=REFUSED + "Give another path, or delete it to begin anew"):
-        draw(second, observers=[ce.sampling.Checkpoint(file)], **call)
+    drawn, before = draw(first, observers=[ce.sampling.Checkpoint(file)], **call), file.read_bytes()
+    refused(OptionError, REFUSED + "Give another path, or", draw, second, observers=[ce.sampling.Checkpoint(file)], **call)
     assert file.read_bytes() == before and torch.equal(draw(first, observers=[ce.sampling.Checkpoint(file)], **call), drawn)
 
 
@@ -261,16 +262,14 @@ def test_a_broken_off_checkpoint_of_another_energy_is_refused(tmp_path, every):
 
 @pytest.mark.parametrize(("dtype", "size"), [(torch.float64, 1), (torch.float32, 3000)])
 def test_a_weight_that_changed_by_one_percent_is_seen(tmp_path, dtype, size):
-    term = ce.as_energy(lambda x: (x - 1).square().sum(1) / 2 + x[:, 0].cos(), name="term")
-    base = at(0.0, 3.0)
+    term, base = ce.as_energy(lambda x: (x - 1).square().sum(1) / 2 + x[:, 0].cos(), name="term"), at(0.0, 3.0)
     refused_for_another(base & 0.1 * term, base & 0.101 * term, tmp_path / "c", shape=(5, size), dtype=dtype)
 
 
 def test_energies_that_differ_only_where_the_chains_came_to_are_reported_apart(tmp_path):
     walled = lambda height: ce.as_energy(lambda x: -5 * x[:, 0] + height * (x[:, 0] - 1).relu().square(), name="walled")
     for broken in (False, True):
-        call = {"init": torch.zeros(10, 2), "steps": 20}
-        file = tmp_path / f"{broken}"
+        call, file = {"init": torch.zeros(10, 2), "steps": 20}, tmp_path / f"{broken}"
         watch = [ce.sampling.Stop(lambda step, state, info: 1 / (15 - step))] if broken else []
         try:
             draw(walled(10.0), observers=[*watch, ce.sampling.Checkpoint(file)], **call)
@@ -295,8 +294,8 @@ class Tilted(ce.Energy):
 
 def test_a_gradient_that_changed_alone_is_seen(tmp_path):
     refused_for_another(Tilted(0.0), Tilted(0.01), tmp_path / "c")
-    _, trace = draw(Tilted(0.0), trace=True)
-    refused(OptionError, r"another energy than .*, the gradient was", Tilted(0.01).sample, (10, 2), resume=trace, steps=1)
+    call = {"resume": draw(Tilted(0.0), trace=True)[1], "steps": 1}
+    refused(OptionError, r"another energy than .*, the gradient was", Tilted(0.01).sample, (10, 2), **call)
 
 
 @pytest.mark.full

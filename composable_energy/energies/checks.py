@@ -1,8 +1,8 @@
 """Checks of the points and energies of an evaluation: shapes, dtypes, devices, values, and what to do about exceptions of functions."""
 
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -187,17 +187,12 @@ def note_evaluation(error: Exception, energy: object, x: Tensor) -> None:
     vars(error)["__notes__"] = [*others, f"{_HAPPENED} {term}{whole} at points of shape {tuple(x.shape)}."]
 
 
-def _takes_single_points(function: object, x: Tensor) -> bool:
+def _takes_single_points(function: Any, x: Tensor) -> bool:
     """Returns whether a function gives a number for each single point."""
-    if not callable(function) or not x.numel():
-        return False
-    try:
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.vmap(function)(x.detach())
-    except Exception:
-        return False
-    return isinstance(found, Tensor) and found.shape == x.shape[:1]
+    with suppress(Exception), torch.no_grad():
+        found = torch.vmap(function)(x.detach())
+        return isinstance(found, Tensor) and x.numel() > 0 and found.shape == x.shape[:1]
+    return False
 
 
 _RADII = (2.0**10, 2.0**20, 2.0**30, 2.0**40)  # where tails are looked at, in spreads of the points

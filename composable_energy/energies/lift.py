@@ -66,8 +66,7 @@ class DistributionEnergy(Energy):
         try:
             self.support = support_of(self.distribution)
             if not _is_positive(self.distribution):
-                tensors = (tensor for _, tensor in tensors_in(distribution).values())
-                like = next(filter(Tensor.is_floating_point, tensors), torch.empty(0))
+                like = next((one for _, one in tensors_in(distribution).values() if one.is_floating_point()), torch.empty(0))
                 self._interior = interior(self.support, like.new_zeros((1, *shape)))
         except (ValueError, RuntimeError, IndexError, TypeError, AssertionError) as error:
             raise LiftError(f"The support of {type(distribution).__name__} does not fit its points: {error}") from error

@@ -115,8 +115,7 @@ class IntervalCells:
     def log_prob(self, reading: tuple[Tensor, Tensor], cells: Sequence[int], chains: Tensor | None) -> Tensor:
         """Returns the log probabilities of a union of cells; see `LabelCells.log_prob`."""
         mean, width = reading
-        ends = [rows_for("c", end.values, mean, chains) if isinstance(end, ChainValues) else end for end in self.ends]
-        sides = [None, *ends, None]
+        sides = [None, *(rows_for("c", end.values, mean, chains) if isinstance(end, ChainValues) else end for end in self.ends), None]
         parts = [log_probability(mean, width, sides[first], sides[last + 1]) for first, last in _runs(cells)]
         return parts[0] if len(parts) == 1 else log_sum(torch.stack(parts), 0)
 

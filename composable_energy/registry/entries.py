@@ -18,10 +18,9 @@ from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from pkgutil import resolve_name
-from threading import Lock
 from typing import Any, Literal, NamedTuple
 
-from composable_energy.errors import PluginLoadError
+from composable_energy.errors import FILTERS, PluginLoadError
 
 FIRST_PARTY = "composable-energy"
 """The distribution of the library's own plug-ins."""
@@ -30,7 +29,6 @@ API_VERSION = 1
 that it was written for, 1 by default; the current number and the previous one are accepted."""
 
 _NAME = re.compile(r"[a-z0-9_-]+")
-_SCANNING = Lock()  # of two threads that change the filters of warnings at once, one may leave those of the other
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def scan(group: str) -> list[PluginRecord]:
     try:
         import entrypoints
 
-        with _SCANNING, warnings.catch_warnings():
+        with FILTERS, warnings.catch_warnings():
             warnings.simplefilter("error")  # it drops what it cannot parse with no more than a warning
             found = []
             point: Any

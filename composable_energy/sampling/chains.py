@@ -38,6 +38,7 @@ class Chains:
     """The chains of a call; `step` is that of the sampler, if it is compiled. Those that were not stopped are active."""
 
     state: State  # of all chains; those that diverged are at their last finite points. Its tensors are not changed in place
+    stopped = False  # by an observer
 
     def __init__(self, problem: Problem, step: Any = None) -> None:
         self.problem, self.sampler, self.energy = problem, problem.sampler, problem.energy
@@ -225,16 +226,16 @@ class Observer:
 
 def run(chains: Chains, last_step: int, observers: Sequence[Observer]) -> None:
     """Takes all steps to the last one, or fewer if an observer stops the loop or all chains of the call were stopped."""
-    error, stop, chains.last_step = None, False, last_step
+    error, chains.last_step = None, last_step
     if chains.step > last_step:
         raise OptionError(f"{chains.step} steps are done already, {last_step} were asked for in all: ask for at least as many.")
     for observer in observers:
         observer.on_start(chains)
     try:
-        while chains.step < chains.last_step and chains.active and not stop:
+        while chains.step < chains.last_step and chains.active and not chains.stopped:
             info = chains.advance()
             for observer in observers:
-                stop = observer.on_step(chains, info) is True or stop
+                chains.stopped = observer.on_step(chains, info) is True or chains.stopped
     except BaseException as caught:
         error = caught
         raise

@@ -10,7 +10,6 @@ tensors, to those that were compiled, so that a changed number is never missed, 
 """
 
 import math
-import threading
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -31,7 +30,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import twin
-from composable_energy.errors import OptionError
+from composable_energy.errors import FILTERS, OptionError
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Draw, Noise, numbers_of
 from composable_energy.sampling.problem import Problem
@@ -48,7 +47,6 @@ _ALL_TRUE = getattr(torch, "_is_all_true", None)  # how distributions look at th
 # keep the order of their numbers: with the channels last, copies between convolutions take a tenth of the time.
 _OFF = ("layout_optimization", "cpp.enable_loop_tail_vec", "size_asserts", "alignment_asserts")
 _OPTIONS: dict[str, Any] = {**dict.fromkeys(_OFF, False), "realize_opcount_threshold": 16}
-_TRACING = threading.RLock()  # tracing changes functions of torch for all threads
 Function = Callable[..., Any]
 Functions = dict[Hashable, Function | str]  # a text says why there is no function
 
@@ -152,7 +150,7 @@ def _made(functions: Functions, key: Hashable, make: Callable[[], Function]) -> 
         if len(functions) == _MOST_FUNCTIONS:
             del functions[next(iter(functions))]
         try:
-            with _TRACING, warnings.catch_warnings():
+            with FILTERS, warnings.catch_warnings():  # tracing changes functions of torch for all threads, too
                 warnings.simplefilter("ignore")  # the compiler warns about its own code
                 functions[key] = make()
         except OptionError:

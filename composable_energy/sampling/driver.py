@@ -176,9 +176,8 @@ def _draw(call: Call) -> tuple[Tensor, Trace]:
                     if file is not None:
                         raise OptionError("A call has one Checkpoint, got several.")
                     file = CheckpointFile(one, problem, held)
-            if file is not None:
-                problem = file.problem
-            elif resume is not None:
+                    problem = file.problem
+            if file is None and resume is not None:
                 start = "To start this energy at the points of the trace give them as `init`."
                 check_same_energy(problem, resume.reference, "The trace is", start)
             warn_of_shares(call.energy)

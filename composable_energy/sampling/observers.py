@@ -9,7 +9,7 @@ from copy import copy
 from dataclasses import fields, is_dataclass, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -128,9 +128,8 @@ class Progress(Observer):
             if self.bar is not None:
                 self.bar.close()
             name = f"{what} {type(sampler).__name__.lower()}"
-            off = sys.stderr is None  # closed
-            self.shown, form = what, _FORMATS[what]
-            self.bar = tqdm(total=total, initial=done, file=sys.stderr, disable=off, desc=name, bar_format=form, unit=" steps")
+            self.shown, about = what, cast(Any, {"desc": name, "bar_format": _FORMATS[what], "unit": " steps"})
+            self.bar = tqdm(total=total, initial=done, file=sys.stderr, disable=sys.stderr is None, **about)  # None if it was closed
         self.bar.total = total
         self.bar.update(done - self.bar.n)
 
@@ -178,8 +177,8 @@ class TraceRecorder(Observer):
 class Checkpoint(Observer):
     """Keeps the state of all chains in a file. If the file exists, the call continues from it, with the bits of an uninterrupted call.
 
-    The file stays at the end; a call with more `steps` continues. It also holds energies and gradients at points of the chains: the energy
-    is evaluated there again, and another energy is refused.
+    The file stays at the end; a call with more `steps`, or without the observer that stopped it, continues. It also holds energies and
+    gradients at points of the chains: the energy is evaluated there again, and another energy is refused.
 
     Args:
         path: The path of the file.
@@ -274,6 +273,8 @@ class CheckpointFile(Observer):
         return trace
 
     def on_start(self, chains: Chains) -> None:
+        watched = any(not isinstance(one, Checkpoint | Progress) for one in self.problem.call.observers)  # by what may stop it
+        chains.stopped = watched and self.record.get("stopped") == chains.last_step
         if not self.reference:
             self.reference = [chains.values(None if self.problem.own_conditions else _START_CHAINS)]
         self.before, self.written = copy(chains), chains.step
@@ -289,8 +290,7 @@ class CheckpointFile(Observer):
         elif error is not None:
             now = self.reference[0]
             with suppress(Exception):  # the error that broke off the loop is raised after the file is written
-                values = self.before.values()
-                now = values if values.energies.isfinite().all() else now
+                now = values if (values := self.before.values()).energies.isfinite().all() else now
             self._write(self.before, now)
 
     def _write(self, chains: Chains, now: Values) -> None:
@@ -308,6 +308,7 @@ class CheckpointFile(Observer):
                 holds = "a checkpoint holds tensors, numbers and text; make it one of these, or sample without a `Checkpoint`"
                 raise ExpressionError(f"{type(chains.state).__name__}.{field.name} is a {type(value).__name__}: {holds}.")
         record = {"call": self.call, "steps": trace.steps, "scalars": trace.scalars, "point_steps": trace.point_steps}
+        record["stopped"] = chains.last_step if chains.stopped else None
         write_record(self.path, "checkpoint", _VERSION, {**record, "state": state, "reference": 2}, tensors)
         ended, self.written = time.monotonic(), chains.step
         self.due = ended + (max(self.every, (ended - began) / _MAX_SHARE) if self.every else 0)

@@ -1,7 +1,6 @@
 """Before the loop: draws of the branches of a mixture, pilot chains that tune the sampler, and the start points of chains."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -136,9 +135,8 @@ def draw_branches(problem: Problem, sample: Callable[[Call], Tensor]) -> BranchD
             if others != usual or (branches and not usual):  # else chains need not arrive, as of networks
                 how = {"sampler": others[0][1].sampler, "options": others[0][1].options} if others != usual else {}
                 call = Call(energy, (_LEAST, *points.event), seed=0, dtype=points.dtype, device=points.device, latents=True, **how)
-                with suppress(ComposableEnergyError), warnings.catch_warnings():
-                    warnings.simplefilter("ignore", SamplingWarning)  # these are no draws for the caller
-                    x, exact = sample(call), False
+                with suppress(ComposableEnergyError):  # these are no draws for the caller
+                    x, exact = SamplingWarning.muted(sample, call), False
         if x is None:
             return None
         u = x

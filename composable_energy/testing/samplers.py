@@ -1,7 +1,6 @@
 """Checks of samplers."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,11 +75,10 @@ class _Subject:
 
     def draw(self, energy: Energy, shape: tuple[int, ...], *, few: bool = True, **options: Any) -> Tensor:
         steps = min(self.steps or 5, 5) if few and self.instance.total_steps is None else self.steps
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SamplingWarning)  # of runs this short
-            if self.instance.traits.check_init is not None:
-                options.pop("init", None)  # it may not suit, as where a sampler starts at a noise level
-            return sample(energy, shape, steps=steps, **{"seed": 0, "sampler": self.sampler, **options})
+        if self.instance.traits.check_init is not None:
+            options.pop("init", None)  # it may not suit, as where a sampler starts at a noise level
+        options = {"seed": 0, "sampler": self.sampler, **options}
+        return SamplingWarning.muted(sample, energy, shape, steps=steps, **options)  # of runs this short
 
     def target(self, event: tuple[int, ...] | None = None, dtype: torch.dtype = torch.float64) -> Gaussian:
         """Returns a unit Gaussian, on the points that the sampler draws; that on whole numbers has nearly the same moments."""

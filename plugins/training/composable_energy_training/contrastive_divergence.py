@@ -1,7 +1,6 @@
 """Contrastive divergence: lowers the energy of data and raises that of chains, improved also through the last step of the sampler."""
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -194,10 +193,10 @@ def _run_chains(energy: Energy, sampler: Sampler, x: Tensor, noise: Noise, steps
     chains, moves = noise.chains, steps > 1 and sampler.traits.move is not None and energy.support is None
     if not chains or list(chains) != list(range(chains[0], chains[0] + len(chains))):
         raise OptionError(f"The row numbers of a batch must be consecutive, got {chains!r}.")
-    with cached(), warnings.catch_warnings():  # parametrized weights, such as spectral norms, are computed once
-        warnings.simplefilter("ignore", SamplingWarning)  # negative samples come from short chains
-        options: Any = {"seed": noise.seed, "first_chain": chains[0], "allow_improper": True, "on_divergence": "keep"}
-        x, trace = energy.latents.sample(tuple(x.shape), sampler=sampler, steps=steps - moves, init=x, trace=True, **options)
+    options: Any = {"seed": noise.seed, "first_chain": chains[0], "allow_improper": True, "on_divergence": "keep"}
+    options |= {"sampler": sampler, "steps": steps - moves, "init": x, "trace": True}
+    with cached():  # parametrized weights, such as spectral norms, are computed once
+        x, trace = SamplingWarning.muted(energy.latents.sample, tuple(x.shape), **options)  # negative samples come from short chains
     noise = Noise(noise.seed, range(chains[0], chains[0] + len(x)), steps, trace.noise)
     points = sampler.traits.move(sampler, trace.state, noise) if moves and sampler.traits.move is not None else None
     return x if points is None else points, trace

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from typing import Any
 
 import pytest
@@ -101,13 +102,14 @@ def test_with_draws_of_the_model_the_gradient_is_that_of_the_likelihood():
 
 
 def test_chains_are_those_of_sample_without_dropout_and_the_model_is_as_before():
-    model, x = Net(dropout=0.5), data(4, 2)
+    model, x, filters = Net(dropout=0.5), data(4, 2), set()
+    model.register_forward_pre_hook(lambda *_: filters.update(map(str, warnings.filters)))  # those of other threads, too
     objective = training.ContrastiveDivergence(**LANGEVIN, buffer=4, fresh=0.0)
     objective.begin(model, context(4, (2,)))
     began, batch = objective.state()["slots"].clone(), batch_of(x)
     loss = objective.loss(model, batch)
+    assert filters == set(map(str, warnings.filters)) and all(parameter.requires_grad for parameter in model.parameters())
     assert model.training and all(part.training for part in model.modules())
-    assert all(parameter.requires_grad for parameter in model.parameters())
     ended = model.sample((4, 2), sampler="langevin", steps=3, step_size=0.1, init=began, seed=batch.noise.child("chains 1").seed)
     assert torch.equal(objective.state()["slots"], ended) and not loss.scalars["energy"].requires_grad and loss.value.requires_grad
     assert not torch.equal(objective.loss(model, batch_of(x, 1)).value, objective.loss(model, batch_of(x, 2)).value)

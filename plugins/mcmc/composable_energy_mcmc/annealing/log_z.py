@@ -1,7 +1,6 @@
 r"""Estimates of $\log Z$, the logarithm of $\int e^{-E(x)}\, dx$, by annealed importance sampling."""
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
@@ -188,9 +187,9 @@ def _run_pilots(energy: Energy, like: Tensor, init: Tensor | None, sampler: Samp
     """Returns the last points of a pilot run of the sampler."""
     count = _PILOT_CHAINS if init is None else len(_check_points("init", init, like))
     options: dict[str, Any] = {"sampler": sampler, "steps": _PILOT_STEPS, "init": init, "batch_size": min(batch_size, count)}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "(?!varies)", SamplingWarning)  # the estimate has a standard error of its own
-        return energy.latents.sample((count, *like.shape), seed=noise.child("fit").seed, dtype=like.dtype, **options)
+    options |= {"seed": noise.child("fit").seed, "dtype": like.dtype}
+    # The estimate has a standard error of its own.
+    return SamplingWarning.muted(energy.latents.sample, (count, *like.shape), but="varies", **options)
 
 
 def _fit_base(points: Tensor, coordinates: Any) -> Gaussian:
