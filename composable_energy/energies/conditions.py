@@ -74,10 +74,8 @@ def rows_for(name: str, value: object, x: Tensor, chains: Tensor | None = None) 
     if one_for_all and rows.shape[:1] != x.shape[:1]:
         return rows.expand(len(x), *rows.shape[1:])
     if len(rows) != len(x):
-        raise ShapeError(
-            f"Condition {name} has {len(value)} rows of shape {tuple(value.shape[1:])} for {len(x)} points; "
-            "bind one value for all (a number, or a tensor whose first axis is 1) or one row for each point."
-        )
+        way = "bind one value for all (a number, or a tensor whose first axis is 1) or one row for each point"
+        raise ShapeError(f"Condition {name} has {len(value)} rows of shape {tuple(value.shape[1:])} for {len(x)} points; {way}.")
     return rows
 
 

@@ -202,10 +202,8 @@ def evaluate(energy: "Energy", x: Tensor, conditions: dict[str, Any], forward: C
         else:
             if not energy.has_value:
                 if evaluation is None or evaluation.root is not energy:
-                    raise ExpressionError(
-                        f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: use `with_gradient`, or "
-                        "a sampler that needs only gradients, such as `langevin`."
-                    )
+                    way = "use `with_gradient`, or a sampler that needs only gradients, such as `langevin`"
+                    raise ExpressionError(f"{energy} has a gradient and no value (`has_value` is False), so it cannot be evaluated: {way}.")
                 evaluation.valueless = True
             energies = check_energies(energy, forward(x, **conditions), x)
         if counted and x._version != version:
@@ -302,9 +300,7 @@ class OwnGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor, None, None]:
         if torch.is_grad_enabled():
-            raise ExpressionError(
-                f"The gradient of {ctx.energy} is that of its own `with_gradient`, and has no derivative: "
-                "`create_graph` inside of an energy needs terms whose gradient is autograd's."
-            )
+            way = "`create_graph` inside of an energy needs terms whose gradient is autograd's"
+            raise ExpressionError(f"The gradient of {ctx.energy} is that of its own `with_gradient`, and has no derivative: {way}.")
         (gradient,) = ctx.saved_tensors
         return torch.where((weights := unsqueeze_to(weights, gradient)) == 0, 0.0, weights * gradient), None, None

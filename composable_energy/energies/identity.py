@@ -194,8 +194,11 @@ class Copies:
 
     def watch(self, twin: bool) -> None:
         """Compares the numbers of a twin where they were written to alone; else at each evaluation."""
-        found = [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())] if twin else []
-        self._tensors = [tensor for tensor in found if not tensor.is_inference()]  # those cannot be written to
+        self._tensors = [tensor for tensor in self.tensors() if not tensor.is_inference()] if twin else []  # others cannot be written to
+
+    def tensors(self) -> list[Tensor]:
+        """Returns the tensors of all copies."""
+        return [tensor for pair in self.pairs for module in pair for tensor in (*module.parameters(), *module.buffers())]
 
 
 T = TypeVar("T")
@@ -228,7 +231,9 @@ def twin(energy: T) -> T:
     for item in contents(energy, captured=False):
         owner: object = None
         if isinstance(item, Tensor | torch.jit.ScriptFunction):  # functions of TorchScript cannot be copied
-            memo[id(item)] = _share_storage(item) if isinstance(item, Tensor) else item
+            memo.setdefault(id(item), _share_storage(item) if isinstance(item, Tensor) else item)
+        elif isinstance(item, Copies) and item.pairs:
+            memo |= {id(tensor): _share_storage(tensor, watched=True) for tensor in item.tensors()}
         elif isinstance(item, nn.Module):
             parts.append(item)
             owner, item = item, getattr(type(item), "forward", None)
@@ -338,10 +343,11 @@ def _copies_itself(cls: type) -> bool:
     return any(getattr(cls, name, None) is not getattr(usual, name, None) for name in ("__deepcopy__", "__setstate__", "__reduce_ex__"))
 
 
-def _share_storage(tensor: Tensor) -> Tensor:
+def _share_storage(tensor: Tensor, watched: bool = False) -> Tensor:
     if nn.parameter.is_lazy(tensor):
         raise ExpressionError("A lazy module has no weights before its first call: evaluate the energy once before sampling.")
-    held = tensor.detach().clone() if tensor.is_inference() else tensor.data  # autograd refuses these, and what another thread trains
+    # Autograd refuses tensors of inference mode, and those that another thread trains unless they have a `_version` of their own.
+    held = tensor.detach().clone() if tensor.is_inference() else tensor.detach() if watched else tensor.data
     if not isinstance(tensor, nn.Parameter):
         return held if tensor.requires_grad or tensor.is_inference() else tensor
     own_class = type(tensor) is not nn.Parameter and issubclass(type(tensor), nn.Parameter)
