@@ -60,7 +60,7 @@ def run(args: Any) -> Iterator[dict[str, Any]]:
     folder = train(real, 1.0, args.seed)
     energies: dict[str, Any] = {name: ce.load(folder / name) for name in ("base", *NAMES)}
     network = train_conditioned(real, energies["base"], folder / "conditioned", args.seed)
-    parts, rows = {"real": whole.held_out, "real, fonts of the training": whole.library}, list[dict[str, Any]]()
+    parts, rows = {"real": whole.held_out, "real, same fonts": whole.library}, list[dict[str, Any]]()
     found = {name: [whole.truths(some.images, marks) for marks in (some.marks, judge.marks(some.images))] for name, some in parts.items()}
     everything = attributes(whole, held_out.images, held_out.marks)
     for text in (*NAMES, *UNSEEN):
