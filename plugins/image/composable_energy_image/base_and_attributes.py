@@ -42,8 +42,10 @@ AUTOMATIC = {
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
 WEIGHTS = {"autoencoder": {"naming": (0.05, 2.0)}, "decoder": {"reading": (0.05, 1.5), "adversarial": (0.06, 0.4)}}
-"""Weights that may be `"auto"`: the second value where base and heads are a mixture. Codes and pictures of different combinations of
-attributes then lie further apart, and draws show what was asked."""
+"""Weights that may be `"auto"`: the second value where base and heads are a mixture, and a combination of attributes has 10 pictures on
+average. Codes and pictures of different combinations then lie further apart, and draws show what was asked. With fewer pictures draws would
+look worse."""
+_PICTURES = 10
 
 _SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}}  # by the side in blocks of 16 pixels
 
@@ -103,7 +105,7 @@ class BaseAndAttributes(Recipe):
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
         common = find_combinations(labels) if sizes["components"] else None
-        pipeline = replace(pipeline, settings=resolve_weights(self.settings, separate=common is not None))
+        pipeline = replace(pipeline, settings=resolve_weights(self.settings, None if common is None else common[1]))
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "details", "corrector_steps")}
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
@@ -160,8 +162,9 @@ def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[s
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 
-def resolve_weights(settings: Mapping[str, Mapping[str, Any]], *, separate: bool) -> dict[str, dict[str, Any]]:
-    """Returns settings with values of all weights in `WEIGHTS`."""
+def resolve_weights(settings: Mapping[str, Mapping[str, Any]], rows: torch.Tensor | None) -> dict[str, dict[str, Any]]:
+    """Returns settings with values of all weights in `WEIGHTS`. `rows` are those of `find_combinations`; None without a mixture."""
+    separate = rows is not None and _PICTURES * len(rows.unique()) <= len(rows)
     found = {table: dict(values) for table, values in settings.items()}
     for table, weights in WEIGHTS.items():
         found[table] |= {name: values[separate] for name, values in weights.items() if settings[table][name] == "auto"}

@@ -21,7 +21,7 @@ from composable_energy.testing import check_energy
 from composable_energy_image import Autoencoder, MixtureHeads
 from composable_energy_image.adversarial import AdversarialDecoder, AdversarialReconstruction, PictureReader
 from composable_energy_image.attributes import AttributeReader, draw_events
-from composable_energy_image.base_and_attributes import base_and_attributes
+from composable_energy_image.base_and_attributes import base_and_attributes, resolve_weights
 from composable_energy_image.code_energy import CodeEnergy, CodeNetwork
 from composable_energy_image.code_mixture import CodeMixture
 from composable_energy_image.data import Labels, Pictures
@@ -408,7 +408,7 @@ class TestReport:
 def test_a_run_with_few_combinations_is_a_mixture_and_resumes(tmp_path):
     """Base and heads are one density: the posterior of an event is the density of its components over that of all.
 
-    Attributes have more weight there.
+    Attributes have more weight there, if there are ten pictures of a combination.
     """
     pictures = pictures_of(500)
     pictures = Pictures.from_tensors(pictures.images(torch.arange(500)), {"bright": pictures.labels["bright"].values})
@@ -427,9 +427,9 @@ def test_a_run_with_few_combinations_is_a_mixture_and_resumes(tmp_path):
     z = torch.randn(6, 8)
     torch.testing.assert_close(bright(z), -net.log_joint(z, 0.05)[:, net.groups == 1].logsumexp(1))
     (out / "report.json").unlink()
-    recipe.train(pictures, out)
-    torch.testing.assert_close(ce.load(out / "bright")(z), bright(z))
+    torch.testing.assert_close(ce.load(recipe.train(pictures, out) / "bright")(z), bright(z))
     weights = {"autoencoder.naming": 2.0, "decoder.reading": 1.5, "decoder.adversarial": 0.4}
+    assert [resolve_weights(recipe.settings, torch.arange(99) % n)["autoencoder"]["naming"] for n in (9, 10)] == [2.0, 0.05]
     explicit = recipe.with_changes(weights).train(pictures, tmp_path / "explicit")
     assert all(torch.equal(own, other) for own, other in zip(base.buffers(), ce.load(explicit / "base").buffers(), strict=True))
     assert all(torch.equal(own, other) for own, other in zip(base.parameters(), ce.load(explicit / "base").parameters(), strict=True))
