@@ -131,7 +131,7 @@ def _fits(value: Any, annotation: Any) -> bool:
     if isinstance(value, bool) or not isinstance(origin, type):
         return origin is bool
     if not issubclass(origin, Sequence) or origin is str:
-        return isinstance(value, {float: (int, float), Path: str}.get(origin, origin))
+        return isinstance(value, {float: (int, float), Path: str}.get(origin, origin)) and value == value  # no NaN
     if not isinstance(value, list | tuple):
         return False
     if origin is tuple and inner and inner[-1] is not Ellipsis:

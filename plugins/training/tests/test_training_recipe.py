@@ -87,7 +87,7 @@ test_bad_settings_are_reported_with_the_known_ones = refusals(
     ("colour", 8, r"no setting 'colour'\. Known: data, model, training\."),
     ("modle.wide", 8, r"no setting 'modle\.wide'\. Did you mean 'model'\? Known: data, model, training\."),
     ("model.width", 8.5, r"model\.width takes a whole number, got 8\.5"),
-    ("model.gain", "much", "takes a number"),
+    *(("model.gain", value, "takes a number") for value in ("much", float("nan"))),
     ("model.sharp", 1, "true or false"),
     ("data.size", 8, "a list in brackets"),
     ("training.device", 0, "a text"),
