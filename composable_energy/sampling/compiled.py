@@ -30,7 +30,7 @@ from composable_energy.arithmetic import unsqueeze_to
 from composable_energy.energies.conditions import CHAINS, rows_for
 from composable_energy.energies.energy import Energy
 from composable_energy.energies.identity import twin
-from composable_energy.errors import FILTERS, OptionError
+from composable_energy.errors import FILTERS, OptionError, warn_caller
 from composable_energy.sampling.checks import values_of
 from composable_energy.sampling.noise import Draw, Noise, numbers_of
 from composable_energy.sampling.problem import Problem
@@ -76,7 +76,7 @@ class CompiledStep:
         found = sampler.step(energy, state, noise)
         refused = f"{plain} cannot be traced ({gradient.refusal}): it runs without torch.compile."
         single = f"{type(sampler).__name__} takes single steps, of which the gradient alone is compiled, because {why}."
-        warnings.warn(refused if gradient.refusal else single, RuntimeWarning, stacklevel=2)
+        warn_caller(refused if gradient.refusal else single, RuntimeWarning)
         return found
 
     def _steps(self, energy: Energy, state: State, noise: Noise) -> Function | str:
