@@ -24,8 +24,7 @@ def training() -> Blocks:
 def real() -> str:
     """Returns the mean shares of pictures that fulfil expressions, by a judge, the lowest at weight 1, and the mean distances."""
     lines = []
-    every = sorted((row for file in ("real", "real_seeds") for row in read_results(file)["rows"]), key=itemgetter("set"))
-    for name, group in groupby(every, itemgetter("set")):
+    for name, group in groupby(sorted(read_results("real")["rows"], key=itemgetter("set")), itemgetter("set")):
         rows = list(group)
         shares, distances = [row for row in rows if "weight 2" in row], [row for row in rows if row["row"] == FRECHET]
         least = min(shares, key=itemgetter("weight 1"))

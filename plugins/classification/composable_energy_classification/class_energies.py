@@ -140,7 +140,5 @@ def _check_exclusive(terms: Sequence[ce.Energy], labels: Sequence[Any]) -> None:
     events = [(label, term) for label, term in zip(labels, terms, strict=True) if term.formula is not None]
     for (one, a), (other, b) in itertools.combinations(events, 2):
         if not (a & b).unsatisfiable:
-            raise OptionError(
-                f"The events {one} and {other} may hold together, so they are no classes. Exclude one, as in `A` and `B & ~A`, or classify "
-                "by each event alone, `Classifier([A, ~A])`."
-            )
+            way = "Exclude one, as in `A` and `B & ~A`, or classify by each event alone, `Classifier([A, ~A])`."
+            raise OptionError(f"The events {one} and {other} may hold together, so they are no classes. {way}")

@@ -69,10 +69,8 @@ def check_trained(text: str, family: str | None, advice: str) -> None:
     for energy in ce.installed(row for row in ce.plugins() if row.name in asked or row.qualified in asked):
         if energy.trained is False:
             recipe = f"train --recipe {energy.name} --data FOLDER --out RUN" if energy.name in names("recipe") else "recipes"
-            raise OptionError(
-                f"{energy.name} is not trained: it is a network with random weights, and its draws mean nothing. Train one "
-                f"(`composable-energy {recipe}`) and sample its folder, such as ./RUN; or {advice} to sample this one."
-            )
+            way = f"Train one (`composable-energy {recipe}`) and sample its folder, such as ./RUN; or {advice} to sample this one."
+            raise OptionError(f"{energy.name} is not trained: it is a network with random weights, and its draws mean nothing. {way}")
 
 
 def read_condition(text: str) -> tuple[str, float | list[list[float]]]:

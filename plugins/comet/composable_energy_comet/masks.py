@@ -34,10 +34,8 @@ def component_scores(energy: ConvEnergy | TargetEnergy, x: Tensor, z: Tensor, no
         ExpressionError: The energy has no coordinates, or does not support this score.
     """
     if energy.coordinates == "none":
-        raise ExpressionError(
-            f"{energy} has no masks: with coordinates='none' its components are factors of the whole picture. Use `swap` or `interpolate` "
-            "to see what they do, or train a model with coordinates='relative'."
-        )
+        way = "Use `swap` or `interpolate` to see what they do, or train a model with coordinates='relative'."
+        raise ExpressionError(f"{energy} has no masks: with coordinates='none' its components are factors of the whole picture. {way}")
     methods = SCORE_METHODS[type(energy)]
     default = "single" if energy.start == "uniform" and "share" in methods else methods[0]
     if read is not None and read not in methods:

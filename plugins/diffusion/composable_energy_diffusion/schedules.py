@@ -158,10 +158,8 @@ class DiscreteVP(_VariancePreserving):
             return
         numbers = torch.as_tensor(self.betas, dtype=torch.float64).flatten()
         if len(numbers) < 2 or not bool(((numbers > 0) & (numbers < 1)).all()):
-            raise OptionError(
-                "betas must be at least two numbers above 0 and below 1. A schedule whose last one is 1 (no signal at the last step) has "
-                "no finite noise level there: leave that step out."
-            )
+            way = "A schedule whose last one is 1 (no signal at the last step) has no finite noise level there: leave that step out."
+            raise OptionError(f"betas must be at least two numbers above 0 and below 1. {way}")
         object.__setattr__(self, "betas", tuple(numbers.tolist()))
 
     @property

@@ -41,10 +41,13 @@ AUTOMATIC = {
 }
 """Settings of the table `model` that may be `"auto"`, with their values for many pictures and for a small set."""
 
-WEIGHTS = {"autoencoder": {"naming": (0.05, 2.0)}, "decoder": {"reading": (0.05, 1.5), "adversarial": (0.06, 0.4)}}
-"""Weights that may be `"auto"`: the second value where base and heads are a mixture, and a combination of attributes has 10 pictures on
-average. Codes and pictures of different combinations then lie further apart, and draws show what was asked. With fewer pictures draws would
-look worse."""
+WEIGHTS = {
+    "autoencoder": {"naming": (0.05, 0.4, 2.0, 2.0)},
+    "decoder": {"reading": (0.05, 0.3, 0.3, 1.5), "adversarial": (0.06, 0.06, 0.06, 0.4)},
+}
+"""Weights that may be `"auto"`: where a combination of attributes has fewer than 10 pictures on average; where it has 10, in a small set,
+with networks, and with a mixture. With the later values codes and pictures of combinations lie further apart, and draws show what was
+asked. With few pictures, and with the last values where a mixture does not describe the codes, draws would look worse."""
 _PICTURES = 10
 
 _SHORT = {1: {"features": 32, "details": 0}, 2: {"features": 48, "details": 0}}  # by the side in blocks of 16 pixels
@@ -104,8 +107,8 @@ class BaseAndAttributes(Recipe):
             _LOG.warning("The pictures have no attributes, so a base alone is trained; data.labels=FILE.csv names a table of attributes.")
         pipeline = pipeline.for_pictures(train)
         sizes = resolve_sizes(model, pictures.event_shape[1], small=pipeline.small)
-        common = find_combinations(labels) if sizes["components"] else None
-        pipeline = replace(pipeline, settings=resolve_weights(self.settings, None if common is None else common[1]))
+        common = find_combinations(labels)
+        pipeline = replace(pipeline, settings=resolve_weights(self.settings, common, 1 if pipeline.small else 2))
         options = {name: sizes[name] for name in ("code", "width", "blocks", "features", "details", "corrector_steps")}
         options |= {name: model[name] for name in ("sigma_min", "sigma_max", "balanced")}
         channels, size, _ = pictures.event_shape
@@ -120,9 +123,12 @@ class BaseAndAttributes(Recipe):
         pipeline.train_autoencoder(coder, train, labels)
         codes, changes = pipeline.encode_training(coder, train)
         heads, joint = None, find_joint_labels(labels) if labels else None
-        if common is not None:
-            plain, joint = codes if changes is None else codes[(changes == 0).all(1)], common[0]
-            heads = pipeline.fit_mixture(base, plain, *common, sizes["components"])
+        if common is not None and sizes["components"]:
+            plain = codes if changes is None else codes[(changes == 0).all(1)]
+            held_out = None if model["components"] != "auto" else pipeline.encode(coder, test) if len(test) else plain
+            heads = pipeline.fit_mixture(base, plain, *common, sizes["components"], held_out)
+        if heads is not None and common is not None:
+            joint, pipeline = common[0], replace(pipeline, settings=resolve_weights(self.settings, common, 3))
             base = new_base(components=len(heads.mixture.log_weights), frames=len(heads.mixture.variances))
             base.net, base.decoder = heads.mixture, coder
         else:
@@ -162,12 +168,13 @@ def resolve_sizes(model: Mapping[str, Any], side: int, *, small: bool) -> dict[s
     return {name: value if model[name] == "auto" else model[name] for name, value in automatic.items()}
 
 
-def resolve_weights(settings: Mapping[str, Mapping[str, Any]], rows: torch.Tensor | None) -> dict[str, dict[str, Any]]:
-    """Returns settings with values of all weights in `WEIGHTS`. `rows` are those of `find_combinations`; None without a mixture."""
-    separate = rows is not None and _PICTURES * len(rows.unique()) <= len(rows)
+def resolve_weights(settings: Mapping[str, Mapping[str, Any]], common: Any, place: int) -> dict[str, dict[str, Any]]:
+    """Returns settings with values of all weights in `WEIGHTS`, those at a place where combinations have 10 pictures. `common` is what
+    `find_combinations` returned."""
+    separate = common is not None and _PICTURES * len(common[1].unique()) <= len(common[1])
     found = {table: dict(values) for table, values in settings.items()}
     for table, weights in WEIGHTS.items():
-        found[table] |= {name: values[separate] for name, values in weights.items() if settings[table][name] == "auto"}
+        found[table] |= {name: values[place * separate] for name, values in weights.items() if settings[table][name] == "auto"}
     return found
 
 

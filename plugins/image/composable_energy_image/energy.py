@@ -52,10 +52,8 @@ class ImageEnergy(ce.Energy, ABC):
         super().__init__()
         self.name = name
         if labels is not None and numbers is not None:
-            raise OptionError(
-                f"An energy is conditioned on a label or on numbers, got labels={labels!r}, numbers={numbers!r}: train one energy "
-                "for each, and join them by `&`."
-            )
+            way = "train one energy for each, and join them by `&`."
+            raise OptionError(f"An energy is conditioned on a label or on numbers, got labels={labels!r}, numbers={numbers!r}: {way}")
         self.labels = None if labels is None else check_integer("labels", labels)
         self.numbers = None if numbers is None else check_integer("numbers", numbers)
         self.rows = self.labels if self.numbers is None else self.numbers * (1 + 2 * len(_WAVES))

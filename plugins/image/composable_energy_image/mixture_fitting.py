@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from composable_energy.sampling import Noise
 from composable_energy_image.code_mixture import CodeMixture
 
 STEPS = 12  # of expectation and maximization
@@ -32,6 +33,7 @@ _RARE = 0.5  # pictures that a combination counts as that no picture has
 _TUNED = 400  # combinations that the kernel is tuned with, at most
 _FACTOR = 4  # Gaussians for each mode, at most; beyond, each combination has one, and several share its covariance
 _HELD_OUT = 10  # one picture in as many tells which attributes matter for covariances
+_LEVEL, _DESCRIBED, _TESTED = 0.6, 0.75, 1000  # of noise that is predicted; the largest error, over that of one Gaussian; codes
 
 
 def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: int) -> CodeMixture:
@@ -75,6 +77,17 @@ def fit_mixture(codes: Tensor, rows: Tensor, table: Tensor, total: int, seed: in
     mixture.axes.copy_(axes.transpose(0, 1).flatten(1))
     mixture.groups.copy_(labels.flatten())
     return mixture.to(codes.device)
+
+
+def describes(mixture: CodeMixture, codes: Tensor, held_out: Tensor) -> bool:
+    """Returns whether a mixture that was fitted to codes predicts the noise of up to 1,000 held-out codes with at most 3/4 of the squared
+    error of one Gaussian. It is .49 to .68 of clothes, digits and letters; .88 of 13,500 emoji, and draws of that mixture are blurred."""
+    held_out = held_out[:_TESTED]
+    xi = Noise(0, range(len(held_out))).normal(held_out)
+    x, covariance = held_out + _LEVEL * xi, codes.T.cov() + _LEVEL**2 * torch.eye(codes.shape[1]).to(codes)
+    gradients = mixture.with_gradient(x, sigma=_LEVEL)[1], torch.linalg.solve(covariance, (x - codes.mean(0)).T).T
+    error, of_one = (float((_LEVEL * gradient - xi).square().mean()) for gradient in gradients)
+    return error <= _DESCRIBED * of_one
 
 
 def find_possible(table: Tensor, counts: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from composable_energy_image.code_mixture import MixtureHeads
 from composable_energy_image.data import Labels, Pictures, Preparation
 from composable_energy_image.data.preparation import Distortion
 from composable_energy_image.label_columns import JointHeads, JointLabels, count_columns
-from composable_energy_image.mixture_fitting import STEPS, fit_mixture
+from composable_energy_image.mixture_fitting import STEPS, describes, fit_mixture
 from composable_energy_image.network_training import read_costs, seeded, set_standardization, train_network, write_costs
 from composable_energy_image.reconstruction import AutoencoderWithLabels, DecoderOnly, Reconstruction
 from composable_energy_training import AttributeHeads, DenoisingScoreMatching, Monitor, Objective, Prepared, Ranks, join
@@ -174,12 +174,17 @@ class AttributePipeline:
         self._fit("base", model, DenoisingScoreMatching(**options, condition="changes"), (data[0], {"changes": data[1]}))
         model.write_unconditioned(net)
 
-    def fit_mixture(self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int) -> MixtureHeads:
-        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads. `rows` are
-        the combinations of attributes in the pictures, with shape $(N,)$, -1 where one is unknown."""
+    def fit_mixture(
+        self, energy: CodeEnergy, codes: Tensor, joint: JointLabels, rows: Tensor, total: int, held_out: Tensor | None
+    ) -> MixtureHeads | None:
+        """Fits a mixture of about `total` modes to codes, and those of mirror images behind them; returns its heads, or None if it does not
+        describe the held-out codes. `rows` are the combinations of attributes in the pictures, with shape $(N,)$, -1 if one is unknown."""
         began = time.process_time()
         rows = rows.repeat(len(codes) // len(rows)).to(codes.device)
         mixture = fit_mixture(codes, rows, joint.table, total, self.settings["training"]["seed"])
+        if held_out is not None and not describes(mixture, codes, held_out):
+            _LOG.info("A mixture does not describe the codes, so base and heads are networks.")
+            return None
         loss = torch.cat([mixture(some, sigma=energy.sigma_min) for some in codes.split(_CHUNK)]).mean()
         sizes = {"components": len(mixture.log_weights), "frames": len(mixture.variances)}
         options = {"outputs": len(joint), "code": codes.shape[1], "sigma_min": energy.sigma_min, **sizes}

@@ -26,7 +26,7 @@ from composable_energy_image.code_energy import CodeEnergy, CodeNetwork
 from composable_energy_image.code_mixture import CodeMixture
 from composable_energy_image.data import Labels, Pictures
 from composable_energy_image.label_columns import JointLabels, find_combinations
-from composable_energy_image.mixture_fitting import divide_components, find_possible, fit_mixture
+from composable_energy_image.mixture_fitting import describes, divide_components, find_possible, fit_mixture
 from composable_energy_image.reconstruction import picture_loss
 from plugins.image.tests.picture_files import RANDOM, pictures_of, random_pixels, write_celeba, write_cifar, write_mnist
 from tests.refusals import refused
@@ -277,6 +277,9 @@ class TestMixture:
         found = fit_mixture(truth.sample((200,)), torch.zeros(200, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64), 8, seed=0)
         held_out = truth.sample((2000,))
         assert float((found(held_out, sigma=1e-3) + truth.log_prob(held_out)).mean()) < 2.5
+        codes = torch.randn(2200, 12)  # of which one Gaussian says as much
+        plain = fit_mixture(codes[:200], torch.zeros(200, dtype=torch.int64), torch.zeros(1, 1, dtype=torch.int64), 8, seed=0)
+        assert describes(found, held_out[:1000], held_out[1000:]) and not describes(plain, codes[:200], codes[200:])
 
     def test_few_rows_share_the_spread_of_all(self):
         codes = torch.cat([torch.randn(300, 3), torch.full((1, 3), 5.0)])
@@ -429,7 +432,7 @@ def test_a_run_with_few_combinations_is_a_mixture_and_resumes(tmp_path):
     (out / "report.json").unlink()
     torch.testing.assert_close(ce.load(recipe.train(pictures, out) / "bright")(z), bright(z))
     weights = {"autoencoder.naming": 2.0, "decoder.reading": 1.5, "decoder.adversarial": 0.4}
-    assert [resolve_weights(recipe.settings, torch.arange(99) % n)["autoencoder"]["naming"] for n in (9, 10)] == [2.0, 0.05]
+    assert [resolve_weights(recipe.settings, (None, torch.arange(99) % n), 2)["autoencoder"]["naming"] for n in (9, 10)] == [2.0, 0.05]
     explicit = recipe.with_changes(weights).train(pictures, tmp_path / "explicit")
     assert all(torch.equal(own, other) for own, other in zip(base.buffers(), ce.load(explicit / "base").buffers(), strict=True))
     assert all(torch.equal(own, other) for own, other in zip(base.parameters(), ce.load(explicit / "base").parameters(), strict=True))

@@ -106,10 +106,8 @@ def _named(labels: object, names: Sequence[str] | None, count: int) -> dict[str,
     if isinstance(labels, Tensor):
         columns = labels.unsqueeze(1) if labels.ndim == 1 else labels
         if names is None or columns.ndim != 2 or not columns.shape[1] == len(names) == len(set(names)):
-            raise LabelError(
-                f"The labeller returned a tensor of shape {tuple(labels.shape)}: give each column a name of its own in `names`, or return "
-                "a mapping of names to labels."
-            )
+            way = "give each column a name of its own in `names`, or return a mapping of names to labels."
+            raise LabelError(f"The labeller returned a tensor of shape {tuple(labels.shape)}: {way}")
         labels = dict(zip(names, columns.unbind(1), strict=True))
     if not isinstance(labels, Mapping) or not all(isinstance(value, Tensor) for value in labels.values()):
         kind = type(next(iter(labels.values()))).__name__ if isinstance(labels, Mapping) else type(labels).__name__

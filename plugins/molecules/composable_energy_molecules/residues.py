@@ -194,10 +194,8 @@ def _indices_in(context: Tensor) -> Tensor:
     kinds = context.detach()[..., 2:]
     limits = torch.tensor([len(RESIDUES), len(GROUPS), len(GROUPS)], device=context.device)
     if not bool(((kinds >= 0) & (kinds < limits) & (kinds == kinds.round())).all()):
-        raise OptionError(
-            f"Columns 2 to 4 of a context are indices below {len(RESIDUES)}, {len(GROUPS)} and {len(GROUPS)}: the amino acid and the "
-            "groups of its neighbours. `context_of` makes a context."
-        )
+        way = "the amino acid and the groups of its neighbours. `context_of` makes a context."
+        raise OptionError(f"Columns 2 to 4 of a context are indices below {len(RESIDUES)}, {len(GROUPS)} and {len(GROUPS)}: {way}")
     return kinds.long()
 
 

@@ -162,10 +162,8 @@ def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:
         what = "gradient" if bool(predicted.isfinite().all()) else "result"
         raise ExpressionError(f"The {what} of the operator of {energy} is not finite at a point of numbers in [0, 1). {ways}")
     if gradient is None or not bool(gradient.any()):
-        raise ExpressionError(
-            f"The operator of {energy} has no gradient at a point of numbers in [0, 1): it rounds or compares them. {ways} Points are "
-            "weighed without a gradient by `ce.reward(f, differentiable=False)`."
-        )
+        way = f"it rounds or compares them. {ways} Points are weighed without a gradient by `ce.reward(f, differentiable=False)`."
+        raise ExpressionError(f"The operator of {energy} has no gradient at a point of numbers in [0, 1): {way}")
     with torch.no_grad():
         again = energy.predict(x)
     if not torch.allclose(predicted.detach(), again, rtol=1e-3, atol=1e-5 * float(again.abs().max())):
@@ -242,10 +240,8 @@ class RewardEnergy(Energy):
             return -self.beta * (reward.to(x) if isinstance(reward, Tensor) else torch.as_tensor(reward).to(x))
         reward = self.function(x, **conditions)
         if x.requires_grad and torch.is_grad_enabled() and isinstance(reward, Tensor) and not reward.requires_grad:
-            raise ExpressionError(
-                f"{self} has no gradient: it detaches, compares or rounds its points. Say `ce.reward(r, beta, differentiable=False)`, "
-                "which samples by weights."
-            )
+            way = "Say `ce.reward(r, beta, differentiable=False)`, which samples by weights."
+            raise ExpressionError(f"{self} has no gradient: it detaches, compares or rounds its points. {way}")
         return -self.beta * reward
 
     def _tried(self) -> bool:

@@ -102,10 +102,8 @@ class EnergyMatching(Objective):
             return start
         first, count = batch.noise.chains[0], len(start)
         if first % self.coupling or count % self.coupling:
-            raise OptionError(
-                f"Rows {first} to {first + count - 1} cannot be divided into groups of {self.coupling}: make the rows of each process a "
-                "multiple of `coupling`, or set coupling=1."
-            )
+            way = "make the rows of each process a multiple of `coupling`, or set coupling=1."
+            raise OptionError(f"Rows {first} to {first + count - 1} cannot be divided into groups of {self.coupling}: {way}")
         assign = import_extra("scipy.optimize", "metrics").linear_sum_assignment
         data, noise = (part.detach().reshape(len(part), -1).double().unflatten(0, (-1, self.coupling)) for part in (batch.x, start))
         costs = torch.cdist(data, noise).square().cpu().numpy()

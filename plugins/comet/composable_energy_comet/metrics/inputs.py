@@ -24,10 +24,8 @@ def as_tensor(name: str, values: Any) -> Tensor:
 def as_labels(name: str, values: Any) -> Tensor:
     """Returns label maps as int64, with the same shape."""
     if (maps := as_tensor(name, values)).is_floating_point() or maps.is_complex() or maps.dtype == torch.bool:
-        raise DtypeError(
-            f"`{name}` must hold one whole number for each pixel, got {maps.dtype}; for scores (B, K, H, W) write `scores.argmax(1)`, "
-            "for one boolean mask `mask.long()`."
-        )
+        way = "for scores (B, K, H, W) write `scores.argmax(1)`, for one boolean mask `mask.long()`."
+        raise DtypeError(f"`{name}` must hold one whole number for each pixel, got {maps.dtype}; {way}")
     if maps.ndim not in (2, 3):
         hint = "; write `.squeeze(1)`" if maps.ndim == 4 and maps.shape[1] == 1 else ""
         raise ShapeError(f"`{name}` must have shape (B, H, W) or (B, P), one label for each pixel, got {tuple(maps.shape)}{hint}.")
@@ -53,10 +51,8 @@ def check_codes_and_factors(codes: Any, factors: Any, *, levels: bool) -> tuple[
     numbers, used as names of levels; they are returned as int64, $0$ to $L_f - 1$ in each column."""
     codes, raw = as_table("codes", codes), as_tensor("factors", factors)
     if levels and (raw.is_floating_point() or raw.is_complex() or raw.dtype == torch.bool):
-        raise DtypeError(
-            f"`factors` must be whole numbers, one for each level, got {raw.dtype}; bin numbers in [0, 1] into four levels by "
-            "`(factors * 4).long().clamp(max=3)`."
-        )
+        way = "bin numbers in [0, 1] into four levels by `(factors * 4).long().clamp(max=3)`."
+        raise DtypeError(f"`factors` must be whole numbers, one for each level, got {raw.dtype}; {way}")
     if len(codes) != len(rows := as_table("factors", factors)):
         raise ShapeError(f"`codes` and `factors` must have one row for each picture, got {tuple(codes.shape)} and {tuple(rows.shape)}.")
     if (constant := rows.amax(0) == rows.amin(0)).any():

@@ -107,10 +107,8 @@ def network_of(pipeline: Any) -> Network:
         raise OptionError(f"{type(pipeline).__name__} has no single network `unet` or `transformer`, such as {known}.")
     ((part, model),) = found.items()
     if (name := type(model).__name__) not in _KNOWN:
-        raise OptionError(
-            f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. To use it anyway, pass a function of points, times "
-            "and conditions that calls it to ce.get('energy', 'diffusion', model=...)."
-        )
+        way = "To use it anyway, pass a function of points, times and conditions that calls it to ce.get('energy', 'diffusion', model=...)."
+        raise OptionError(f"The {part} of {type(pipeline).__name__} is a {name}; known are {known}. {way}")
     return _KNOWN[name](pipeline, model)
 
 
