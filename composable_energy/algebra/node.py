@@ -323,10 +323,8 @@ def _in_latent_space(term: Energy, latent: Sequence[Energy]) -> Energy:
     if below is None or shape == below:
         return term
     if decoded not in (None, shape):
-        raise ShapeError(
-            f"{term} takes points of shape {tuple(shape)}. Latent points of {name} have shape {tuple(below)}, decoded ones "
-            f"{tuple(decoded or ())}, so it is neither a prior nor an energy of decoded points."
-        )
+        way = f"decoded ones {tuple(decoded or ())}, so it is neither a prior nor an energy of decoded points."
+        raise ShapeError(f"{term} takes points of shape {tuple(shape)}. Latent points of {name} have shape {tuple(below)}, {way}")
     return term.pull_back(decoder)
 
 

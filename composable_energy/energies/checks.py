@@ -69,10 +69,8 @@ def check_energies(energy: "Energy", energies: Tensor, x: Tensor) -> Tensor:
         got = energies.dtype if isinstance(energies, Tensor) else type(energies).__name__
         raise DtypeError(f"{energy} must return a floating tensor of energies, got {got}.{advise_output(energies)}")
     if energies.layout != torch.strided or energies.device.type != x.device.type:
-        raise DtypeError(
-            f"{energy} must return a dense tensor of energies on the device of the points, {x.device}, got layout {energies.layout} on "
-            f"{energies.device}."
-        )
+        got = f"got layout {energies.layout} on {energies.device}"
+        raise DtypeError(f"{energy} must return a dense tensor of energies on the device of the points, {x.device}, {got}.")
     if energies.shape == x.shape[:1]:
         return energies
     hint = ""

@@ -233,10 +233,8 @@ def _combine(operator: str, formulas: tuple[Formula, ...]) -> Formula:
         raise ExpressionError("A combination of formulas needs at least one.")
     for other in formulas[1:]:
         if not formulas[0].same_base(other):
-            raise ExpressionError(
-                f"{formulas[0]} is relative to {formulas[0].variables[0].base} and {other} to {other.variables[0].base}: events of one "
-                "formula must have one base. Give both the same base object."
-            )
+            bases = f"{formulas[0]} is relative to {formulas[0].variables[0].base} and {other} to {other.variables[0].base}"
+            raise ExpressionError(f"{bases}: events of one formula must have one base. Give both the same base object.")
     variables, nodes, roots = _merge([(formula.variables, formula.nodes) for formula in formulas])
     roots = tuple(dict.fromkeys(roots))
     return formulas[0] if len(roots) == 1 else Formula(variables, (*nodes, Operation(operator, roots)))

@@ -146,18 +146,19 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 def _made(functions: Functions, key: Hashable, make: Callable[[], Function]) -> Function | str:
     """Returns the function that was made for a key, or the reason why it cannot be compiled."""
-    if key not in functions:
-        if len(functions) == _MOST_FUNCTIONS:
-            del functions[next(iter(functions))]
-        try:
-            with FILTERS, warnings.catch_warnings():  # tracing changes functions of torch for all threads, too
-                warnings.simplefilter("ignore")  # the compiler warns about its own code
-                functions[key] = make()
-        except OptionError:
-            raise
-        except Exception as error:  # whatever a sampler or an energy does that cannot be recorded
-            functions[key] = first_line(error)
-    return functions[key]
+    with FILTERS:  # tracing changes functions of torch for all threads, too
+        if key not in functions:
+            if len(functions) == _MOST_FUNCTIONS:
+                del functions[next(iter(functions))]
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # the compiler warns about its own code
+                    functions[key] = make()
+            except OptionError:
+                raise
+            except Exception as error:  # whatever a sampler or an energy does that cannot be recorded
+                functions[key] = first_line(error)
+        return functions[key]
 
 
 def _compile_steps(problem: Problem, state: State, noise: Noise, most: int) -> Function:
@@ -232,11 +233,12 @@ class _CompiledGradient(EnergyWrapper):
         def gradient(energy: Energy, x: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
             return energy.with_gradient(x, **dict(zip(names, values, strict=True)))
 
-        if (key := (*names, *((one.shape, one.stride(), one.dtype, one.device) for one in values))) not in self.functions:
+        key = (*names, *((one.shape, one.stride(), one.dtype, one.device) for one in values))
+        if (function := self.functions.get(key)) is None:
             expected = gradient(self.energy, *values)  # first: what it raises at some points says nothing about compilation
             traced = partial(gradient, _Traced(twin(self.energy)))
-            _made(self.functions, key, lambda: _compile(traced, values, expected))
-        if isinstance(function := self.functions[key], str):
+            function = _made(self.functions, key, lambda: _compile(traced, values, expected))
+        if isinstance(function, str):
             self.refusal = function
             return gradient(self.energy, *values)
         return _run(function, values)
@@ -305,7 +307,11 @@ def _compile(function: Function, inputs: Sequence[Tensor], expected: Sequence[Te
 def _run(function: Function, inputs: Sequence[Tensor]) -> Any:
     """Runs a compiled function in the mode in which it was compiled; in another mode torch would compile it again."""
     with torch.inference_mode(False), torch.no_grad():
-        return function(*inputs)
+        try:
+            return function(*inputs)
+        except RuntimeError:  # also while another thread traces, for which torch marks the whole process
+            with FILTERS:
+                return function(*inputs)
 
 
 def _parts(of: State | Info) -> dict[str, Any]:
