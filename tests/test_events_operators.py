@@ -197,7 +197,6 @@ BOTH, ONLY_A, EITHER_A, EITHER_B = loss(0), loss(1), loss(0, 1), loss(0, 2)
         (3 * LEFT & 2 * LEFT, 3 * EITHER_A),
         (LEFT & RIGHT & -1 * LEFT, BOTH - EITHER_A),
     ],
-    ids=lambda value: str(value) if isinstance(value, ce.Energy) else "",
 )
 def test_the_evidence_of_weighted_events_is_that_of_their_joint_distribution(energy, expected):
     torch.testing.assert_close(energy.evidence(GRID), expected)

@@ -135,7 +135,6 @@ F64 = torch.float64
 @pytest.mark.parametrize(
     "sampler",
     [Langevin(0.1), Langevin(0.1, metric=torch.ones(3)), MALA(0.1), Underdamped(0.1), HMC(0.2, leapfrogs=2), ChEES(0.2, 0.5)],
-    ids=lambda sampler: type(sampler).__name__,
 )
 def test_every_sampler_takes_its_noise_by_the_step(sampler, recorded):
     target = Gaussian(torch.zeros(3))

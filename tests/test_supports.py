@@ -121,7 +121,6 @@ def test_a_copied_simplex_has_the_tolerance_of_its_dtype():
         *(constraints.lower_cholesky, constraints.positive_definite, constraints.corr_cholesky, STACK, circle, sphere, MIXED),
         *(ordered, positive_ordered, zero_sum, ROWS, polytope(-torch.eye(2), [0.0, 1.0], [1, 2])),
     ],
-    ids=str,
 )
 def test_every_support_is_saved(support, tmp_path):
     ce.inside(support).save(tmp_path / "wall")
@@ -214,7 +213,6 @@ def test_a_mixed_support_has_the_moments_of_its_independent_parts():
 @pytest.mark.parametrize(
     ("support", "size"),
     [(ordered, 3), (positive_ordered, 3), (zero_sum, 4), (polytope(torch.eye(3)[:2] - 0.2, [1, 2], [0, 0, 1]), 3)],
-    ids=str,
 )
 def test_coordinates_of_vectors_have_their_change_of_volume_and_an_inverse(support, size):
     coordinates = coordinates_of(support, (2, size), F64, torch.device("cpu"))

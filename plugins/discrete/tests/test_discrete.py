@@ -164,7 +164,6 @@ def test_masked_tokens_add_the_conditional_distributions_of_a_network():
 @pytest.mark.parametrize(
     "energy",
     [Ising((3, 4), 0.3, 0.1), Ising((2, 3), 0.3, periodic=False), Potts((2, 3), 3, 0.4), Ising((4, 1, 2)), BoltzmannMachine(3, 2).joint()],
-    ids=lambda energy: f"{energy} {tuple(energy.event_shape)}",
 )
 def test_differences_and_couplings_are_those_of_the_energy(energy):
     x = energy.sample(3, sampler="gibbs", steps=2, seed=1)

@@ -45,7 +45,6 @@ def distribution(rows: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         (lambda base, even, late: even & late, [2]),
         (lambda base, even, late: even ^ late, [0, 3]),
     ],
-    ids=["base", "event", "not", "and", "xor"],
 )
 def test_draws_of_events_have_the_density_of_their_gaussians(energies, build, rows):
     drawn, trace = build(*energies).latents.sample(DRAWS, seed=1, dtype=torch.float64, trace=True)

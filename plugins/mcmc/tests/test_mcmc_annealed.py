@@ -199,7 +199,6 @@ def event_of(steepness: float) -> ce.Energy:
         (event_of(2.0) & bowl, lambda z: nn.functional.softplus(-2 * z[:, 0]) + bowl(z), 0.2),
         (mixture & wide.at(0.2), lambda z: wide(z, sigma=0.2), 0.2),
     ],
-    ids=lambda value: str(value) if isinstance(value, ce.Energy | float) else "",
 )
 @pytest.mark.parametrize("sigma", [0.2, 0.7, 2.0])
 def test_plain_terms_pull_as_in_the_density_with_noise(energy, plain, error, sigma):

@@ -1,7 +1,7 @@
 """Energies that tilt a density: evidence for what was observed, and rewards, what a function prefers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Size, Tensor
@@ -13,8 +13,10 @@ from composable_energy.energies.evaluation import denoised_level
 from composable_energy.errors import DtypeError, ExpressionError, OptionError, ShapeError
 from composable_energy.options import check_flag, check_number
 from composable_energy.sampling import twin
-from composable_energy_observed.noises import Noise, noise_of
-from composable_energy_observed.operators import Operator, description_of, operator_of
+from composable_energy_observed.noises import Gaussian, Noise, noise_of
+from composable_energy_observed.operators import Operator, description_of, is_linear, operator_of
+
+_ROUNDS, _TOLERANCE = 100, 1e-4  # of conjugate gradients
 
 
 class ObservedEnergy(Energy):
@@ -27,7 +29,7 @@ class ObservedEnergy(Energy):
 
     It recommends `chees`, which is exact where values exist. Samplers along noise levels evaluate it at the denoised point, with the noise
     of the measurement widened by what is not known there yet (the form of pseudo-inverse guidance; Song et al., 2023). This is exact for
-    Gaussian data of the standard deviation `spread`, Gaussian noise and a mask.
+    Gaussian data of the standard deviation `spread`, Gaussian noise and the library's operators, without a decoder.
 
     References:
         Diffusion posterior sampling for general noisy inverse problems (Chung et al., 2023), https://arxiv.org/abs/2209.14687
@@ -130,24 +132,51 @@ class ObservedEnergy(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         predicted, y = self.predict(x), self.y.to(x)
-        return self.noise.energies(predicted, y, self._uncertainty(predicted, y))[..., None].flatten(1).sum(1)
+        if (level := denoised_level()) is None or not (predicted.requires_grad and level[0].requires_grad):
+            return _total(self.noise.energies(predicted, y))
+        z, spread = level[0], level[1] ** 2 * self.spread**2 / (level[1] ** 2 + self.spread**2)
+        variance = self._uncertainty(predicted, y, z, spread)
+        if not (z is x and isinstance(self.noise, Gaussian) and is_linear(self.operator)):
+            return _total(self.noise.energies(predicted, y, variance))
+        residual = predicted - y
+        value = _total(self._whitened(residual, x, spread) * residual)
+        return value - value.detach() / 2 + _total(self.noise.energies(y.expand_as(predicted), y, variance))
 
-    def _uncertainty(self, predicted: Tensor, y: Tensor) -> Tensor | None:
-        r"""Returns the variance of predictions at a noise level, $\rho\, r^2$ with shape $(B, 1, \dots)$; None where points have no noise.
+    def _uncertainty(self, predicted: Tensor, y: Tensor, z: Tensor, spread: float) -> Tensor:
+        r"""Returns the variance of predictions at a noise level, $\rho\, r^2$ with shape $(B, 1, \dots)$.
         The data vary around a denoised point $z$ by about $r^2 = \sigma^2 s^2 / (\sigma^2 + s^2)$, with the spread $s$ of the data, and
         predictions by $r^2 J J^\top$ with $J = \partial \hat y / \partial z$. The number $\rho$ is the quotient $\lVert J^\top e \rVert^2 /
         \lVert e \rVert^2$ at the residual $e$: exact where $J J^\top$ is a multiple of the identity."""
-        if (level := denoised_level()) is None or not (predicted.requires_grad and level[0].requires_grad):
-            return None
-        z, sigma = level
         residual = (predicted - y).detach()
         (pull,) = torch.autograd.grad(predicted, z, residual, retain_graph=True)
-        tiny = torch.finfo(predicted.dtype).tiny
-        pulled, missed = (part[..., None].flatten(1).square().sum(1) for part in (pull, residual))
-        return unsqueeze_to(sigma**2 * self.spread**2 / (sigma**2 + self.spread**2) * pulled / missed.clamp_min(tiny), predicted)
+        pulled, missed = _total(pull.square()), _total(residual.square())
+        return unsqueeze_to(spread * pulled / missed.clamp_min(torch.finfo(missed.dtype).tiny), predicted)
+
+    def _whitened(self, residual: Tensor, x: Tensor, spread: float) -> Tensor:
+        r"""Returns $(\Sigma + r^2 A A^\top)^{-1} e$ by conjugate gradients, for a linear operator and Gaussian noise of variance $\Sigma$.
+        A row that has arrived stays, so that rows do not depend on each other."""
+        noise, left = cast(Gaussian, self.noise).scale.to(x).square(), residual.detach()
+        found, direction, size = torch.zeros_like(left), left, _total(left.square())
+        tiny, enough = torch.finfo(size.dtype).tiny, _TOLERANCE**2 * size
+        for _ in range(_ROUNDS):
+            if not bool((going := size > enough).any()):
+                break
+            (pulled,) = torch.autograd.grad(residual, x, direction, retain_graph=True)
+            with torch.no_grad():
+                applied = noise * direction + spread * self.operator(pulled)
+            step = unsqueeze_to(torch.where(going, size / _total(direction * applied).clamp_min(tiny), 0.0), left)
+            found, left, before = found + step * direction, left - step * applied, size
+            size = _total(left.square())
+            direction = left + unsqueeze_to(size / before.clamp_min(tiny), left) * direction
+        return found
 
     def extra_repr(self) -> str:
         return f"{self.operator}, {self.noise}, measured={tuple(self.y.shape)}"
+
+
+def _total(numbers: Tensor) -> Tensor:
+    """Returns the sums over all numbers of each row, with shape $(B,)$."""
+    return numbers[..., None].flatten(1).sum(1)
 
 
 def _check_operator(energy: ObservedEnergy, generator: torch.Generator) -> None:

@@ -336,6 +336,12 @@ def operator_of(operator: Operator | str | Mapping[str, Any] | Tensor | Callable
     raise OptionError(f"An operator is a function, a mask, an `Operator`, or the name of one, got {operator!r}.")
 
 
+def is_linear(operator: Operator) -> bool:
+    """Returns whether an operator is one of the library's, which are linear."""
+    parts = operator.parts if isinstance(operator, Chain) else []
+    return OPERATORS.get(operator.name) is type(operator) and all(map(is_linear, parts))
+
+
 def description_of(operator: Operator) -> Any:
     """Returns an operator as a mapping for `operator_of`; the function of a `Function`, and any other operator itself."""
     if isinstance(operator, Function):

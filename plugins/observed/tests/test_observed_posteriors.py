@@ -111,17 +111,24 @@ def draw(energy, sampler="sde"):
     return energy.sample(DRAWS, sampler=sampler, seed=1)
 
 
-def test_posteriors_of_means_of_pixels_and_of_two_instruments_are_those_of_the_closed_form():
-    x = draw(diffusion() & ce.observed(torch.ones(1, 2, 2), Downsample(2), 0.05))
-    means = Downsample(2)(x)
-    own, noise = 0.25, 0.05**2  # variances of a mean of four, and of the measurement
-    deviation = math.sqrt(own * noise / (own + noise))
-    assert (means.mean() - own / (own + noise)).abs() < 0.01 + 4 * deviation / math.sqrt(4 * DRAWS)
-    assert abs(means.std(0).mean() / deviation - 1) < 0.04
-    assert abs((x.view(DRAWS, 2, 2, 2, 2) - means.view(DRAWS, 2, 1, 2, 1)).square().mean() * 4 / 3 - 1) < 0.04
+def test_posteriors_of_two_instruments_are_those_of_the_closed_form():
     both = draw(diffusion((8,)) & ce.observed(torch.ones(8), None, 0.5) & ce.observed(torch.ones(8), None, 0.5))
     twice = draw(diffusion((8,)) & 2 * ce.observed(torch.ones(8), None, 0.5))
     assert all((x.mean() - 8 / 9).abs() < 0.02 and abs(x.std(0).mean() - 1 / 3) < 0.02 for x in (both, twice))
+
+
+INSTRUMENTS = (Downsample(2), 0.05), (Blur(0.8), 0.3), (Blur(torch.tensor([[0.1, 0.7, 0.3]]), "zeros"), 0.3), (Radon([0, 45, 90]), 0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("operator", "noise"), INSTRUMENTS, ids=str)
+def test_draws_along_noise_levels_are_those_of_the_closed_form_for_linear_operators(operator, noise):
+    matrix = operator(torch.eye(16).view(16, *SHAPE)).flatten(1).T
+    x = draw(diffusion() & ce.observed(operator(torch.ones(1, *SHAPE))[0], operator, noise)).flatten(1)
+    variances, axes = torch.linalg.eigh(torch.linalg.inv(torch.eye(16) + matrix.T @ matrix / noise**2))
+    along = x @ axes - variances * (axes.T @ matrix.T @ matrix.sum(1)) / noise**2
+    assert (along.mean(0) / (variances / DRAWS).sqrt()).abs().max() < 4.5
+    assert (along.var(0) / variances - 1).abs().max() < 4.5 * math.sqrt(2 / DRAWS)
 
 
 @pytest.mark.full

@@ -71,22 +71,22 @@ class EnergyMatching(Objective):
         self.l2, self.condition = check_number("l2", l2, least=0), condition
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
-        """Returns the loss. Its scalars: `flow` and, after the warm-up, those of `ContrastiveDivergence` and the share that `diverged`."""
+        """Returns the loss. Its scalars: `flow`; then also `diverged` and those of `ContrastiveDivergence`, with the `magnitude` of $V$."""
         energy, warm = require_energy(model), batch.step <= self.warm_up
         if energy.support is not None:
             raise OptionError(f"Energy matching moves normal points to data, outside of the support of {energy}: take another objective.")
         conditions = get_conditions(energy, batch, self.condition)
         flow = self._flow(energy, batch, conditions, warm) if warm or self.flow else batch.x.new_zeros(())
-        scalars = {"flow": flow.detach()}
         if warm:
-            return Loss(flow, scalars)
+            return Loss(flow, {"flow": flow.detach()})
         copy = twin(energy).given(**conditions) if conditions else twin(energy)
         keyed = batch.noise.child(f"chains {batch.step}")
         at_data = torch.tensor([row % 2 == 1 for row in batch.noise.chains], device=batch.x.device)
         start = torch.where(unsqueeze_to(at_data, batch.x), batch.x, keyed.child("start").normal(batch.x))
         chains, diverged = run_langevin(lambda x: energy_and_gradient(copy, x)[1], start, keyed, self._factors(at_data))
         value, contrasted = contrast(model, batch.x, chains, conditions, self.l2)
-        return Loss(self.flow * flow + self.weight * self.temperature * value, {**contrasted, **scalars, "diverged": diverged})
+        scalars = {**contrasted, "magnitude": self.temperature * contrasted["magnitude"], "flow": flow.detach(), "diverged": diverged}
+        return Loss(self.flow * flow + self.weight * self.temperature * value, scalars)
 
     def _flow(self, energy: Energy, batch: Batch, conditions: dict[str, Tensor], warm: bool) -> Tensor:
         data, keyed = batch.x, batch.noise.child("flow")

@@ -1,8 +1,8 @@
 r"""Gradients that are differentiated again, as training on scores does, with fast second derivatives of common layers.
 
 Objectives such as denoising score matching differentiate $\nabla_x E(x)$ with respect to weights. There torch computes the gradient of a
-convolution's weights as a convolution whose kernel is as large as the picture, and SiLU and average pooling as chains of operations with
-a new tensor each. `differentiable_gradient` replaces these layers while the energy is evaluated; all derivatives stay the same.
+convolution's weights as a convolution whose kernel is as large as the picture, and SiLU as a chain of operations with a new tensor each.
+`differentiable_gradient` replaces these layers while the energy is evaluated; all derivatives stay the same.
 """
 
 from collections.abc import Callable
@@ -203,47 +203,8 @@ class _Slope(Function):
         return torch.ops.aten.silu_backward(outer, x), torch.ops.aten.sigmoid_backward.grad_input(bend, share, grad_input=bend)
 
 
-def _average(
-    _: _Layers,
-    input: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor | None:
-    """Returns the averages of square cells that divide pictures, with fast second derivatives, or None where torch's own are needed."""
-    cell = kernel_size if isinstance(kernel_size, int) else kernel_size[0] if len(set(kernel_size)) == 1 else 0
-    apart = stride in (None, (), cell, (cell, cell), [cell, cell]) and padding in (0, (0, 0), [0, 0]) and divisor_override is None
-    if not apart or cell < 1 or input.ndim != 4 or input.shape[2] % cell or input.shape[3] % cell or not input.requires_grad:
-        return None
-    return _Average.apply(input, cell, False)
-
-
-class _Average(Function):
-    """The mean of each cell of a picture, or its gradient, `spread`: each number is divided among the pixels of its cell."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, cell: int, spread: bool) -> Tensor:
-        return F.interpolate(x / cell**2, scale_factor=float(cell), mode="nearest") if spread else F.avg_pool2d(x, cell)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: Tensor) -> None:
-        x, ctx.cell, ctx.spread = inputs
-        if not ctx.spread:
-            ctx.save_for_backward(x)  # as torch does, so that `checkpoint`, which computes layers again, finds the same tensors
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Average.apply(gradient, ctx.cell, not ctx.spread), None, None
-
-
 _PLAIN = (Tensor, Parameter)  # subclasses may have layers of their own
 _REPLACEMENTS: dict[Any, Callable[..., Tensor | None]] = {
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _convolve),
     F.silu: lambda _, input, inplace=False: _Silu.apply(input) if input.requires_grad and not inplace else None,
-    F.avg_pool2d: _average,
 }

@@ -155,10 +155,12 @@ def test_energy_matching_learns_the_flow_to_a_moved_normal():
     assert (slope[0] * temperature + x.mean(0)).abs().max() < 4 / math.sqrt(100 * ROWS)
 
 
-def test_matched_pairs_are_shorter_and_keep_all_starts():
+def test_matched_pairs_are_shorter_and_the_magnitude_is_that_of_the_potential():
     x, model = data(32, 2) + 3, linear()
     losses = [training.EnergyMatching(temperature=1.0, warm_up=1, coupling=size).loss(model, batch_of(x)).value for size in (1, 16, 32)]
     assert losses[0] > losses[1] > losses[2]
+    cold = training.EnergyMatching(temperature=0.01, warm_up=0, steps=1, coupling=1).loss(Bell(), batch_of(x[:, :1])).scalars
+    assert abs(cold["magnitude"] - 0.01 * (cold["energy"] + cold["energy_negative"]) / 2) < 1e-9
 
 
 @pytest.mark.parametrize(
@@ -168,7 +170,6 @@ def test_matched_pairs_are_shorter_and_keep_all_starts():
         training.NoiseContrastive(GaussianNoise(torch.zeros(2).double(), torch.eye(2).double()), ratio=2, condition="kind"),
         training.EnergyMatching(temperature=0.5, warm_up=0, steps=5, coupling=2, condition="kind"),
     ],
-    ids=lambda objective: type(objective).__name__,
 )
 def test_a_loss_is_the_mean_over_the_rows_of_all_processes(objective):
     x, kind, model = data(12, 2), torch.arange(12) % 3, Net(3)

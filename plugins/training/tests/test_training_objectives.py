@@ -411,7 +411,6 @@ class Single(Net):
         training.EnergyMatching(**MATCHING, steps=3, coupling=2),
         training.LabelContrast("kind"),
     ],
-    ids=lambda objective: type(objective).__name__,
 )
 def test_networks_may_compute_in_half_precision(objective):
     model, batch = Single(), batch_of(data(4, 2).float(), kind=torch.tensor([0, 1, 2, 1]))
