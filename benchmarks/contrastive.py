@@ -1,12 +1,12 @@
-"""Long runs of contrastive divergence on drawn faces of 32 pixels: their stability, and the quality of the pictures over time.
+"""Long runs of contrastive divergence on pictures of clothes: their stability, and the quality of the pictures over time.
 
-    python -m benchmarks.contrastive RUN --out FOLDER --minutes 60
+    make real-data && python -m benchmarks.contrastive RUN --out FOLDER --minutes 25
 
-RUN is `monitored`, plain contrastive divergence; `improved`, Improved CD; or `careless-monitored` and `careless-unmonitored`, the plain one
-without spectral norms and penalty at thirty times the rate, with the monitor and without. A run continues from its last checkpoint;
-`--minutes` counts processor time, of all calls together. Every 500 steps the classifier of the faces, which no run trains, evaluates 1,000
-chains of the replay buffer: the Frechet distance of its features to those of drawn faces. With `--write` the curve goes to
-`benchmarks/results/contrastive.json`, and the chains to a picture beside it.
+RUN is `monitored`, plain contrastive divergence; `improved`, Improved CD; `jem`, a classifier as an energy; or `careless-monitored` and
+`careless-unmonitored`, the plain one without spectral norms and penalty at thirty times the rate, with the monitor and without. A run
+continues from its last checkpoint; `--minutes` counts processor time, of all calls together. Every 500 steps 1,000 chains of the replay
+buffer are evaluated: the Frechet distance of features of the independent judge to those of 2,000 other pictures. With `--write` the curve
+goes to `benchmarks/results/contrastive.json`, and the chains to a picture beside it.
 """
 
 import shutil
@@ -14,20 +14,20 @@ import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 import composable_energy as ce
 from benchmarks.harness import RESULTS, argument_parser, environment, read_json, write_json
-from composable_energy_faces.draw import draw
-from composable_energy_faces.judge import features, frechet_distance
+from benchmarks.real.data import RealSet, open_set
+from benchmarks.real.judges import load_judge
 from composable_energy_image.data import Pictures, Preparation
+from composable_energy_image.metrics import frechet_distance
 from composable_energy_training import (
     Augmentation,
     Callback,
     Checkpoints,
     ContrastiveDivergence,
     ImprovedContrastiveDivergence,
+    JointEnergyClassifier,
     Monitor,
     Optimizer,
     Prepared,
@@ -36,15 +36,17 @@ from composable_energy_training import (
 from composable_energy_viz.files import write_grid
 
 PATH = RESULTS / "contrastive.json"
-SIZE, FACES, EVALUATED = 32, 20_000, 1_000
+EVALUATED = 1_000
 STEP, NOISE, K = 100.0, 0.005, 20  # x - STEP * gradient + NOISE * normal numbers, K times
 AUGMENTATION = Augmentation(crop=(0.7, 1.0), jitter=0.1, blur=0.0)
 
 
 def energy(run: str) -> ce.Energy:
-    """Returns IGEBM's network for MNIST with color and half the width."""
+    """Returns IGEBM's network for MNIST with half the width, or a small one of JEM."""
     torch.manual_seed(0)
-    model = ce.get("energy", "igebm-mnist", size=SIZE, channels=3, width=32, activation="swish", spectral_norm=careful(run))
+    if run == "jem":
+        return ce.get("energy", "jem", size=28, channels=1, depth=10, width=1, activation="swish").to(memory_format=torch.channels_last)
+    model = ce.get("energy", "igebm-mnist", width=32, activation="swish", spectral_norm=careful(run))
     return model.to(memory_format=torch.channels_last)
 
 
@@ -53,23 +55,21 @@ def careful(run: str) -> bool:
     return not run.startswith("careless")
 
 
-def objective(run: str) -> ContrastiveDivergence | ImprovedContrastiveDivergence:
-    options = {"step_size": 2 * STEP, "temperature": NOISE**2 / (2 * STEP), "clamp": (0.0, 1.0)}
+def objective(run: str) -> ContrastiveDivergence:
+    step = 1.0 if run == "jem" else STEP
+    options = {"step_size": 2 * step, "temperature": NOISE**2 / (2 * step), "clamp": (0.0, 1.0)}
+    if run == "jem":
+        return JointEnergyClassifier(steps=K, options=options, label="kind", l2=0.01)
     if run == "improved":  # fresh starts as in its paper, with a milder augmentation
         return ImprovedContrastiveDivergence(steps=K, options=options, buffer=10_000, fresh=0.001, augment=AUGMENTATION, l2=1.0)
     return ContrastiveDivergence(steps=K, sampler="langevin", options=options, buffer=10_000, fresh=0.05, l2=float(careful(run)))
 
 
-def enlarged(images: Tensor) -> Tensor:
-    """Returns pictures at the size that the classifier takes."""
-    return F.interpolate(images, size=64, mode="bilinear", align_corners=False)
-
-
 class Curve(Callback):
     """Evaluates the chains at checkpoints and records the curve."""
 
-    def __init__(self, run: str, path: Path, reference: Tensor) -> None:
-        self.run, self.path, self.reference = run, path, reference
+    def __init__(self, path: Path, real: RealSet) -> None:
+        self.path, self.real, self.judge = path, real, load_judge(real)
         self.rows: list[dict[str, float]] = read_json(path) if path.exists() else []
         self.before, self.began = self.seconds, time.process_time()
 
@@ -77,6 +77,10 @@ class Curve(Callback):
     def seconds(self) -> float:
         """Processor seconds of all earlier calls."""
         return self.rows[-1]["seconds"] if self.rows else 0.0
+
+    def distance(self, images: torch.Tensor) -> float:
+        """Returns the Frechet distance of pictures to those that the judge learnt from."""
+        return frechet_distance(images, self.real.judge.take(slice(2 * EVALUATED)).images, self.judge.features)
 
     def on_start(self, trainer: Trainer) -> None:
         self.rows = [row for row in self.rows if row["step"] <= trainer.step]
@@ -88,19 +92,12 @@ class Curve(Callback):
             return
         chains = trainer.objective.state()["slots"]
         some = chains[torch.linspace(0, len(chains) - 1, EVALUATED).long()].float()
-        distance = frechet_distance(features(enlarged(some)), self.reference)
-        self.rows.append({"step": trainer.step, "seconds": round(seconds, 1), "frechet": distance, "attempt": trainer.attempt})
+        row = {"step": trainer.step, "seconds": round(seconds, 1), "frechet": self.distance(some), "attempt": trainer.attempt}
+        self.rows.append(row)
         write_json(self.path, self.rows)
         write_grid(self.path.parent / "chains.png", some[:: EVALUATED // 64][:64], (0, 1), {"step": trainer.step})
+        print(f"step {row['step']:,}, {row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}", flush=True)
         self.began += time.process_time() - self.began - (seconds - self.before)  # evaluation does not count as training
-
-
-def face_data(path: Path) -> Pictures:
-    """Draws the faces to train on, or reads them."""
-    if not path.exists():
-        faces = torch.cat([draw(2_000, seed=11, start=start, size=SIZE).images for start in range(0, FACES, 2_000)])
-        torch.save(faces.mul(255).round().byte(), path)
-    return Pictures.from_tensors(torch.load(path, weights_only=True))
 
 
 def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) -> None:
@@ -114,27 +111,23 @@ def train(run: str, folder: Path, data: Pictures, curve: Curve, minutes: float) 
         callbacks = [Checkpoints(folder, every), Monitor(None) if run == "careless-unmonitored" else Monitor(), curve]
         prepared = Prepared(data, Preparation(dequantize="uniform"))
         Trainer(model, objective(run), prepared, steps=steps, batch_size=64, optimizer=optimizer, callbacks=callbacks).fit()
-        row = curve.rows[-1]
-        print(f"{run}: step {row['step']:,}, {row['seconds'] / 60:.1f} min, Frechet {row['frechet']:.3f}", flush=True)
 
 
 def main() -> None:
     parser = argument_parser(__doc__, PATH)
-    parser.add_argument("run", choices=("monitored", "improved", "careless-monitored", "careless-unmonitored"))
+    parser.add_argument("run", choices=("monitored", "improved", "jem", "careless-monitored", "careless-unmonitored"))
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, default=25.0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     folder = args.out / args.run
     folder.mkdir(parents=True, exist_ok=True)
-    data = face_data(args.out / "faces.npy")
-    reference = features(enlarged(draw(2 * EVALUATED, seed=12, size=SIZE).images))
-    other = features(enlarged(draw(EVALUATED, seed=13, size=SIZE).images))
-    curve = Curve(args.run, folder / "curve.json", reference)
-    train(args.run, folder, data, curve, args.minutes)
+    real = open_set("fashion")
+    curve = Curve(folder / "curve.json", real)
+    train(args.run, folder, Pictures.from_tensors(real.library.pixels, dict(real.library.marks)), curve, args.minutes)
     if args.write:
         results = read_json(PATH) if PATH.exists() else {}
-        about = environment(**{"real against real": frechet_distance(other, reference)})
+        about = environment(**{"real against real": curve.distance(real.held_out.take(slice(EVALUATED)).images)})
         if careful(args.run):
             shutil.copy(folder / "chains.png", PATH.with_name(f"contrastive-{args.run}.png"))
         write_json(PATH, {**results, "about": about, args.run: curve.rows})

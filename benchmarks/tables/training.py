@@ -55,7 +55,7 @@ def contrastive() -> str:
     found = read_results("contrastive")
     rows = {"start of each": found["monitored"][0], **{f"`{run}`": found[run][-1] for run in found if run != "about"}}
     lines = [[name, f"{row['seconds'] / 60:.0f}", str(row["attempt"]), f"{row['frechet']:.2f}"] for name, row in rows.items()]
-    lines.append(["other drawn faces", "", "", f"{found['about']['real against real']:.2f}"])
+    lines.append(["other clothes", "", "", f"{found['about']['real against real']:.2f}"])
     return markdown_table(["run", "minutes", "returns to a checkpoint", "Frechet distance"], lines)
 
 

@@ -17,6 +17,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 RUNS = {
     "monitored": ("contrastive divergence", "#303f9f"),
     "improved": ("Improved CD", "#d84315"),
+    "jem": ("JEM", "#00796b"),
 }
 
 
@@ -24,7 +25,7 @@ def main():
     """Writes the image."""
     results = json.loads((RESULTS / "contrastive.json").read_text())
     figure, (curve, *sheets) = plt.subplots(
-        1, 3, figsize=(11, 3.6), width_ratios=[1.3, 1, 1], layout="constrained"
+        1, 4, figsize=(14, 3.6), width_ratios=[1.2, 1, 1, 1], layout="constrained"
     )
     for run, (name, color) in RUNS.items():
         rows = [row for row in results[run] if row["step"]]
