@@ -4,7 +4,7 @@
 
 RUN is `monitored`, plain contrastive divergence; `improved`, Improved CD; `jem`, a classifier as an energy; or `careless-monitored` and
 `careless-unmonitored`, the plain one without spectral norms and penalty at thirty times the rate, with the monitor and without. A run
-continues from its last checkpoint; `--minutes` counts processor time, of all calls together. Every 500 steps 1,000 chains of the replay
+continues from its last checkpoint; `--minutes` counts processor time, of all calls together. At checkpoints 1,000 chains of the replay
 buffer are evaluated: the Frechet distance of features of the independent judge to those of 2,000 other pictures. With `--write` the curve
 goes to `benchmarks/results/contrastive.json`, and the chains to a picture beside it.
 """
